@@ -1,0 +1,312 @@
+//! Job kinds with their inputs, their results, and how jobs are shown.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{
+    CandidateId, JobId, Metrics, SearchId, WorkerId, artifacts::ArtifactRef, devices::RuntimeName, luts::Block,
+    luts::EntryUpload,
+};
+
+/// The kinds of work a worker may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum JobKind {
+    /// Measure blocks of a space on the worker's device; holds the device alone.
+    Profile,
+    /// Train and score a candidate.
+    Evaluate,
+    /// Measure a whole architecture on the worker's device; holds the device alone.
+    Verify,
+    /// Look a candidate up in a table; the coordinator does this itself.
+    Lookup,
+}
+
+impl JobKind {
+    /// All kinds.
+    pub const ALL: [Self; 4] = [Self::Profile, Self::Evaluate, Self::Verify, Self::Lookup];
+
+    /// The name on the wire and in the database.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Profile => "profile",
+            Self::Evaluate => "evaluate",
+            Self::Verify => "verify",
+            Self::Lookup => "lookup",
+        }
+    }
+
+    /// Whether no other job may run on the device meanwhile (measurements would be noise).
+    #[must_use]
+    pub const fn holds_device(self) -> bool {
+        matches!(self, Self::Profile | Self::Verify)
+    }
+}
+
+impl std::fmt::Display for JobKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for JobKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let found = Self::ALL.into_iter().find(|kind| kind.as_str() == text);
+        found.ok_or_else(|| format!("`{text}` is no job kind; allowed: profile, evaluate, verify, lookup"))
+    }
+}
+
+/// What a job asks for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum JobInput {
+    /// See [`JobKind::Profile`].
+    Profile(ProfileInput),
+    /// See [`JobKind::Evaluate`].
+    Evaluate(EvaluateInput),
+    /// See [`JobKind::Verify`].
+    Verify(VerifyInput),
+    /// See [`JobKind::Lookup`].
+    Lookup(LookupInput),
+}
+
+impl JobInput {
+    /// The kind of the job.
+    #[must_use]
+    pub const fn kind(&self) -> JobKind {
+        match self {
+            Self::Profile(_) => JobKind::Profile,
+            Self::Evaluate(_) => JobKind::Evaluate,
+            Self::Verify(_) => JobKind::Verify,
+            Self::Lookup(_) => JobKind::Lookup,
+        }
+    }
+}
+
+/// Blocks to measure.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ProfileInput {
+    /// The space file's text: configuration of the backbone and number format.
+    pub space: String,
+    /// What to measure.
+    pub blocks: Vec<Block>,
+}
+
+/// A candidate to train and score; every seed is in the space's `evaluation` section.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct EvaluateInput {
+    /// The search.
+    pub search_id: SearchId,
+    /// The candidate.
+    pub candidate_id: CandidateId,
+    /// Its number within the search, from 0.
+    pub number: u64,
+    /// The space file's text.
+    pub space: String,
+    /// The architecture in printed form.
+    pub architecture: String,
+    /// Weights to start the temporal layers from, where the space asks to inherit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_weights: Option<ParentWeights>,
+    /// Datasets and base weights the evaluation needs, beside those the worker ships.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub base: Vec<ArtifactRef>,
+}
+
+/// The parent a candidate inherits temporal weights from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ParentWeights {
+    /// The parent's architecture in printed form.
+    pub architecture: String,
+    /// Its trained weights.
+    pub weights: ArtifactRef,
+}
+
+/// A finalist to measure whole.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct VerifyInput {
+    /// The search.
+    pub search_id: SearchId,
+    /// The candidate.
+    pub candidate_id: CandidateId,
+    /// The space file's text.
+    pub space: String,
+    /// The architecture in printed form.
+    pub architecture: String,
+}
+
+/// A candidate to look up in a table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct LookupInput {
+    /// The search.
+    pub search_id: SearchId,
+    /// The candidate.
+    pub candidate_id: CandidateId,
+    /// The architecture in printed form.
+    pub architecture: String,
+}
+
+/// Seconds a job held its device, by part.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct DeviceSeconds {
+    /// Training, including data loading.
+    #[serde(default)]
+    pub train: f64,
+    /// Sampling clips.
+    #[serde(default)]
+    pub sample: f64,
+    /// Decoding and scoring clips.
+    #[serde(default)]
+    pub score: f64,
+    /// Measuring.
+    #[serde(default)]
+    pub profile: f64,
+}
+
+impl DeviceSeconds {
+    /// All parts together.
+    #[must_use]
+    pub fn total(&self) -> f64 {
+        self.train + self.sample + self.score + self.profile
+    }
+}
+
+/// One point of a training curve.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CurvePoint {
+    /// Training step, from 1.
+    pub step: u64,
+    /// Mean training loss since the point before.
+    pub loss: f64,
+}
+
+/// What a finished job found. Sent with the lease's token; sending it again changes nothing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct JobResult {
+    /// What it held the device for.
+    #[serde(default)]
+    pub device_seconds: DeviceSeconds,
+    /// Artifacts, already uploaded.
+    #[serde(default)]
+    pub artifacts: Vec<ArtifactRef>,
+    /// The outcome, by kind.
+    pub outcome: Outcome,
+}
+
+/// The outcome of a job, by kind.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Outcome {
+    /// Measured blocks.
+    Profile(ProfileOutcome),
+    /// A candidate's figures.
+    Evaluate(EvaluateOutcome),
+    /// A whole architecture's figures.
+    Verify(VerifyOutcome),
+    /// A row of the table.
+    Lookup(LookupOutcome),
+}
+
+/// Measured blocks with their raw samples.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ProfileOutcome {
+    /// What measured.
+    pub runtime: RuntimeName,
+    /// One entry a block asked for.
+    pub entries: Vec<EntryUpload>,
+}
+
+/// What training and scoring a candidate found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct EvaluateOutcome {
+    /// `quality` and its dimensions, motion measures, `parameters`, `train_loss`.
+    pub metrics: Metrics,
+    /// Who scored, and how good it is: such as `built-in shapes 1 (consistency 0.99, object 0.99, color 0.99)`.
+    pub evaluator: String,
+}
+
+/// A whole architecture measured on the device.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct VerifyOutcome {
+    /// What measured.
+    pub runtime: RuntimeName,
+    /// `latency_ms` and `peak_memory_bytes`, as far as the runtime can tell.
+    pub metrics: Metrics,
+    /// Raw latency samples in milliseconds.
+    pub latency_ms_samples: Vec<f64>,
+}
+
+/// A row of a table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct LookupOutcome {
+    /// The row's figures by column.
+    pub metrics: Metrics,
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// Waiting for a worker.
+    Queued,
+    /// In a worker's hands.
+    Leased,
+    /// Done; its result counts.
+    Succeeded,
+    /// Given up; every attempt's error is kept.
+    Failed,
+    /// Not wanted any more.
+    Cancelled,
+}
+
+/// How one attempt at a job ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AttemptView {
+    /// From 1.
+    pub attempt: u32,
+    /// Who had it.
+    pub worker_id: Option<WorkerId>,
+    /// When it was leased.
+    pub started_at: DateTime<Utc>,
+    /// When it ended, if it did.
+    pub ended_at: Option<DateTime<Utc>>,
+    /// Why it failed; absent while it runs and where it succeeded.
+    pub error: Option<String>,
+    /// The end of its log.
+    pub log: Option<String>,
+}
+
+/// A job as it is shown.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct JobView {
+    /// The job.
+    pub id: JobId,
+    /// Its kind.
+    pub kind: JobKind,
+    /// Its state.
+    pub state: JobState,
+    /// The search it belongs to.
+    pub search_id: Option<SearchId>,
+    /// The candidate it is for.
+    pub candidate_id: Option<CandidateId>,
+    /// The device it must run on, where that matters.
+    pub device: Option<String>,
+    /// Who holds it.
+    pub worker_id: Option<WorkerId>,
+    /// Share done, 0 to 1.
+    pub progress: f64,
+    /// What it is doing, in a few words.
+    pub status: Option<String>,
+    /// When it was created.
+    pub created_at: DateTime<Utc>,
+    /// When it ended.
+    pub ended_at: Option<DateTime<Utc>>,
+    /// Attempts so far, oldest first.
+    pub attempts: Vec<AttemptView>,
+    /// Device seconds of its result.
+    pub device_seconds: Option<DeviceSeconds>,
+}

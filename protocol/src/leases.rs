@@ -1,0 +1,94 @@
+//! Taking a job, keeping it, ending it.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{
+    JobId, LeaseToken, WorkerId,
+    artifacts::ArtifactRef,
+    jobs::{CurvePoint, JobInput, JobResult},
+};
+
+/// Asks for one job (`POST /v1/leases`); 204 when there was none in time.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct LeaseRequest {
+    /// A registered worker; its device, kinds and memory decide what it may get.
+    pub worker_id: WorkerId,
+    /// How long to wait for a job, in seconds, at most 60.
+    #[serde(default)]
+    pub wait_seconds: u32,
+}
+
+/// A job in a worker's hands.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct LeasedJob {
+    /// The job.
+    pub job_id: JobId,
+    /// Must come with every report on the job.
+    pub lease_token: LeaseToken,
+    /// When the lease ends unless a heartbeat renews it.
+    pub expires_at: DateTime<Utc>,
+    /// Send a heartbeat at least this often, in seconds.
+    pub heartbeat_seconds: u32,
+    /// From 1.
+    pub attempt: u32,
+    /// What to do.
+    pub input: JobInput,
+    /// The last checkpoint an earlier attempt uploaded: go on from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<ArtifactRef>,
+}
+
+/// Renews a lease and says how far the job is (`POST /v1/jobs/{id}/heartbeat`).
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Heartbeat {
+    /// The lease.
+    pub lease_token: LeaseToken,
+    /// Share done, 0 to 1.
+    pub progress: f64,
+    /// What it is doing, in a few words.
+    #[serde(default)]
+    pub status: Option<String>,
+    /// Points of the curve since the last heartbeat.
+    #[serde(default)]
+    pub curve: Vec<CurvePoint>,
+    /// A checkpoint uploaded since the last heartbeat.
+    #[serde(default)]
+    pub checkpoint: Option<ArtifactRef>,
+}
+
+/// What a heartbeat answers.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct HeartbeatReply {
+    /// The new end of the lease.
+    pub expires_at: DateTime<Utc>,
+    /// The job is not wanted any more: stop and report nothing.
+    pub cancelled: bool,
+}
+
+/// Ends a job with its result (`POST /v1/jobs/{id}/result`).
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ResultReport {
+    /// The lease.
+    pub lease_token: LeaseToken,
+    /// What was found.
+    pub result: JobResult,
+}
+
+/// Ends an attempt without a result (`POST /v1/jobs/{id}/failure`).
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct FailureReport {
+    /// The lease.
+    pub lease_token: LeaseToken,
+    /// Why, in a sentence.
+    pub error: String,
+    /// The end of the attempt's log, at most 64 KiB.
+    #[serde(default)]
+    pub log: Option<String>,
+    /// Whether another attempt can help; `false` fails the job at once.
+    pub retry: bool,
+    /// The worker was told to stop: the attempt does not count against the job.
+    #[serde(default)]
+    pub released: bool,
+}

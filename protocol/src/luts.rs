@@ -1,0 +1,91 @@
+//! Look-up tables on the wire.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::devices::RuntimeName;
+
+/// What is measured: an operator at a shape.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+pub struct Block {
+    /// Such as `self_attention3d` or `unet.down`.
+    pub operator: String,
+    /// Named dimensions, such as `{"c": 64, "h": 8, "t": 5, "w": 8}`.
+    pub shape: BTreeMap<String, u64>,
+}
+
+/// How measuring a block ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum EntryOutcome {
+    /// It ran.
+    Measured {
+        /// Raw samples in milliseconds, after warm-up.
+        latency_ms: Vec<f64>,
+        /// Raw samples in bytes, above what was allocated when the block began; empty where the runtime cannot tell.
+        #[serde(default)]
+        peak_memory_bytes: Vec<f64>,
+    },
+    /// The device has too little memory for it.
+    OutOfMemory {
+        /// What was said.
+        detail: String,
+    },
+    /// The runtime cannot run it.
+    Unsupported {
+        /// What was said.
+        detail: String,
+    },
+}
+
+/// One block's measurement.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct EntryUpload {
+    /// What was measured.
+    pub block: Block,
+    /// Number format: `float32`, `float16`, `bfloat16`.
+    pub dtype: String,
+    /// How it ended.
+    #[serde(flatten)]
+    pub outcome: EntryOutcome,
+}
+
+/// A batch of samples for one device and runtime (`POST /v1/luts/{device}/samples`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct SampleUpload {
+    /// Chosen by the sender; a batch that is sent again changes nothing.
+    pub batch_id: Uuid,
+    /// What measured.
+    pub runtime: RuntimeName,
+    /// The entries.
+    pub entries: Vec<EntryUpload>,
+}
+
+/// An entry as it is shown: summary and, where asked for, raw samples.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct LutEntryView {
+    /// The runtime.
+    pub runtime: RuntimeName,
+    /// Number format.
+    pub dtype: String,
+    /// The block.
+    pub block: Block,
+    /// `measured`, `out_of_memory` or `unsupported`.
+    pub state: String,
+    /// Why, where it is not measured.
+    pub detail: Option<String>,
+    /// Median latency with its standard error, in milliseconds.
+    pub latency_ms: Option<crate::Figure>,
+    /// Spread of the latency samples (scaled median absolute deviation), in milliseconds.
+    pub latency_spread_ms: Option<f64>,
+    /// Median peak memory above the block's start, in bytes.
+    pub peak_memory_bytes: Option<crate::Figure>,
+    /// How many latency samples there are.
+    pub samples: u64,
+    /// Raw latency samples in milliseconds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub latency_ms_samples: Vec<f64>,
+}
