@@ -1,0 +1,135 @@
+//! Latency tables as the Once-for-All, ProxylessNAS and NSGANetV2 projects publish them: YAML of one depth.
+//!
+//! ```text
+//! expanded_conv-input:112x112x24-output:56x56x32-expand:72-kernel:3-stride:2-idskip:0-se:0-hs:0:
+//!   count: 56
+//!   mean: 2.4670
+//!   std: 0.0238
+//! ```
+//!
+//! The part before the first `-` becomes the operator; `input` gives `h`, `w` and `c_in`, `output` gives `c_out`,
+//! and every further part a dimension of its own name. Such tables keep no raw samples: the published mean
+//! stands as the only one.
+
+use std::collections::BTreeSet;
+
+use search_spaces::{Block, Dtype, Shape};
+
+use super::{ImportError, ImportErrors};
+use crate::{EntryState, Lut, Measurement, Runtime, Samples};
+
+const KEY: &str = "a key such as Conv-input:224x224x3-output:112x112x24-kernel:3:";
+
+/// Reads a table into entries of the given device, runtime and number type, which the files do not name.
+///
+/// # Errors
+/// Every line that is neither a key nor a number, a key without a `mean`, a key that stands twice.
+pub fn import(text: &str, device: &str, runtime: Runtime, dtype: Dtype) -> Result<Lut, ImportErrors> {
+    let mut lut = Lut::new(device, runtime, dtype);
+    let (mut errors, mut seen) = (Vec::new(), BTreeSet::new());
+    let mut open: Option<(u64, Block, Option<Samples>)> = None;
+    let mut close = |open: Option<(u64, Block, Option<Samples>)>| match open {
+        Some((_, block, Some(latency_ms))) => {
+            let measurement = Measurement { latency_ms, peak_memory_bytes: Samples::default() };
+            lut.insert(block, EntryState::Measured(measurement));
+            None
+        }
+        Some((line, block, None)) => Some(error(line, 1, "mean", &block.operator, "a line `mean: MILLISECONDS` below the key")),
+        None => None,
+    };
+    for (line, content) in (1..).zip(text.lines()) {
+        if content.trim().is_empty() {
+            continue;
+        }
+        let parsed = if content.starts_with(' ') {
+            field(line, content).map(|mean| {
+                if let (Some(mean), Some((_, _, latency))) = (mean, &mut open) {
+                    *latency = Some(mean);
+                }
+            })
+        } else {
+            errors.extend(close(open.take()));
+            key(line, content).and_then(|block| {
+                let repeated = !seen.insert(block.clone());
+                let message = || error(line, 1, "key", content, "each operator and shape once");
+                open = (!repeated).then(|| (line, block, None));
+                if repeated { Err(message()) } else { Ok(()) }
+            })
+        };
+        errors.extend(parsed.err());
+    }
+    errors.extend(close(open));
+    if errors.is_empty() { Ok(lut) } else { Err(ImportErrors(errors)) }
+}
+
+fn key(line: u64, content: &str) -> Result<Block, ImportError> {
+    let refused = |found: &str, allowed: &str| {
+        let column = content.find(found).map_or(1, |at| at as u64 + 1);
+        error(line, column, "key", found, allowed)
+    };
+    let body = content.trim_end().strip_suffix(':').ok_or_else(|| refused(content, KEY))?;
+    let mut parts = body.split('-');
+    let operator = parts.next().filter(|name| !name.is_empty()).ok_or_else(|| refused(body, KEY))?;
+    let mut shape = Shape::default();
+    for part in parts {
+        let (name, size) = part.split_once(':').ok_or_else(|| refused(part, "name:size"))?;
+        let sizes: Option<Vec<u64>> = size.split('x').map(|size| size.parse().ok()).collect();
+        shape = match (name, sizes.as_deref()) {
+            ("input", Some(&[h, w, c])) => shape.with("h", h).with("w", w).with("c_in", c),
+            ("input", Some(&[c])) => shape.with("c_in", c),
+            ("output", Some(&[.., c])) => shape.with("c_out", c),
+            ("input" | "output", _) => return Err(refused(part, "HEIGHTxWIDTHxCHANNELS or CHANNELS")),
+            (name, Some(&[size])) => shape.with(name, size),
+            _ => return Err(refused(part, "name:size with a whole number")),
+        };
+    }
+    Ok(Block::new(operator, shape))
+}
+
+/// The mean, if this line holds it; the others are checked to be numbers.
+fn field(line: u64, content: &str) -> Result<Option<Samples>, ImportError> {
+    let column = |found: &str| content.find(found).map_or(1, |at| at as u64 + 1);
+    let (name, value) = content
+        .trim()
+        .split_once(": ")
+        .ok_or_else(|| error(line, column(content.trim()), "line", content.trim(), "name: number"))?;
+    let number = value.parse::<f64>().ok().and_then(|value| Samples::new(vec![value]).ok());
+    let samples = number.ok_or_else(|| error(line, column(value), name, value, "a finite number, 0 or more"))?;
+    Ok((name == "mean").then_some(samples))
+}
+
+fn error(line: u64, column: u64, field: &str, found: &str, allowed: &str) -> ImportError {
+    ImportError::Value { line, column, field: field.into(), found: found.into(), allowed: allowed.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Lookup;
+
+    fn read(text: &str) -> Result<Lut, ImportErrors> {
+        import(text, "phone", Runtime::new("tflite-cpu", "1.15"), Dtype::F32)
+    }
+
+    #[test]
+    fn a_key_becomes_operator_and_shape() {
+        let lut = read("MBConv-input:8x8x16-output:4x4x24-expand:3-stride:2:\n  count: 9\n  mean: 1.5\n  std: 0.1\n").expect("valid");
+        let shape = Shape::new([("h", 8), ("w", 8), ("c_in", 16), ("c_out", 24), ("expand", 3), ("stride", 2)]);
+        let Lookup::Measured(cost) = lut.get(&Block::new("MBConv", shape)) else { panic!("not measured") };
+        assert_eq!(cost.latency_ms.value, 1.5);
+        assert_eq!(cost.peak_memory_bytes, None);
+    }
+
+    #[test]
+    fn every_fault_is_told_with_its_place() {
+        let text = "Conv-input:8x8:\n  mean: 1\nLogits-input:4-output:10:\n  mean: slow\nPool-input:4:\n  mean: 1\nPool-input:4:\n  mean: 2\n";
+        let told = read(text).expect_err("faulty").to_string();
+        assert_eq!(
+            told,
+            "line 1, column 6: key is \"input:8x8\"; allowed: HEIGHTxWIDTHxCHANNELS or CHANNELS\n\
+             line 4, column 9: mean is \"slow\"; allowed: a finite number, 0 or more\n\
+             line 3, column 1: mean is \"Logits\"; allowed: a line `mean: MILLISECONDS` below the key\n\
+             line 7, column 1: key is \"Pool-input:4:\"; allowed: each operator and shape once"
+        );
+    }
+}

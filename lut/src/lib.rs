@@ -1,0 +1,22 @@
+//! Measured costs of building blocks, and what whole architectures are predicted to cost from them.
+//!
+//! A [`Lut`] holds the entries of one device, runtime with version and number type, because nothing transfers
+//! between those. It keeps raw samples and answers with their median and its standard error; between measured
+//! shapes it interpolates in the operator's own work and says how well that predicts left-out entries.
+//! Everything here is pure: text and values in, text and values out.
+
+mod calibration;
+mod entry;
+pub mod formats;
+mod interpolation;
+mod runtime;
+mod samples;
+mod table;
+
+pub use calibration::{Calibration, Pair};
+pub use entry::{Entry, EntryState, LutKey, Measurement};
+pub use formats::{ImportError, ImportErrors};
+pub use interpolation::{Axis, ErrorSummary, LeaveOut};
+pub use runtime::{Policy, Runtime, RuntimeError};
+pub use samples::{SampleError, Samples};
+pub use table::{Cost, Extrapolation, Lookup, Lut, Missing};
