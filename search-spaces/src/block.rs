@@ -39,7 +39,10 @@ impl Block {
     /// An operator at a shape.
     #[must_use]
     pub fn new(operator: &str, shape: Shape) -> Self {
-        Self { operator: operator.to_owned(), shape }
+        Self {
+            operator: operator.to_owned(),
+            shape,
+        }
     }
 }
 

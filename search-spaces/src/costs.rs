@@ -19,7 +19,10 @@ impl Estimate {
     /// A figure without uncertainty.
     #[must_use]
     pub const fn exact(value: f64) -> Self {
-        Self { value, standard_error: 0.0 }
+        Self {
+            value,
+            standard_error: 0.0,
+        }
     }
 }
 

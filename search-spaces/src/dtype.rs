@@ -56,6 +56,9 @@ impl FromStr for Dtype {
     type Err = UnknownDtype;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|d| d.as_str() == text).ok_or_else(|| UnknownDtype(text.into()))
+        Self::ALL
+            .into_iter()
+            .find(|d| d.as_str() == text)
+            .ok_or_else(|| UnknownDtype(text.into()))
     }
 }

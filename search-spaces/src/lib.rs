@@ -31,9 +31,8 @@ pub use operator::{Operator, TemporalLayer};
 pub use ranges::{Ranges, RangesError};
 pub use shape::Shape;
 pub use space::{
-    ActionMode, ActionsSettings, Choice, Direction, Evaluation, Limits, Nsga2Settings, Objective,
-    Pipeline, Position, Reference, SearchSettings, Space, SpaceKind, Start,
-    StrategySettings, TableSettings,
+    ActionMode, ActionsSettings, Choice, Direction, Evaluation, Limits, Nsga2Settings, Objective, Pipeline, Position,
+    Problem, Reference, SearchSettings, Space, SpaceError, SpaceKind, Start, StrategySettings, TableSettings,
 };
 pub use structure::Structure;
 pub use unet::{Step, UnetConfig, UnetPosition};
@@ -53,6 +52,12 @@ pub mod metric {
     /// Text encoder, all UNet passes of one clip and decoding of all its frames.
     pub const PIPELINE_LATENCY_MS: &str = "pipeline_latency_ms";
     /// The built-in metrics, in the order in which they are shown.
-    pub const ALL: [&str; 6] =
-        [QUALITY, LATENCY_MS, PEAK_MEMORY_BYTES, PARAMETERS, MACS, PIPELINE_LATENCY_MS];
+    pub const ALL: [&str; 6] = [
+        QUALITY,
+        LATENCY_MS,
+        PEAK_MEMORY_BYTES,
+        PARAMETERS,
+        MACS,
+        PIPELINE_LATENCY_MS,
+    ];
 }

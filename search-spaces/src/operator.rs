@@ -153,7 +153,13 @@ mod tests {
 
     #[test]
     fn a_stack_says_its_depth_in_its_code() {
-        let code = |depth| TemporalLayer { operator: Operator::SelfAttention3d, depth }.code();
+        let code = |depth| {
+            TemporalLayer {
+                operator: Operator::SelfAttention3d,
+                depth,
+            }
+            .code()
+        };
         assert_eq!([code(1), code(2)], ["s3", "s3x2"]);
     }
 }

@@ -19,7 +19,9 @@ pub fn dominates(a: &[f64], b: &[f64]) -> bool {
 /// Indices of the non-dominated points, ascending.
 #[must_use]
 pub fn front(points: &[Vec<f64>]) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..points.len()).filter(|&i| points[i].iter().all(|x| !x.is_nan())).collect();
+    let mut order: Vec<usize> = (0..points.len())
+        .filter(|&i| points[i].iter().all(|x| !x.is_nan()))
+        .collect();
     // After a lexicographic sort a point can only be dominated by an earlier one.
     order.sort_by(|&i, &j| lexicographic(&points[i], &points[j]).then(i.cmp(&j)));
     let mut front: Vec<usize> = Vec::new();
@@ -33,5 +35,9 @@ pub fn front(points: &[Vec<f64>]) -> Vec<usize> {
 }
 
 pub(crate) fn lexicographic(a: &[f64], b: &[f64]) -> Ordering {
-    a.iter().zip(b).map(|(a, b)| a.total_cmp(b)).find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| a.total_cmp(b))
+        .find(|order| order.is_ne())
+        .unwrap_or(Ordering::Equal)
 }

@@ -47,7 +47,9 @@ impl Ranges {
     /// lies beyond the good end counts as 0, beyond the bad end as more than 1; NaN stays NaN.
     #[must_use]
     pub fn scale(&self, index: usize, direction: Direction, value: f64) -> f64 {
-        let Some(&(low, high)) = self.0.get(index) else { return f64::NAN };
+        let Some(&(low, high)) = self.0.get(index) else {
+            return f64::NAN;
+        };
         let scaled = match direction {
             Direction::Minimise => (value - low) / (high - low),
             Direction::Maximise => (high - value) / (high - low),

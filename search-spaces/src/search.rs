@@ -107,7 +107,13 @@ pub fn propose_next(
         if arrived.len() < seen {
             return Advance::Blocked;
         }
-        let view = View { space, costs, evaluated: &arrived[..seen], pending: &candidates[seen..], ranges };
+        let view = View {
+            space,
+            costs,
+            evaluated: &arrived[..seen],
+            pending: &candidates[seen..],
+            ranges,
+        };
         match strategy.next(&view) {
             Step::Propose(proposal) => return Advance::Propose(proposal),
             Step::Exhausted if seen == candidates.len() => return Advance::Exhausted,
@@ -157,7 +163,9 @@ pub fn should_stop(
     let evaluated = prefix(finished);
     let evaluated = evaluated.get(..usize::try_from(seen).ok()?)?;
     let references = space.references.len();
-    let since = evaluated.len().saturating_sub(last_growth(space, ranges, evaluated).max(references));
+    let since = evaluated
+        .len()
+        .saturating_sub(last_growth(space, ranges, evaluated).max(references));
     (since >= patience).then_some(StopReason::Stalled)
 }
 
@@ -166,7 +174,9 @@ fn last_growth(space: &Space, ranges: &Ranges, evaluated: &[Evaluated]) -> usize
     let mut front: Vec<Vec<f64>> = Vec::new();
     let mut last = 0;
     for (i, candidate) in evaluated.iter().enumerate() {
-        let Some(point) = admitted_point(space, ranges, candidate) else { continue };
+        let Some(point) = admitted_point(space, ranges, candidate) else {
+            continue;
+        };
         let inside = point.iter().all(|x| *x < 1.0);
         if inside && !front.iter().any(|other| dominates_weakly(other, &point)) {
             front.retain(|other| !dominates_weakly(&point, other));
@@ -212,7 +222,9 @@ pub fn hypervolume(space: &Space, ranges: &Ranges, evaluated: &[Evaluated]) -> f
 }
 
 fn admitted(space: &Space, ranges: &Ranges, evaluated: &[Evaluated]) -> (Vec<u64>, Vec<Vec<f64>>) {
-    let points = evaluated.iter().filter_map(|e| Some((e.number, admitted_point(space, ranges, e)?)));
+    let points = evaluated
+        .iter()
+        .filter_map(|e| Some((e.number, admitted_point(space, ranges, e)?)));
     points.unzip()
 }
 
@@ -227,7 +239,9 @@ impl View<'_> {
     #[must_use]
     pub fn proposed(&self) -> BTreeSet<&Architecture> {
         let finished = self.evaluated.iter().map(|e| &e.architecture);
-        finished.chain(self.pending.iter().map(|(_, architecture)| architecture)).collect()
+        finished
+            .chain(self.pending.iter().map(|(_, architecture)| architecture))
+            .collect()
     }
 
     /// The known costs of an architecture that may be evaluated: it can run and, as far as is known
@@ -241,7 +255,9 @@ impl View<'_> {
     /// The metrics of a finished candidate, completed by what is known anyway.
     #[must_use]
     pub fn metrics(&self, candidate: &Evaluated) -> Option<BTreeMap<String, Estimate>> {
-        let Outcome::Metrics(metrics) = &candidate.outcome else { return None };
+        let Outcome::Metrics(metrics) = &candidate.outcome else {
+            return None;
+        };
         let mut all = self.costs.costs(&candidate.architecture).unwrap_or_default();
         all.extend(metrics.iter().map(|(name, estimate)| (name.clone(), *estimate)));
         Some(all)
@@ -250,7 +266,12 @@ impl View<'_> {
     /// Index of the one maximised objective, where there is exactly one.
     #[must_use]
     pub fn quality(&self) -> Option<usize> {
-        let mut maximised = self.space.objectives.iter().enumerate().filter(|(_, o)| o.direction == Direction::Maximise);
+        let mut maximised = self
+            .space
+            .objectives
+            .iter()
+            .enumerate()
+            .filter(|(_, o)| o.direction == Direction::Maximise);
         match (maximised.next(), maximised.next()) {
             (Some((index, _)), None) => Some(index),
             _ => None,

@@ -15,7 +15,12 @@ impl Shape {
     /// From pairs of name and size; a later pair of the same name wins.
     #[must_use]
     pub fn new<const N: usize>(dimensions: [(&str, u64); N]) -> Self {
-        Self(dimensions.into_iter().map(|(name, size)| (name.to_owned(), size)).collect())
+        Self(
+            dimensions
+                .into_iter()
+                .map(|(name, size)| (name.to_owned(), size))
+                .collect(),
+        )
     }
 
     /// Size of one dimension.
@@ -104,7 +109,10 @@ mod tests {
 
     #[test]
     fn dimensions_are_printed_by_name_and_a_repeated_one_is_refused() {
-        assert_eq!(Shape::new([("w", 8), ("c", 64), ("t", 5)]).with("h", 8).to_string(), "c=64 h=8 t=5 w=8");
+        assert_eq!(
+            Shape::new([("w", 8), ("c", 64), ("t", 5)]).with("h", 8).to_string(),
+            "c=64 h=8 t=5 w=8"
+        );
         assert!("c=1 c=2".parse::<Shape>().is_err());
     }
 }

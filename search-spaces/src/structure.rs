@@ -30,11 +30,18 @@ impl Structure {
     #[must_use]
     pub fn live(&self, architecture: &Architecture) -> Vec<bool> {
         let choices = architecture.choices();
-        let Some(edges) = &self.edges else { return vec![true; choices.len()] };
-        let open: Vec<bool> =
-            choices.iter().enumerate().map(|(position, choice)| self.null_at(position) != Some(*choice)).collect();
+        let Some(edges) = &self.edges else {
+            return vec![true; choices.len()];
+        };
+        let open: Vec<bool> = choices
+            .iter()
+            .enumerate()
+            .map(|(position, choice)| self.null_at(position) != Some(*choice))
+            .collect();
         let nodes = edges.iter().flat_map(|(from, to)| [*from, *to]);
-        let (Some(input), Some(output)) = (nodes.clone().min(), nodes.max()) else { return open };
+        let (Some(input), Some(output)) = (nodes.clone().min(), nodes.max()) else {
+            return open;
+        };
         let from_input = reach(edges, &open, input, |(from, to)| (from, to));
         let to_output = reach(edges, &open, output, |(from, to)| (to, from));
         edges

@@ -90,7 +90,12 @@ impl UnetConfig {
         let levels = self.channels.len();
         let at = |name: String, level: usize| {
             let (height, width) = self.size(level);
-            UnetPosition { name, channels: self.channels[level], height, width }
+            UnetPosition {
+                name,
+                channels: self.channels[level],
+                height,
+                width,
+            }
         };
         let down = (0..levels).map(|level| at(format!("down.{level}"), level));
         let mid = self.middle.then(|| at("mid".into(), levels.saturating_sub(1)));
@@ -121,13 +126,20 @@ impl UnetConfig {
     /// The text encoder as something to profile.
     #[must_use]
     pub fn text_encoder_block(&self) -> Block {
-        Block::new("text_encoder", Shape::new([("b", 1), ("l", self.text_tokens), ("d", self.text_width)]))
+        Block::new(
+            "text_encoder",
+            Shape::new([("b", 1), ("l", self.text_tokens), ("d", self.text_width)]),
+        )
     }
 
     /// Decoding of all frames as something to profile.
     #[must_use]
     pub fn decoder_block(&self) -> Block {
-        Block::new("vae.decode", self.video_shape(self.height, self.width).with("c", self.latent_channels))
+        Block::new(
+            "vae.decode",
+            self.video_shape(self.height, self.width)
+                .with("c", self.latent_channels),
+        )
     }
 
     /// The forward pass of one clip, step by step, with the temporal layers at each position.
@@ -148,19 +160,24 @@ impl UnetConfig {
     /// Parameters of the UNet with the temporal layers at each position.
     #[must_use]
     pub fn parameters(&self, layers: &[Option<TemporalLayer>]) -> u64 {
-        self.schedule(layers).iter().fold(0, |sum: u64, step| sum.saturating_add(step.parameters))
+        self.schedule(layers)
+            .iter()
+            .fold(0, |sum: u64, step| sum.saturating_add(step.parameters))
     }
 
     /// Multiply-accumulates of one forward pass.
     #[must_use]
     pub fn macs(&self, layers: &[Option<TemporalLayer>]) -> u64 {
-        let macs = |step: &Step| work(&step.block, self.dtype).map_or(0, |work| work.macs.saturating_mul(step.repeat.into()));
+        let macs =
+            |step: &Step| work(&step.block, self.dtype).map_or(0, |work| work.macs.saturating_mul(step.repeat.into()));
         self.schedule(layers).iter().map(macs).fold(0, u64::saturating_add)
     }
 
     /// Rows and columns of a level.
     fn size(&self, level: usize) -> (u64, u64) {
-        let divisor = 1_u64.checked_shl(u32::try_from(level).unwrap_or(u32::MAX)).unwrap_or(u64::MAX);
+        let divisor = 1_u64
+            .checked_shl(u32::try_from(level).unwrap_or(u32::MAX))
+            .unwrap_or(u64::MAX);
         (self.height.div_ceil(divisor), self.width.div_ceil(divisor))
     }
 
@@ -211,7 +228,15 @@ impl<'a> Pass<'a> {
             elements: latent.saturating_mul(unet.latent_channels),
             is_skip: false,
         };
-        Self { unet, layers, places: unet.positions(), position: 0, running, skips: Vec::new(), steps: Vec::new() }
+        Self {
+            unet,
+            layers,
+            places: unet.positions(),
+            position: 0,
+            running,
+            skips: Vec::new(),
+            steps: Vec::new(),
+        }
     }
 
     fn run(&mut self) {
@@ -235,7 +260,10 @@ impl<'a> Pass<'a> {
 
     fn time_embedding(&mut self) {
         let (first, width) = (self.unet.channels[0], self.unet.time_width());
-        let block = Block::new("unet.time_embedding", Shape::new([("b", 1), ("c_in", first), ("c_out", width)]));
+        let block = Block::new(
+            "unet.time_embedding",
+            Shape::new([("b", 1), ("c_in", first), ("c_out", width)]),
+        );
         let held = self.text().saturating_add(self.running.elements);
         self.steps.push(Step {
             parameters: work(&block, self.unet.dtype).map_or(0, |work| work.parameters),
@@ -250,7 +278,10 @@ impl<'a> Pass<'a> {
     }
 
     fn conv_in(&mut self) {
-        let shape = self.video(0).with("c_in", self.unet.latent_channels).with("c_out", self.unet.channels[0]);
+        let shape = self
+            .video(0)
+            .with("c_in", self.unet.latent_channels)
+            .with("c_out", self.unet.channels[0]);
         self.backbone("unet.conv_in", shape, self.unet.channels[0], 0);
         self.push_skip();
     }
@@ -286,8 +317,12 @@ impl<'a> Pass<'a> {
     fn up(&mut self, level: usize, last_level: bool) {
         let unet = self.unet;
         for _ in 0..=unet.layers_per_block {
-            let Some((skip_channels, skip_elements)) = self.skips.pop() else { continue };
-            let shape = self.layer_shape(level, self.running.channels).with("skip", skip_channels);
+            let Some((skip_channels, skip_elements)) = self.skips.pop() else {
+                continue;
+            };
+            let shape = self
+                .layer_shape(level, self.running.channels)
+                .with("skip", skip_channels);
             // Without a mid block the first up layer concatenates a tensor with itself.
             if !self.running.is_skip {
                 self.running.elements = self.running.elements.saturating_add(skip_elements);
@@ -316,16 +351,24 @@ impl<'a> Pass<'a> {
         let position = self.position;
         self.position += 1;
         let layer = self.layers.get(position).copied().flatten();
-        let Some(layer) = layer.filter(|layer| self.unet.frames > 1 && layer.depth > 0) else { return };
+        let Some(layer) = layer.filter(|layer| self.unet.frames > 1 && layer.depth > 0) else {
+            return;
+        };
         let block = self.unet.temporal_block_at(&self.places[position], layer.operator);
         self.step(block, layer.depth, Some(position), self.running.elements);
     }
 
     fn backbone(&mut self, operator: &str, shape: Shape, channels: u64, level: usize) {
         let (height, width) = self.unet.size(level);
-        let output = [self.unet.frames, height, width].into_iter().fold(channels, u64::saturating_mul);
+        let output = [self.unet.frames, height, width]
+            .into_iter()
+            .fold(channels, u64::saturating_mul);
         self.step(Block::new(operator, shape), 1, None, output);
-        self.running = Running { channels, elements: output, is_skip: false };
+        self.running = Running {
+            channels,
+            elements: output,
+            is_skip: false,
+        };
     }
 
     fn step(&mut self, block: Block, repeat: u8, position: Option<usize>, output_elements: u64) {
@@ -343,10 +386,16 @@ impl<'a> Pass<'a> {
     }
 
     fn held(&self) -> u64 {
-        let skips = self.skips.iter().fold(0_u64, |sum, (_, elements)| sum.saturating_add(*elements));
+        let skips = self
+            .skips
+            .iter()
+            .fold(0_u64, |sum, (_, elements)| sum.saturating_add(*elements));
         let besides = if self.running.is_skip { self.running.elements } else { 0 };
         let time = self.unet.time_width();
-        skips.saturating_sub(besides).saturating_add(time).saturating_add(self.text())
+        skips
+            .saturating_sub(besides)
+            .saturating_add(time)
+            .saturating_add(self.text())
     }
 
     fn text(&self) -> u64 {
@@ -380,12 +429,18 @@ impl<'a> Pass<'a> {
 /// Splits the steps into at most `parts` contiguous parts whose largest holds as few parameters as a cut
 /// between steps allows.
 fn split(steps: &mut [Step], parts: u64) {
-    let total = steps.iter().fold(0_u64, |sum, step| sum.saturating_add(step.parameters));
+    let total = steps
+        .iter()
+        .fold(0_u64, |sum, step| sum.saturating_add(step.parameters));
     let largest = steps.iter().map(|step| step.parameters).max().unwrap_or(0);
     let (mut low, mut high) = (largest, total);
     while low < high {
         let middle = low + (high - low) / 2;
-        if fill(steps, middle) < parts.max(1) { high = middle } else { low = middle + 1 }
+        if fill(steps, middle) < parts.max(1) {
+            high = middle
+        } else {
+            low = middle + 1
+        }
     }
     fill(steps, low);
 }

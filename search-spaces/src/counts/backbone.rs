@@ -13,7 +13,11 @@ pub(super) fn tally(operator: &str, shape: &Shape) -> Option<Tally> {
     if !operator.starts_with("unet.") {
         return None;
     }
-    let plane = Plane { clips: get("b")?, frames: get("b")? * get("t")?, area: get("h")? * get("w")? };
+    let plane = Plane {
+        clips: get("b")?,
+        frames: get("b")? * get("t")?,
+        area: get("h")? * get("w")?,
+    };
     Some(match operator {
         "unet.conv_in" => convolution(get("c_in")?, get("c_out")?, plane.tokens()),
         "unet.down" => {
@@ -27,8 +31,7 @@ pub(super) fn tally(operator: &str, shape: &Shape) -> Option<Tally> {
         }
         "unet.up" => {
             let (c_in, c_out) = (get("c_in")? + get("skip")?, get("c_out")?);
-            let mut layer =
-                resnet(c_in, c_out, get("temb")?, &plane).then(optional_attention(shape, c_out, &plane)?);
+            let mut layer = resnet(c_in, c_out, get("temb")?, &plane).then(optional_attention(shape, c_out, &plane)?);
             layer.moved += n(2) * c_in * plane.tokens(); // the concatenation
             layer
         }
@@ -36,12 +39,18 @@ pub(super) fn tally(operator: &str, shape: &Shape) -> Option<Tally> {
             let c = get("c")?;
             let halved = |name| get(name).map(|size| (size + n(1)) / n(2));
             let outputs = plane.frames * halved("h")? * halved("w")?;
-            Tally { alive: c * (plane.tokens() + outputs), ..convolution(c, c, outputs) }
+            Tally {
+                alive: c * (plane.tokens() + outputs),
+                ..convolution(c, c, outputs)
+            }
         }
         "unet.upsample" => {
             let c = get("c")?;
             let outputs = n(4) * plane.tokens();
-            Tally { alive: c * n(2) * outputs, ..convolution(c, c, outputs) }
+            Tally {
+                alive: c * n(2) * outputs,
+                ..convolution(c, c, outputs)
+            }
         }
         "unet.conv_out" => {
             let (c_in, c_out) = (get("c_in")?, get("c_out")?);
@@ -118,7 +127,11 @@ fn attention(shape: &Shape, c: Count, plane: &Plane) -> Option<Tally> {
     let get = |name| dimension(shape, name);
     let (l, d, ff) = (get("l")?, get("d")?, get("ff")?);
     let heads = get("heads").filter(|heads| heads.0 > 0)?;
-    let qk_norm = if shape.get("qk_norm")? == 0 { n(0) } else { n(2) * (c / heads) };
+    let qk_norm = if shape.get("qk_norm")? == 0 {
+        n(0)
+    } else {
+        n(2) * (c / heads)
+    };
     let tokens = plane.tokens();
     let inner = ff * c;
     let self_scores = heads * tokens * plane.area;

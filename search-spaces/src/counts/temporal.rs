@@ -71,7 +71,16 @@ mod tests {
     use crate::{Block, Dtype, Operator, Shape, Work, work};
 
     fn at(operator: Operator, c: u64, side: u64, t: u64) -> Work {
-        let shape = Shape::new([("b", 1), ("t", t), ("h", side), ("w", side), ("c", c), ("heads", 8), ("l", 77), ("d", 768)]);
+        let shape = Shape::new([
+            ("b", 1),
+            ("t", t),
+            ("h", side),
+            ("w", side),
+            ("c", c),
+            ("heads", 8),
+            ("l", 77),
+            ("d", 768),
+        ]);
         work(&Block::new(operator.as_str(), shape), Dtype::F16).unwrap()
     }
 
@@ -98,17 +107,33 @@ mod tests {
         let levels = [(320, 64), (640, 32), (1280, 16), (1280, 8)];
         let rows = [
             (Operator::Conv1d, [(15.1, 90.0), (15.1, 45.0), (15.1, 22.0), (3.8, 6.0)]),
-            (Operator::Conv3d, [(135.9, 90.0), (135.9, 45.0), (135.9, 22.0), (34.0, 6.0)]),
-            (Operator::SelfAttention1d, [(20.5, 159.0), (20.3, 77.0), (20.2, 38.0), (5.1, 10.0)]),
-            (Operator::SelfAttention3d, [(1566.0, 37_014.0), (213.0, 2379.0), (44.3, 182.0), (6.5, 18.0)]),
-            (Operator::CrossAttention3d, [(12.5, 178.0), (11.4, 75.0), (10.8, 34.0), (2.8, 9.0)]),
+            (
+                Operator::Conv3d,
+                [(135.9, 90.0), (135.9, 45.0), (135.9, 22.0), (34.0, 6.0)],
+            ),
+            (
+                Operator::SelfAttention1d,
+                [(20.5, 159.0), (20.3, 77.0), (20.2, 38.0), (5.1, 10.0)],
+            ),
+            (
+                Operator::SelfAttention3d,
+                [(1566.0, 37_014.0), (213.0, 2379.0), (44.3, 182.0), (6.5, 18.0)],
+            ),
+            (
+                Operator::CrossAttention3d,
+                [(12.5, 178.0), (11.4, 75.0), (10.8, 34.0), (2.8, 9.0)],
+            ),
         ];
         for (operator, row) in rows {
             for ((c, side), (giga_macs, mebibytes)) in levels.into_iter().zip(row) {
                 let work = at(operator, c, side, 12);
                 // Printed figures carry one decimal, or none from a hundred on.
                 let unit = if giga_macs >= 200.0 { 0.5 } else { 0.05 };
-                assert!((work.macs as f64 / 1e9 - giga_macs).abs() <= unit, "{operator} {c}@{side}: {}", work.macs);
+                assert!(
+                    (work.macs as f64 / 1e9 - giga_macs).abs() <= unit,
+                    "{operator} {c}@{side}: {}",
+                    work.macs
+                );
                 let found = work.activation_bytes as f64 / f64::from(1 << 20);
                 assert!((found - mebibytes).abs() <= 0.51, "{operator} {c}@{side}: {found}");
             }
@@ -124,7 +149,11 @@ mod tests {
             (1280, 8, 8.65, 26.0, 0.5),
         ] {
             let work = at(Operator::SelfAttention3d, c, side, 15);
-            assert!((work.macs as f64 / 1e9 / giga_macs - 1.0).abs() < 2e-3, "{c}@{side}: {}", work.macs);
+            assert!(
+                (work.macs as f64 / 1e9 / giga_macs - 1.0).abs() < 2e-3,
+                "{c}@{side}: {}",
+                work.macs
+            );
             let found = work.activation_bytes as f64 / f64::from(1 << 20);
             assert!((found - mebibytes).abs() <= unit, "{c}@{side}: {found}");
         }
@@ -133,7 +162,10 @@ mod tests {
     /// Text is projected once a clip in 3D and once a location in 1D; nothing else differs.
     #[test]
     fn replicated_keys_and_values_are_the_whole_difference_between_the_cross_attentions() {
-        let (one, three) = (at(Operator::CrossAttention1d, 320, 64, 12), at(Operator::CrossAttention3d, 320, 64, 12));
+        let (one, three) = (
+            at(Operator::CrossAttention1d, 320, 64, 12),
+            at(Operator::CrossAttention3d, 320, 64, 12),
+        );
         let copies = 64 * 64 - 1;
         assert_eq!(one.macs - three.macs, 2 * 77 * 320 * 768 * copies);
         assert_eq!(one.activation_bytes - three.activation_bytes, 2 * 2 * 77 * 320 * copies);
@@ -143,11 +175,26 @@ mod tests {
     #[test]
     fn a_batch_of_two_does_twice_the_work_with_the_same_parameters() {
         for operator in Operator::ALL {
-            let shape = Shape::new([("b", 1), ("t", 5), ("h", 8), ("w", 8), ("c", 64), ("heads", 4), ("l", 8), ("d", 32)]);
+            let shape = Shape::new([
+                ("b", 1),
+                ("t", 5),
+                ("h", 8),
+                ("w", 8),
+                ("c", 64),
+                ("heads", 4),
+                ("l", 8),
+                ("d", 32),
+            ]);
             let one = work(&Block::new(operator.as_str(), shape.clone()), Dtype::F32).unwrap();
             let two = work(&Block::new(operator.as_str(), shape.with("b", 2)), Dtype::F32).unwrap();
-            assert_eq!((two.parameters, two.macs, two.activation_bytes), (one.parameters, 2 * one.macs, 2 * one.activation_bytes));
-            assert_eq!(two.bytes_moved - 4 * one.parameters, 2 * (one.bytes_moved - 4 * one.parameters));
+            assert_eq!(
+                (two.parameters, two.macs, two.activation_bytes),
+                (one.parameters, 2 * one.macs, 2 * one.activation_bytes)
+            );
+            assert_eq!(
+                two.bytes_moved - 4 * one.parameters,
+                2 * (one.bytes_moved - 4 * one.parameters)
+            );
         }
     }
 
@@ -155,8 +202,16 @@ mod tests {
     fn absurd_sizes_saturate_and_missing_dimensions_have_no_work() {
         let huge = ["b", "t", "h", "w", "c", "l", "d", "heads"].map(|name| (name, u64::MAX));
         for operator in Operator::ALL {
-            assert_eq!(work(&Block::new(operator.as_str(), Shape::new(huge)), Dtype::F32).unwrap().macs, u64::MAX);
-            assert_eq!(work(&Block::new(operator.as_str(), Shape::new([("c", 8)])), Dtype::F32), None);
+            assert_eq!(
+                work(&Block::new(operator.as_str(), Shape::new(huge)), Dtype::F32)
+                    .unwrap()
+                    .macs,
+                u64::MAX
+            );
+            assert_eq!(
+                work(&Block::new(operator.as_str(), Shape::new([("c", 8)])), Dtype::F32),
+                None
+            );
         }
         let no_heads = Shape::new([("b", 1), ("t", 5), ("h", 8), ("w", 8), ("c", 64), ("heads", 0)]);
         assert_eq!(work(&Block::new("self_attention1d", no_heads), Dtype::F32), None);

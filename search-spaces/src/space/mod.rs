@@ -1,12 +1,20 @@
 //! A search space: positions with their choices, objectives, limits and settings, read from a TOML file.
 
+mod evaluation;
+mod parse;
+mod positions;
+mod read;
+mod search;
 mod settings;
+mod unet;
 
 use std::collections::BTreeSet;
 
+pub use parse::SpaceError;
+pub use read::Problem;
 pub use settings::{
-    ActionMode, ActionsSettings, Direction, Evaluation, Limits, Nsga2Settings, Objective, Pipeline,
-    SearchSettings, Start, StrategySettings, TableSettings,
+    ActionMode, ActionsSettings, Direction, Evaluation, Limits, Nsga2Settings, Objective, Pipeline, SearchSettings,
+    Start, StrategySettings, TableSettings,
 };
 
 use crate::action::Neighbour;
@@ -104,7 +112,10 @@ impl Space {
     #[must_use]
     pub fn print(&self, architecture: &Architecture) -> String {
         let codes = self.positions.iter().enumerate().map(|(i, position)| {
-            let choice = architecture.choices().get(i).and_then(|&choice| position.choices.get(usize::from(choice)));
+            let choice = architecture
+                .choices()
+                .get(i)
+                .and_then(|&choice| position.choices.get(usize::from(choice)));
             choice.map_or("?", |choice| choice.code.as_str())
         });
         codes.collect::<Vec<_>>().join(self.separator())
@@ -124,7 +135,9 @@ impl Space {
         }
         let choices = self.positions.iter().zip(&codes).map(|(position, code)| {
             let choice = position.choices.iter().position(|choice| choice.code == *code);
-            choice.and_then(|choice| u16::try_from(choice).ok()).ok_or_else(|| position.refuses(code))
+            choice
+                .and_then(|choice| u16::try_from(choice).ok())
+                .ok_or_else(|| position.refuses(code))
         });
         Ok(Architecture::new(choices.collect::<Result<Vec<_>, _>>()?))
     }
@@ -138,7 +151,12 @@ impl Space {
         if choices.len() != self.positions.len() {
             return Err(self.wrong_length(&format!("{choices:?}"), choices.len()));
         }
-        match self.positions.iter().zip(choices).find(|(position, choice)| usize::from(**choice) >= position.choices.len()) {
+        match self
+            .positions
+            .iter()
+            .zip(choices)
+            .find(|(position, choice)| usize::from(**choice) >= position.choices.len())
+        {
             Some((position, choice)) => Err(position.refuses(&choice.to_string())),
             None => Ok(()),
         }
@@ -147,19 +165,26 @@ impl Space {
     /// Number of architectures; saturates.
     #[must_use]
     pub fn size(&self) -> u128 {
-        self.positions.iter().fold(1, |size: u128, position| size.saturating_mul(position.choices.len() as u128))
+        self.positions.iter().fold(1, |size: u128, position| {
+            size.saturating_mul(position.choices.len() as u128)
+        })
     }
 
     /// The temporal layers at each position; `None` where there is none.
     #[must_use]
     pub fn layers(&self, architecture: &Architecture) -> Vec<Option<TemporalLayer>> {
-        self.chosen(architecture).map(|choice| choice.and_then(|choice| choice.layer)).collect()
+        self.chosen(architecture)
+            .map(|choice| choice.and_then(|choice| choice.layer))
+            .collect()
     }
 
     /// The choice taken at each position; `None` where it does not exist.
     pub fn chosen(&self, architecture: &Architecture) -> impl Iterator<Item = Option<&Choice>> {
         self.positions.iter().enumerate().map(move |(i, position)| {
-            architecture.choices().get(i).and_then(|&choice| position.choices.get(usize::from(choice)))
+            architecture
+                .choices()
+                .get(i)
+                .and_then(|&choice| position.choices.get(usize::from(choice)))
         })
     }
 
@@ -199,10 +224,15 @@ impl Space {
     /// Every architecture that differs at exactly one position, with the action that leads there.
     #[must_use]
     pub fn neighbours(&self, architecture: &Architecture) -> Vec<Neighbour> {
-        let changes = self.positions.iter().zip(architecture.choices()).enumerate().flat_map(|(i, (position, &from))| {
-            let choices = u16::try_from(position.choices.len()).unwrap_or(u16::MAX);
-            (0..choices).filter(move |&to| to != from).map(move |to| (i, to))
-        });
+        let changes =
+            self.positions
+                .iter()
+                .zip(architecture.choices())
+                .enumerate()
+                .flat_map(|(i, (position, &from))| {
+                    let choices = u16::try_from(position.choices.len()).unwrap_or(u16::MAX);
+                    (0..choices).filter(move |&to| to != from).map(move |to| (i, to))
+                });
         changes
             .map(|(position, to)| Neighbour {
                 action: self.action(position, architecture.choices()[position], to),
@@ -225,9 +255,10 @@ impl Space {
     #[must_use]
     pub fn apply(&self, architecture: &Architecture, action: Action) -> Architecture {
         match action {
-            Action::Add { position, choice } | Action::Swap { position, to: choice, .. } => {
-                architecture.with(position, choice)
-            }
+            Action::Add { position, choice }
+            | Action::Swap {
+                position, to: choice, ..
+            } => architecture.with(position, choice),
             Action::Remove { position } => match self.structure.null_at(position) {
                 Some(null) => architecture.with(position, null),
                 None => architecture.clone(),
@@ -241,7 +272,9 @@ impl Space {
         let position = self.positions.get(action.position());
         let place = position.map_or("?", |position| position.name.as_str());
         let name = |choice: u16| {
-            position.and_then(|position| position.choices.get(usize::from(choice))).map_or("?", |choice| choice.name.as_str())
+            position
+                .and_then(|position| position.choices.get(usize::from(choice)))
+                .map_or("?", |choice| choice.name.as_str())
         };
         match action {
             Action::Add { choice, .. } => format!("add {} at {place}", name(choice)),
@@ -251,8 +284,16 @@ impl Space {
     }
 
     fn separator(&self) -> &'static str {
-        let mut codes = self.positions.iter().flat_map(|position| &position.choices).map(|choice| &choice.code);
-        if codes.all(|code| code.chars().count() == 1) { "" } else { "." }
+        let mut codes = self
+            .positions
+            .iter()
+            .flat_map(|position| &position.choices)
+            .map(|choice| &choice.code);
+        if codes.all(|code| code.chars().count() == 1) {
+            ""
+        } else {
+            "."
+        }
     }
 
     fn wrong_length(&self, text: &str, found: usize) -> ArchitectureError {
@@ -261,7 +302,12 @@ impl Space {
             space: self.name.clone(),
             found,
             expected: self.positions.len(),
-            positions: self.positions.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", "),
+            positions: self
+                .positions
+                .iter()
+                .map(|p| p.name.as_str())
+                .collect::<Vec<_>>()
+                .join(", "),
         }
     }
 }
@@ -271,7 +317,12 @@ impl Position {
         ArchitectureError::Choice {
             position: self.name.clone(),
             found: shortened(found),
-            allowed: self.choices.iter().map(|choice| choice.code.as_str()).collect::<Vec<_>>().join(", "),
+            allowed: self
+                .choices
+                .iter()
+                .map(|choice| choice.code.as_str())
+                .collect::<Vec<_>>()
+                .join(", "),
         }
     }
 }

@@ -54,8 +54,12 @@ impl Limits {
     /// that is no number does.
     #[must_use]
     pub fn broken(&self, metrics: &BTreeMap<String, Estimate>) -> Vec<(&str, f64, f64)> {
-        let known = self.iter().filter_map(|(name, bound)| Some((name, metrics.get(name)?.value, bound)));
-        known.filter(|(_, value, bound)| value.is_nan() || value > bound).collect()
+        let known = self
+            .iter()
+            .filter_map(|(name, bound)| Some((name, metrics.get(name)?.value, bound)));
+        known
+            .filter(|(_, value, bound)| value.is_nan() || value > bound)
+            .collect()
     }
 }
 
@@ -83,6 +87,20 @@ pub struct SearchSettings {
     pub stall_evaluations: Option<u32>,
     /// Candidates of the front that are measured whole at the end.
     pub finalists: u32,
+}
+
+impl Default for SearchSettings {
+    fn default() -> Self {
+        Self {
+            strategy: StrategySettings::Random,
+            seed: 0,
+            width: 1,
+            max_evaluations: 1,
+            max_device_hours: None,
+            stall_evaluations: None,
+            finalists: 0,
+        }
+    }
 }
 
 /// Who proposes the next architecture.
@@ -122,6 +140,17 @@ pub struct ActionsSettings {
     pub tries: Option<u32>,
 }
 
+impl Default for ActionsSettings {
+    fn default() -> Self {
+        Self {
+            mode: ActionMode::Front,
+            start: Start::Filled,
+            parents: 2,
+            tries: None,
+        }
+    }
+}
+
 /// Which reading of the paper's Appendix A.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -153,6 +182,16 @@ pub struct Nsga2Settings {
     pub crossover: f64,
     /// Probability that a position mutates; one expected mutation a child where absent.
     pub mutation: Option<f64>,
+}
+
+impl Default for Nsga2Settings {
+    fn default() -> Self {
+        Self {
+            population: 20,
+            crossover: 0.9,
+            mutation: None,
+        }
+    }
 }
 
 /// How a candidate is trained and scored.
