@@ -17,8 +17,10 @@ mod ranges;
 pub mod search;
 mod shape;
 mod space;
+mod staircase;
 pub mod strategies;
 mod structure;
+mod table;
 mod unet;
 
 pub use action::{Action, Neighbour};
@@ -35,6 +37,7 @@ pub use space::{
     Problem, Reference, SearchSettings, Space, SpaceError, SpaceKind, Start, StrategySettings, TableSettings,
 };
 pub use structure::Structure;
+pub use table::{Table, TableError, TableProblem};
 pub use unet::{Step, UnetConfig, UnetPosition};
 
 /// Names of the metrics that every part of temponas knows. A table's columns are further metrics.
