@@ -32,24 +32,38 @@ impl Default for Calibration {
 
 impl Calibration {
     /// No correction.
-    pub const IDENTITY: Self = Self { factor: 1.0, offset: 0.0, residual: 0.0 };
+    pub const IDENTITY: Self = Self {
+        factor: 1.0,
+        offset: 0.0,
+        residual: 0.0,
+    };
 
     /// Least squares over the pairs: none, no correction; one or two, a factor; three or more, factor and
     /// offset, unless that would make a costlier prediction cheaper. Pairs that are not finite are left out.
     /// The sum of squares over its own pairs is never above that of the uncorrected predictions.
     pub fn fit(pairs: &[Pair]) -> Self {
-        let pairs: Vec<Pair> =
-            pairs.iter().copied().filter(|pair| pair.predicted.is_finite() && pair.measured.is_finite()).collect();
+        let pairs: Vec<Pair> = pairs
+            .iter()
+            .copied()
+            .filter(|pair| pair.predicted.is_finite() && pair.measured.is_finite())
+            .collect();
         let line = if pairs.len() >= 3 { line(&pairs) } else { None };
         let Some((factor, offset, fitted)) = line.or_else(|| proportion(&pairs)) else {
             return Self::IDENTITY;
         };
         // With one pair nothing is left to judge the fit by: the correction itself is the doubt.
         let residual = match pairs.len() - fitted {
-            0 => pairs.iter().map(|pair| (pair.measured - pair.predicted).abs()).fold(0.0, f64::max),
+            0 => pairs
+                .iter()
+                .map(|pair| (pair.measured - pair.predicted).abs())
+                .fold(0.0, f64::max),
             freedom => (sum_of_squares(&pairs, factor, offset) / freedom as f64).sqrt(),
         };
-        Self { factor, offset, residual }
+        Self {
+            factor,
+            offset,
+            residual,
+        }
     }
 
     /// The corrected estimate; the residual joins its uncertainty. A cost is never below zero.
@@ -68,8 +82,10 @@ fn line(pairs: &[Pair]) -> Option<(f64, f64, usize)> {
     let predicted_mean = pairs.iter().map(|pair| pair.predicted).sum::<f64>() / count;
     let measured_mean = pairs.iter().map(|pair| pair.measured).sum::<f64>() / count;
     let variance: f64 = pairs.iter().map(|pair| (pair.predicted - predicted_mean).powi(2)).sum();
-    let covariance: f64 =
-        pairs.iter().map(|pair| (pair.predicted - predicted_mean) * (pair.measured - measured_mean)).sum();
+    let covariance: f64 = pairs
+        .iter()
+        .map(|pair| (pair.predicted - predicted_mean) * (pair.measured - measured_mean))
+        .sum();
     // Predictions that differ by rounding alone carry no slope.
     let distinct = variance > count * (1e-9 * predicted_mean).powi(2);
     (distinct && covariance > 0.0).then(|| {
@@ -86,7 +102,10 @@ fn proportion(pairs: &[Pair]) -> Option<(f64, f64, usize)> {
 }
 
 fn sum_of_squares(pairs: &[Pair], factor: f64, offset: f64) -> f64 {
-    pairs.iter().map(|pair| (pair.measured - factor * pair.predicted - offset).powi(2)).sum()
+    pairs
+        .iter()
+        .map(|pair| (pair.measured - factor * pair.predicted - offset).powi(2))
+        .sum()
 }
 
 #[cfg(test)]
@@ -95,7 +114,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn pairs(values: &[(f64, f64)]) -> Vec<Pair> {
-        values.iter().map(|&(predicted, measured)| Pair { predicted, measured }).collect()
+        values
+            .iter()
+            .map(|&(predicted, measured)| Pair { predicted, measured })
+            .collect()
     }
 
     #[test]
@@ -128,8 +150,15 @@ mod tests {
 
     #[test]
     fn the_residual_joins_the_uncertainty() {
-        let calibration = Calibration { factor: 2.0, offset: 1.0, residual: 4.0 };
-        let corrected = calibration.apply(Estimate { value: 10.0, standard_error: 1.5 });
+        let calibration = Calibration {
+            factor: 2.0,
+            offset: 1.0,
+            residual: 4.0,
+        };
+        let corrected = calibration.apply(Estimate {
+            value: 10.0,
+            standard_error: 1.5,
+        });
         assert_eq!((corrected.value, corrected.standard_error), (21.0, 5.0));
     }
 

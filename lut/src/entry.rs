@@ -106,7 +106,10 @@ mod tests {
 
     #[test]
     fn samples_of_two_batches_stand_side_by_side() {
-        assert_eq!(measured(&[1.0, 2.0]).merge(measured(&[3.0])), measured(&[1.0, 2.0, 3.0]));
+        assert_eq!(
+            measured(&[1.0, 2.0]).merge(measured(&[3.0])),
+            measured(&[1.0, 2.0, 3.0])
+        );
     }
 
     #[test]
@@ -123,6 +126,9 @@ mod tests {
     #[test]
     fn failures_of_one_kind_merge_the_same_in_either_order() {
         assert_eq!(full("a").merge(full("b")), full("b").merge(full("a")));
-        assert_eq!(unsupported("a").merge(unsupported("b")), unsupported("b").merge(unsupported("a")));
+        assert_eq!(
+            unsupported("a").merge(unsupported("b")),
+            unsupported("b").merge(unsupported("a"))
+        );
     }
 }

@@ -94,39 +94,62 @@ pub(crate) fn lookup(
 ) -> Lookup {
     let around = Around::of(lut, shapes, block);
     if let Some(shape) = around.full_below {
-        return Lookup::OutOfMemory { detail: format!("{} already ran out of memory at {shape}", block.operator) };
+        return Lookup::OutOfMemory {
+            detail: format!("{} already ran out of memory at {shape}", block.operator),
+        };
     }
     if let Some(bracket) = around.bracket() {
         let errors = lut.leave_out_errors();
-        let known = errors.iter().find(|error| error.operator == block.operator && error.over == bracket.over);
+        let known = errors
+            .iter()
+            .find(|error| error.operator == block.operator && error.over == bracket.over);
         return Lookup::Interpolated(bracket.cost(known), known.map(|known| known.latency));
     }
     let (operator, shape, nearest) = (block.operator.clone(), block.shape.to_string(), around.describe());
     match extrapolation {
-        Extrapolation::Refused => Lookup::Missing(Missing::Outside { operator, shape, nearest }),
+        Extrapolation::Refused => Lookup::Missing(Missing::Outside {
+            operator,
+            shape,
+            nearest,
+        }),
         Extrapolation::Allowed => match around.extrapolate() {
             Some(cost) => Lookup::Extrapolated(cost),
-            None => Lookup::Missing(Missing::TooFewNeighbours { operator, shape, nearest }),
+            None => Lookup::Missing(Missing::TooFewNeighbours {
+                operator,
+                shape,
+                nearest,
+            }),
         },
     }
 }
 
 /// Predicts every measured entry from the others and sums up the errors.
 pub(crate) fn leave_out(lut: &Lut) -> Vec<LeaveOut> {
-    lut.operators().flat_map(|(operator, shapes)| leave_out_of(lut, operator, shapes)).collect()
+    lut.operators()
+        .flat_map(|(operator, shapes)| leave_out_of(lut, operator, shapes))
+        .collect()
 }
 
 fn leave_out_of(lut: &Lut, operator: &str, shapes: &BTreeMap<Shape, EntryState>) -> Vec<LeaveOut> {
     let mut cases: BTreeMap<Vec<String>, Cases> = BTreeMap::new();
     for (shape, state) in shapes {
-        let EntryState::Measured(measurement) = state else { continue };
-        let Some(measured) = lut.cost(measurement) else { continue };
-        let block = Block { operator: operator.to_owned(), shape: shape.clone() };
+        let EntryState::Measured(measurement) = state else {
+            continue;
+        };
+        let Some(measured) = lut.cost(measurement) else {
+            continue;
+        };
+        let block = Block {
+            operator: operator.to_owned(),
+            shape: shape.clone(),
+        };
         let around = Around::of(lut, shapes, &block);
         let Some(bracket) = around.bracket() else { continue };
         let cases = cases.entry(bracket.over.clone()).or_default();
         for &axis in bracket.axes() {
-            cases.latency.add(axis, bracket.latency(axis).value, measured.latency_ms.value);
+            cases
+                .latency
+                .add(axis, bracket.latency(axis).value, measured.latency_ms.value);
             if let (Some(predicted), Some(measured)) = (bracket.peak_memory(axis), measured.peak_memory_bytes) {
                 cases.peak_memory.add(axis, predicted.value, measured.value);
             }
@@ -160,13 +183,19 @@ struct Errors(BTreeMap<Axis, Vec<f64>>);
 impl Errors {
     fn add(&mut self, axis: Axis, predicted: f64, measured: f64) {
         if measured > 0.0 {
-            self.0.entry(axis).or_default().push((predicted - measured).abs() / measured);
+            self.0
+                .entry(axis)
+                .or_default()
+                .push((predicted - measured).abs() / measured);
         }
     }
 
     /// The axis with the smallest mean error; the first of equals.
     fn best(&self) -> Option<(Axis, ErrorSummary)> {
-        let summaries = self.0.iter().filter_map(|(axis, errors)| Some((*axis, ErrorSummary::of(errors)?)));
+        let summaries = self
+            .0
+            .iter()
+            .filter_map(|(axis, errors)| Some((*axis, ErrorSummary::of(errors)?)));
         summaries.min_by(|(_, a), (_, b)| a.mean.total_cmp(&b.mean))
     }
 }
@@ -202,11 +231,25 @@ impl<'a> Around<'a> {
     fn of(lut: &Lut, shapes: &'a BTreeMap<Shape, EntryState>, block: &'a Block) -> Self {
         let dtype = lut.dtype();
         let own_work = work(block, dtype);
-        let most = if own_work.is_some() { VARYING_WITH_WORK } else { VARYING_WITHOUT_WORK };
+        let most = if own_work.is_some() {
+            VARYING_WITH_WORK
+        } else {
+            VARYING_WITHOUT_WORK
+        };
         let (below, above) = (Vec::new(), Vec::new());
-        let mut around = Self { block, dtype, work: own_work, below, above, full_below: None, full_above: None };
+        let mut around = Self {
+            block,
+            dtype,
+            work: own_work,
+            below,
+            above,
+            full_below: None,
+            full_above: None,
+        };
         for (shape, state) in shapes {
-            let Some((side, differs)) = compare(shape, &block.shape, most) else { continue };
+            let Some((side, differs)) = compare(shape, &block.shape, most) else {
+                continue;
+            };
             match (state, side) {
                 (EntryState::Measured(measurement), side) => {
                     let Some(cost) = lut.cost(measurement) else { continue };
@@ -215,7 +258,12 @@ impl<'a> Around<'a> {
                         Side::Below => &mut around.below,
                         Side::Above => &mut around.above,
                     };
-                    relatives.push(Relative { shape, cost, work, differs });
+                    relatives.push(Relative {
+                        shape,
+                        cost,
+                        work,
+                        differs,
+                    });
                 }
                 (EntryState::OutOfMemory { .. }, Side::Below) => around.full_below = Some(shape),
                 (EntryState::OutOfMemory { .. }, Side::Above) => around.full_above = Some(shape),
@@ -226,18 +274,42 @@ impl<'a> Around<'a> {
     }
 
     fn work_at(&self, shape: &Shape) -> Option<Work> {
-        work(&Block { operator: self.block.operator.clone(), shape: shape.clone() }, self.dtype)
+        work(
+            &Block {
+                operator: self.block.operator.clone(),
+                shape: shape.clone(),
+            },
+            self.dtype,
+        )
     }
 
     /// The nearest enclosing pair over the most closely related dimensions.
     fn bracket(&self) -> Option<Bracket<'_>> {
         let (below, above) = (differences(&self.below), differences(&self.above));
         let unions: BTreeSet<u32> = below.iter().flat_map(|b| above.iter().map(move |a| a | b)).collect();
-        let over = unions.into_iter().filter(|over| over.count_ones() <= self.most()).min_by_key(|&over| self.distance(over))?;
+        let over = unions
+            .into_iter()
+            .filter(|over| over.count_ones() <= self.most())
+            .min_by_key(|&over| self.distance(over))?;
         let size = |relative: &&Relative<'_>| self.size(relative, over);
-        let nearest_below = self.below.iter().filter(|r| r.differs & !over == 0).max_by(|a, b| size(a).total_cmp(&size(b)))?;
-        let nearest_above = self.above.iter().filter(|r| r.differs & !over == 0).min_by(|a, b| size(a).total_cmp(&size(b)))?;
-        Some(Bracket { block: self.block, work: self.work, below: nearest_below, above: nearest_above, over: self.names(over), mask: over })
+        let nearest_below = self
+            .below
+            .iter()
+            .filter(|r| r.differs & !over == 0)
+            .max_by(|a, b| size(a).total_cmp(&size(b)))?;
+        let nearest_above = self
+            .above
+            .iter()
+            .filter(|r| r.differs & !over == 0)
+            .min_by(|a, b| size(a).total_cmp(&size(b)))?;
+        Some(Bracket {
+            block: self.block,
+            work: self.work,
+            below: nearest_below,
+            above: nearest_above,
+            over: self.names(over),
+            mask: over,
+        })
     }
 
     /// The line through the two nearest shapes on one side, wherever two stand in the same dimensions.
@@ -253,7 +325,14 @@ impl<'a> Around<'a> {
                 }
                 let near = within.first()?;
                 let far = within.iter().find(|r| self.size(r, over) != self.size(near, over))?;
-                let bracket = Bracket { block: self.block, work: self.work, below: far, above: near, over: self.names(over), mask: over };
+                let bracket = Bracket {
+                    block: self.block,
+                    work: self.work,
+                    below: far,
+                    above: near,
+                    over: self.names(over),
+                    mask: over,
+                };
                 Some(bracket.beyond())
             })
         };
@@ -261,21 +340,37 @@ impl<'a> Around<'a> {
     }
 
     fn most(&self) -> u32 {
-        if self.work.is_some() { VARYING_WITH_WORK } else { VARYING_WITHOUT_WORK }
+        if self.work.is_some() {
+            VARYING_WITH_WORK
+        } else {
+            VARYING_WITHOUT_WORK
+        }
     }
 
     /// Order of preference between sets of varying dimensions: fewest that change the layer, then fewest.
     fn distance(&self, over: u32) -> (usize, u32, u32) {
         let names = self.names(over);
-        (names.iter().filter(|name| !EXTENTS.contains(&name.as_str())).count(), over.count_ones(), over)
+        (
+            names.iter().filter(|name| !EXTENTS.contains(&name.as_str())).count(),
+            over.count_ones(),
+            over,
+        )
     }
 
     fn names(&self, over: u32) -> Vec<String> {
-        self.block.shape.iter().enumerate().filter(|(i, _)| over >> i & 1 == 1).map(|(_, (name, _))| name.to_string()).collect()
+        self.block
+            .shape
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| over >> i & 1 == 1)
+            .map(|(_, (name, _))| name.to_string())
+            .collect()
     }
 
     fn size(&self, relative: &Relative<'_>, over: u32) -> f64 {
-        relative.work.map_or_else(|| product(relative.shape, over), |work| work.macs as f64)
+        relative
+            .work
+            .map_or_else(|| product(relative.shape, over), |work| work.macs as f64)
     }
 
     fn describe(&self) -> String {
@@ -287,7 +382,11 @@ impl<'a> Around<'a> {
                 nearest.map_or_else(String::new, |nearest| nearest.shape.to_string())
             }
         };
-        format!("smaller: {}; larger: {}", side(&self.below, self.full_below), side(&self.above, self.full_above))
+        format!(
+            "smaller: {}; larger: {}",
+            side(&self.below, self.full_below),
+            side(&self.above, self.full_above)
+        )
     }
 }
 
@@ -321,7 +420,12 @@ fn compare(shape: &Shape, block: &Shape, most: u32) -> Option<(Side, u32)> {
 }
 
 fn product(shape: &Shape, over: u32) -> f64 {
-    shape.iter().enumerate().filter(|(i, _)| over >> i & 1 == 1).map(|(_, (_, size))| size as f64).product()
+    shape
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| over >> i & 1 == 1)
+        .map(|(_, (_, size))| size as f64)
+        .product()
 }
 
 /// Two measured shapes and the line between them.
@@ -352,7 +456,11 @@ impl Bracket<'_> {
         };
         let low = at(self.below.shape, self.below.work);
         let high = at(self.above.shape, self.above.work);
-        if high == low { 0.5 } else { (at(&self.block.shape, self.work) - low) / (high - low) }
+        if high == low {
+            0.5
+        } else {
+            (at(&self.block.shape, self.work) - low) / (high - low)
+        }
     }
 
     fn latency(&self, axis: Axis) -> Estimate {
@@ -370,21 +478,37 @@ impl Bracket<'_> {
         let first = self.axes()[0];
         let last = self.axes()[self.axes().len() - 1];
         let latency_axis = known.map_or(first, |known| known.latency_axis);
-        let memory_axis = known.filter(|known| known.peak_memory.is_some()).map_or(last, |known| known.peak_memory_axis);
+        let memory_axis = known
+            .filter(|known| known.peak_memory.is_some())
+            .map_or(last, |known| known.peak_memory_axis);
         let doubted = |estimate: Estimate, below: Estimate, above: Estimate, errors: Option<ErrorSummary>| {
             let doubt = match errors.filter(|errors| errors.cases >= ENOUGH_CASES) {
                 Some(errors) => estimate.value * errors.p95 / NORMAL_95,
                 None => (above.value - below.value).abs() / 12.0_f64.sqrt(),
             };
-            Estimate { standard_error: estimate.standard_error.hypot(doubt), ..estimate }
+            Estimate {
+                standard_error: estimate.standard_error.hypot(doubt),
+                ..estimate
+            }
         };
         let (below, above) = (self.below.cost, self.above.cost);
-        let latency_ms =
-            doubted(self.latency(latency_axis), below.latency_ms, above.latency_ms, known.map(|known| known.latency));
-        let peak_memory_bytes = self.peak_memory(memory_axis).zip(below.peak_memory_bytes).zip(above.peak_memory_bytes);
-        let peak_memory_bytes = peak_memory_bytes
-            .map(|((estimate, below), above)| doubted(estimate, below, above, known.and_then(|known| known.peak_memory)));
-        Cost { latency_ms, peak_memory_bytes }
+        let latency_ms = doubted(
+            self.latency(latency_axis),
+            below.latency_ms,
+            above.latency_ms,
+            known.map(|known| known.latency),
+        );
+        let peak_memory_bytes = self
+            .peak_memory(memory_axis)
+            .zip(below.peak_memory_bytes)
+            .zip(above.peak_memory_bytes);
+        let peak_memory_bytes = peak_memory_bytes.map(|((estimate, below), above)| {
+            doubted(estimate, below, above, known.and_then(|known| known.peak_memory))
+        });
+        Cost {
+            latency_ms,
+            peak_memory_bytes,
+        }
     }
 
     /// The block's cost beyond `above`, the nearer neighbour; the step from there is its doubt.
@@ -411,3 +535,6 @@ fn between(below: Estimate, above: Estimate, place: f64) -> Estimate {
         standard_error: ((1.0 - place) * below.standard_error).hypot(place * above.standard_error),
     }
 }
+
+#[cfg(test)]
+mod tests;

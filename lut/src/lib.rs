@@ -6,15 +6,23 @@
 //! Everything here is pure: text and values in, text and values out.
 
 mod calibration;
+mod composition;
+mod elimination;
 mod entry;
+mod figure;
 pub mod formats;
 mod interpolation;
 mod runtime;
 mod samples;
 mod table;
+#[cfg(test)]
+mod testing;
 
 pub use calibration::{Calibration, Pair};
+pub use composition::{ArchitectureCost, CompositionError, LutCosts, compose};
+pub use elimination::{Elimination, MARGIN, Reason, Removed, Undecided, eliminate};
 pub use entry::{Entry, EntryState, LutKey, Measurement};
+pub use figure::{FIGURE_3_FRAMES, FigurePoint, figure3, figure3_blocks};
 pub use formats::{ImportError, ImportErrors};
 pub use interpolation::{Axis, ErrorSummary, LeaveOut};
 pub use runtime::{Policy, Runtime, RuntimeError};

@@ -25,20 +25,36 @@ pub enum Policy {
 }
 
 /// Families that compile or simplify the graph before the first run.
-const AHEAD_OF_TIME: [&str; 9] =
-    ["coreml", "tflite", "litert", "onnxruntime", "executorch", "tensorrt", "qnn", "nnapi", "openvino"];
+const AHEAD_OF_TIME: [&str; 9] = [
+    "coreml",
+    "tflite",
+    "litert",
+    "onnxruntime",
+    "executorch",
+    "tensorrt",
+    "qnn",
+    "nnapi",
+    "openvino",
+];
 
 impl Runtime {
     /// A runtime by name and version.
     pub fn new(name: impl Into<String>, version: impl Into<String>) -> Self {
-        Self { name: name.into(), version: version.into() }
+        Self {
+            name: name.into(),
+            version: version.into(),
+        }
     }
 
     /// How figures of this runtime compose, read from the family before the first `-`. A family that is not
     /// known counts as eager: the prediction then errs on the high side.
     pub fn policy(&self) -> Policy {
         let family = self.name.split('-').next().unwrap_or_default().to_ascii_lowercase();
-        if AHEAD_OF_TIME.contains(&family.as_str()) { Policy::AheadOfTime } else { Policy::Eager }
+        if AHEAD_OF_TIME.contains(&family.as_str()) {
+            Policy::AheadOfTime
+        } else {
+            Policy::Eager
+        }
     }
 }
 
@@ -83,6 +99,9 @@ mod tests {
     fn text_and_runtime_are_one() {
         let runtime = Runtime::new("libtorch-cpu-1t", "2.11.0");
         assert_eq!(runtime.to_string().parse(), Ok(runtime));
-        assert_eq!("coreml".parse::<Runtime>(), Err(RuntimeError { found: "coreml".into() }));
+        assert_eq!(
+            "coreml".parse::<Runtime>(),
+            Err(RuntimeError { found: "coreml".into() })
+        );
     }
 }

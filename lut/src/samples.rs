@@ -31,7 +31,10 @@ impl Samples {
     /// The first sample that is negative, infinite or not a number.
     pub fn new(values: Vec<f64>) -> Result<Self, SampleError> {
         match values.iter().position(|value| !value.is_finite() || *value < 0.0) {
-            Some(index) => Err(SampleError { index, found: values[index] }),
+            Some(index) => Err(SampleError {
+                index,
+                found: values[index],
+            }),
             None => Ok(Self(values)),
         }
     }
@@ -69,7 +72,8 @@ impl Samples {
 
     /// Standard error of the median: √(π/2) · spread / √n. Absent below two repeats.
     pub fn standard_error(&self) -> Option<f64> {
-        self.spread().map(|spread| MEDIAN_SCALE * spread / (self.0.len() as f64).sqrt())
+        self.spread()
+            .map(|spread| MEDIAN_SCALE * spread / (self.0.len() as f64).sqrt())
     }
 
     /// These repeats followed by `more`.

@@ -129,7 +129,17 @@ impl Lut {
     /// Sorts entries into one table for each device, runtime and number type.
     pub fn from_entries(entries: impl IntoIterator<Item = Entry>) -> Vec<Self> {
         let mut tables: BTreeMap<(String, Runtime, Dtype), Self> = BTreeMap::new();
-        for Entry { key: LutKey { device, runtime, dtype, block }, state } in entries {
+        for Entry {
+            key:
+                LutKey {
+                    device,
+                    runtime,
+                    dtype,
+                    block,
+                },
+            state,
+        } in entries
+        {
             tables
                 .entry((device.clone(), runtime.clone(), dtype))
                 .or_insert_with(|| Self::new(device, runtime, dtype))
@@ -177,7 +187,9 @@ impl Lut {
 
     /// Operators with their entries by shape.
     pub fn operators(&self) -> impl Iterator<Item = (&str, &BTreeMap<Shape, EntryState>)> {
-        self.operators.iter().map(|(operator, shapes)| (operator.as_str(), shapes))
+        self.operators
+            .iter()
+            .map(|(operator, shapes)| (operator.as_str(), shapes))
     }
 
     /// What stands at exactly this block.
@@ -193,7 +205,10 @@ impl Lut {
                     device: self.device.clone(),
                     runtime: self.runtime.clone(),
                     dtype: self.dtype,
-                    block: Block { operator: operator.clone(), shape: shape.clone() },
+                    block: Block {
+                        operator: operator.clone(),
+                        shape: shape.clone(),
+                    },
                 },
                 state: state.clone(),
             })
@@ -267,5 +282,8 @@ impl Lut {
 
 fn estimate(samples: &Samples, typical_spread: f64) -> Option<Estimate> {
     let value = samples.median()?;
-    Some(Estimate { value, standard_error: samples.standard_error().unwrap_or(typical_spread * value) })
+    Some(Estimate {
+        value,
+        standard_error: samples.standard_error().unwrap_or(typical_spread * value),
+    })
 }

@@ -8,14 +8,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use lut::{Entry, ErrorSummary, Lookup, Lut, Runtime, formats::published};
+use lut::{
+    Entry, ErrorSummary, Lookup, Lut, Runtime,
+    formats::{published, tflite},
+};
 use search_spaces::{Block, Dtype, Shape};
 
 fn data(file: &str) -> Option<PathBuf> {
     let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
-    let path = std::env::var_os("TEMPONAS_DATA").map_or_else(beside, PathBuf::from).join(file);
+    let path = std::env::var_os("TEMPONAS_DATA")
+        .map_or_else(beside, PathBuf::from)
+        .join(file);
     if !path.exists() {
-        println!("skipped: {} is absent; set TEMPONAS_DATA to the folder of published tables", path.display());
+        println!(
+            "skipped: {} is absent; set TEMPONAS_DATA to the folder of published tables",
+            path.display()
+        );
         return None;
     }
     Some(path)
@@ -25,7 +33,9 @@ fn text(path: &Path) -> String {
     let bytes = fs::read(path).expect("readable");
     if path.extension().is_some_and(|extension| extension == "gz") {
         let mut text = String::new();
-        flate2::read::GzDecoder::new(bytes.as_slice()).read_to_string(&mut text).expect("gzip of UTF-8");
+        flate2::read::GzDecoder::new(bytes.as_slice())
+            .read_to_string(&mut text)
+            .expect("gzip of UTF-8");
         return text;
     }
     String::from_utf8(bytes).expect("UTF-8")
@@ -37,10 +47,18 @@ fn table(path: &Path, device: &str, runtime: Runtime) -> Lut {
 
 /// Errors over all operators of entries left out between two other input sizes, all else equal.
 fn over_resolution(lut: &Lut) -> ErrorSummary {
-    let errors: Vec<_> = lut.leave_out_errors().iter().filter(|error| error.over == ["h", "w"]).collect();
+    let errors: Vec<_> = lut
+        .leave_out_errors()
+        .iter()
+        .filter(|error| error.over == ["h", "w"])
+        .collect();
     let cases: usize = errors.iter().map(|error| error.latency.cases).sum();
     let mean = |of: fn(&ErrorSummary) -> f64| {
-        errors.iter().map(|error| of(&error.latency) * error.latency.cases as f64).sum::<f64>() / cases as f64
+        errors
+            .iter()
+            .map(|error| of(&error.latency) * error.latency.cases as f64)
+            .sum::<f64>()
+            / cases as f64
     };
     ErrorSummary {
         cases,
@@ -53,14 +71,20 @@ fn over_resolution(lut: &Lut) -> ErrorSummary {
 
 #[test]
 fn a_desktop_table_is_predicted_from_neighbouring_sizes_as_well_as_published_analyses_say() {
-    let Some(path) = data("lut/nsganetv2_i7-8700K/i7-8700K_lut.yaml.gz") else { return };
+    let Some(path) = data("lut/nsganetv2_i7-8700K/i7-8700K_lut.yaml.gz") else {
+        return;
+    };
     let lut = table(&path, "i7-8700K", Runtime::new("pytorch-cpu", "unknown"));
     let errors = over_resolution(&lut);
     println!("i7-8700K: {errors:?}");
     assert_eq!(lut.len(), 4050);
     assert!(errors.cases > 3000);
     assert!((0.035..0.045).contains(&errors.mean), "mean {}", errors.mean);
-    assert!((0.91..0.95).contains(&errors.within_10_percent), "within {}", errors.within_10_percent);
+    assert!(
+        (0.91..0.95).contains(&errors.within_10_percent),
+        "within {}",
+        errors.within_10_percent
+    );
     assert!((0.09..0.14).contains(&errors.p95), "p95 {}", errors.p95);
 }
 
@@ -71,7 +95,13 @@ fn phone_table(size: impl Fn(&Shape, u64) -> Shape) -> Option<Lut> {
     for image in [160, 176, 192, 208, 224] {
         let path = data(&format!("lut/ofa_note10/{image}_lookup_table.yaml"))?;
         for Entry { key, state } in table(&path, "note10", runtime.clone()).entries() {
-            whole.insert(Block { shape: size(&key.block.shape, image), ..key.block }, state);
+            whole.insert(
+                Block {
+                    shape: size(&key.block.shape, image),
+                    ..key.block
+                },
+                state,
+            );
         }
     }
     Some(whole)
@@ -79,18 +109,26 @@ fn phone_table(size: impl Fn(&Shape, u64) -> Shape) -> Option<Lut> {
 
 #[test]
 fn a_phone_table_is_predicted_from_neighbouring_images_as_well_as_published_analyses_say() {
-    let Some(lut) = phone_table(|shape, image| shape.clone().with("h", image).with("w", image)) else { return };
+    let Some(lut) = phone_table(|shape, image| shape.clone().with("h", image).with("w", image)) else {
+        return;
+    };
     let errors = over_resolution(&lut);
     println!("note10, by image size: {errors:?}");
     assert_eq!((lut.len(), errors.cases), (480, 288));
     assert!((0.025..0.031).contains(&errors.mean), "mean {}", errors.mean);
-    assert!((0.90..0.94).contains(&errors.within_10_percent), "within {}", errors.within_10_percent);
+    assert!(
+        (0.90..0.94).contains(&errors.within_10_percent),
+        "within {}",
+        errors.within_10_percent
+    );
 }
 
 #[test]
 fn the_size_of_the_block_itself_predicts_better_than_that_of_the_image() {
     // 176 and 192 pixels leave the last stages the same 6×6: the image's size is not the block's work.
-    let Some(lut) = phone_table(|shape, _| shape.clone()) else { return };
+    let Some(lut) = phone_table(|shape, _| shape.clone()) else {
+        return;
+    };
     let errors = over_resolution(&lut);
     println!("note10, by block size: {errors:?}");
     assert!(errors.cases > 200);
@@ -99,8 +137,12 @@ fn the_size_of_the_block_itself_predicts_better_than_that_of_the_image() {
 
 #[test]
 fn the_entries_of_a_published_network_sum_to_its_published_latency() {
-    let Some(path) = data("lut/ofa_note10/224_lookup_table.yaml") else { return };
-    let Some(networks) = data("ofa/ofa_specialized_nets.json") else { return };
+    let Some(path) = data("lut/ofa_note10/224_lookup_table.yaml") else {
+        return;
+    };
+    let Some(networks) = data("ofa/ofa_specialized_nets.json") else {
+        return;
+    };
     let lut = table(&path, "note10", Runtime::new("tflite-cpu", "unknown"));
     let networks: Vec<serde_json::Value> = serde_json::from_str(&text(&networks)).expect("JSON");
     let network = networks
@@ -125,7 +167,10 @@ fn blocks_of(network: &serde_json::Value) -> Vec<Block> {
     let image = number(&network["image_size"]);
     let first = number(&network["first_conv_out"]);
     let plain = |operator: &str, size: u64, c_in: u64, c_out: u64| {
-        Block::new(operator, Shape::new([("h", size), ("w", size), ("c_in", c_in), ("c_out", c_out)]))
+        Block::new(
+            operator,
+            Shape::new([("h", size), ("w", size), ("c_in", c_in), ("c_out", c_out)]),
+        )
     };
     let mut blocks = vec![plain("Conv", image, 3, first)];
     let mut size = image / 2;
@@ -154,4 +199,29 @@ fn blocks_of(network: &serde_json::Value) -> Vec<Block> {
     blocks.push(plain("Conv_2", 1, wide, features));
     blocks.push(plain("Logits", 1, features, classes));
     blocks
+}
+
+#[test]
+fn the_operations_of_a_profiled_network_sum_to_its_end_to_end_time() {
+    let Some(path) = data("profiler_logs/tflite_benchmark_model_proxyless_mobile.txt") else {
+        return;
+    };
+    let log = tflite::import(&text(&path)).expect("a benchmark log");
+    let sum: f64 = log.operations.iter().map(|operation| operation.mean_ms).sum();
+    println!("TFLite log: {} operations, {sum:.2} ms", log.operations.len());
+    assert_eq!((log.operations.len(), log.phases.len()), (77, 2));
+    let [warm_up, timed] = log.phases[..] else {
+        panic!("two phases")
+    };
+    assert!((warm_up.first_ms - 101.05).abs() < 0.01 && (warm_up.mean_ms - 83.5).abs() < 0.01);
+    assert!((timed.mean_ms - 80.67).abs() < 0.01);
+    assert!((sum / timed.mean_ms - 1.0).abs() < 1e-3, "{sum}");
+}
+
+#[test]
+fn other_published_tables_are_read_whole() {
+    let Some(path) = data("lut/proxylessnas_mobile/mobile_trim.yaml") else {
+        return;
+    };
+    assert_eq!(table(&path, "pixel1", Runtime::new("tflite-cpu", "unknown")).len(), 72);
 }

@@ -13,8 +13,18 @@ use search_spaces::{Block, Dtype, Shape};
 use super::{Conflict, ImportError, ImportErrors, entry, parts};
 use crate::{Entry, LutKey, Runtime, Samples};
 
-const COLUMNS: [&str; 10] =
-    ["device", "runtime", "version", "dtype", "operator", "shape", "state", "detail", "latency_ms", "peak_memory_bytes"];
+const COLUMNS: [&str; 10] = [
+    "device",
+    "runtime",
+    "version",
+    "dtype",
+    "operator",
+    "shape",
+    "state",
+    "detail",
+    "latency_ms",
+    "peak_memory_bytes",
+];
 
 /// Entries as CSV text.
 pub fn export(entries: impl IntoIterator<Item = Entry>) -> String {
@@ -55,12 +65,19 @@ pub fn import(text: &str) -> Result<Vec<Entry>, ImportErrors> {
     let places = places(&header)?;
     let (mut entries, mut errors) = (Vec::new(), Vec::new());
     for record in reader.records() {
-        match record.map_err(|error| syntax(&error)).and_then(|record| Row { record, places }.entry()) {
+        match record
+            .map_err(|error| syntax(&error))
+            .and_then(|record| Row { record, places }.entry())
+        {
             Ok(entry) => entries.push(entry),
             Err(error) => errors.push(error),
         }
     }
-    if errors.is_empty() { Ok(entries) } else { Err(ImportErrors(errors)) }
+    if errors.is_empty() {
+        Ok(entries)
+    } else {
+        Err(ImportErrors(errors))
+    }
 }
 
 /// Where each of [`COLUMNS`] stands in the header.
@@ -70,7 +87,13 @@ fn places(header: &StringRecord) -> Result<[usize; COLUMNS.len()], ImportErrors>
     for (i, name) in header.iter().enumerate() {
         if !COLUMNS.contains(&name) || header.iter().take(i).any(|earlier| earlier == name) {
             let (column, found, allowed) = (i as u64 + 1, name.to_owned(), format!("{allowed}, each once"));
-            errors.push(ImportError::Value { line: 1, column, field: "header".into(), found, allowed });
+            errors.push(ImportError::Value {
+                line: 1,
+                column,
+                field: "header".into(),
+                found,
+                allowed,
+            });
         }
     }
     let mut places = [0; COLUMNS.len()];
@@ -80,20 +103,36 @@ fn places(header: &StringRecord) -> Result<[usize; COLUMNS.len()], ImportErrors>
             None => {
                 let (column, found) = (header.len() as u64 + 1, String::new());
                 let allowed = format!("column {name:?}, which is missing");
-                errors.push(ImportError::Value { line: 1, column, field: "header".into(), found, allowed });
+                errors.push(ImportError::Value {
+                    line: 1,
+                    column,
+                    field: "header".into(),
+                    found,
+                    allowed,
+                });
             }
         }
     }
-    if errors.is_empty() { Ok(places) } else { Err(ImportErrors(errors)) }
+    if errors.is_empty() {
+        Ok(places)
+    } else {
+        Err(ImportErrors(errors))
+    }
 }
 
 fn syntax(error: &::csv::Error) -> ImportError {
     let line = error.position().map_or(1, ::csv::Position::line);
     let message = match error.kind() {
-        ::csv::ErrorKind::UnequalLengths { expected_len, len, .. } => format!("{len} fields; allowed: {expected_len}, as in the header"),
+        ::csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+            format!("{len} fields; allowed: {expected_len}, as in the header")
+        }
         _ => error.to_string(),
     };
-    ImportError::Syntax { line, column: 1, message }
+    ImportError::Syntax {
+        line,
+        column: 1,
+        message,
+    }
 }
 
 struct Row {
@@ -103,17 +142,34 @@ struct Row {
 
 impl Row {
     fn entry(&self) -> Result<Entry, ImportError> {
-        let block = Block { operator: self.text("operator")?, shape: self.parsed::<Shape>("shape", "name=size pairs such as \"c=64 h=8 t=5 w=8\"")? };
+        let block = Block {
+            operator: self.text("operator")?,
+            shape: self.parsed::<Shape>("shape", "name=size pairs such as \"c=64 h=8 t=5 w=8\"")?,
+        };
         let runtime = Runtime::new(self.text("runtime")?, self.text("version")?);
         let dtype = self.parsed::<Dtype>("dtype", "f32, f16, bf16")?;
-        let key = LutKey { device: self.text("device")?, runtime, dtype, block };
+        let key = LutKey {
+            device: self.text("device")?,
+            runtime,
+            dtype,
+            block,
+        };
         let (latency, memory) = (self.samples("latency_ms")?, self.samples("peak_memory_bytes")?);
-        entry(key, self.field("state"), self.field("detail").to_owned(), latency, memory)
-            .map_err(|Conflict { field, found, allowed }| self.error(field, &found, allowed))
+        entry(
+            key,
+            self.field("state"),
+            self.field("detail").to_owned(),
+            latency,
+            memory,
+        )
+        .map_err(|Conflict { field, found, allowed }| self.error(field, &found, allowed))
     }
 
     fn place(&self, name: &str) -> usize {
-        COLUMNS.iter().position(|column| *column == name).map_or(0, |i| self.places[i])
+        COLUMNS
+            .iter()
+            .position(|column| *column == name)
+            .map_or(0, |i| self.places[i])
     }
 
     fn field(&self, name: &str) -> &str {
@@ -128,13 +184,19 @@ impl Row {
     }
 
     fn parsed<T: FromStr<Err: Display>>(&self, name: &str, allowed: &str) -> Result<T, ImportError> {
-        self.field(name).parse().map_err(|_| self.error(name, self.field(name), allowed))
+        self.field(name)
+            .parse()
+            .map_err(|_| self.error(name, self.field(name), allowed))
     }
 
     fn samples(&self, name: &str) -> Result<Samples, ImportError> {
         let allowed = "finite numbers, 0 or more, with a space between";
         let number = |text: &str| text.parse::<f64>().map_err(|_| self.error(name, text, allowed));
-        let values: Vec<f64> = self.field(name).split_whitespace().map(number).collect::<Result<_, _>>()?;
+        let values: Vec<f64> = self
+            .field(name)
+            .split_whitespace()
+            .map(number)
+            .collect::<Result<_, _>>()?;
         Samples::new(values).map_err(|error| self.error(name, &error.found.to_string(), allowed))
     }
 

@@ -34,10 +34,30 @@ struct Checked(Entry);
 impl TryFrom<Object> for Checked {
     type Error = String;
     fn try_from(object: Object) -> Result<Self, String> {
-        let Object { device, runtime, dtype, block, state, detail, latency_ms, peak_memory_bytes } = object;
-        entry(LutKey { device, runtime, dtype, block }, &state, detail, latency_ms, peak_memory_bytes)
-            .map(Self)
-            .map_err(|Conflict { field, found, allowed }| format!("{field} is {found:?}; allowed: {allowed}"))
+        let Object {
+            device,
+            runtime,
+            dtype,
+            block,
+            state,
+            detail,
+            latency_ms,
+            peak_memory_bytes,
+        } = object;
+        entry(
+            LutKey {
+                device,
+                runtime,
+                dtype,
+                block,
+            },
+            &state,
+            detail,
+            latency_ms,
+            peak_memory_bytes,
+        )
+        .map(Self)
+        .map_err(|Conflict { field, found, allowed }| format!("{field} is {found:?}; allowed: {allowed}"))
     }
 }
 
@@ -45,21 +65,32 @@ impl TryFrom<Object> for Checked {
 pub fn export(entries: impl IntoIterator<Item = Entry>) -> String {
     let lines: Vec<String> = entries
         .into_iter()
-        .map(|Entry { key: LutKey { device, runtime, dtype, block }, state }| {
-            let (detail, latency, memory) = parts(&state);
-            let array = |values: &[f64]| Samples::new(values.to_vec()).unwrap_or_default();
-            let object = Object {
-                device,
-                runtime,
-                dtype,
-                block,
-                state: state.label().to_owned(),
-                detail: detail.to_owned(),
-                latency_ms: array(latency),
-                peak_memory_bytes: array(memory),
-            };
-            serde_json::to_string(&object).expect("strings, numbers and maps with text keys have a JSON form")
-        })
+        .map(
+            |Entry {
+                 key:
+                     LutKey {
+                         device,
+                         runtime,
+                         dtype,
+                         block,
+                     },
+                 state,
+             }| {
+                let (detail, latency, memory) = parts(&state);
+                let array = |values: &[f64]| Samples::new(values.to_vec()).unwrap_or_default();
+                let object = Object {
+                    device,
+                    runtime,
+                    dtype,
+                    block,
+                    state: state.label().to_owned(),
+                    detail: detail.to_owned(),
+                    latency_ms: array(latency),
+                    peak_memory_bytes: array(memory),
+                };
+                serde_json::to_string(&object).expect("strings, numbers and maps with text keys have a JSON form")
+            },
+        )
         .collect();
     format!("[\n{}\n]\n", lines.join(",\n"))
 }
@@ -74,7 +105,10 @@ pub fn import(text: &str) -> Result<Vec<Entry>, ImportErrors> {
         Err(error) => {
             let (line, column) = (error.line() as u64, error.column() as u64);
             let told = error.to_string();
-            let message = told.rsplit_once(" at line ").map_or(told.as_str(), |(message, _)| message).to_owned();
+            let message = told
+                .rsplit_once(" at line ")
+                .map_or(told.as_str(), |(message, _)| message)
+                .to_owned();
             Err(ImportError::Syntax { line, column, message }.into())
         }
     }

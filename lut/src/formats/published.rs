@@ -11,8 +11,6 @@
 //! and every further part a dimension of its own name. Such tables keep no raw samples: the published mean
 //! stands as the only one.
 
-use std::collections::BTreeSet;
-
 use search_spaces::{Block, Dtype, Shape};
 
 use super::{ImportError, ImportErrors};
@@ -25,41 +23,77 @@ const KEY: &str = "a key such as Conv-input:224x224x3-output:112x112x24-kernel:3
 /// # Errors
 /// Every line that is neither a key nor a number, a key without a `mean`, a key that stands twice.
 pub fn import(text: &str, device: &str, runtime: Runtime, dtype: Dtype) -> Result<Lut, ImportErrors> {
+    let (rows, mut errors) = rows(text);
     let mut lut = Lut::new(device, runtime, dtype);
-    let (mut errors, mut seen) = (Vec::new(), BTreeSet::new());
-    let mut open: Option<(u64, Block, Option<Samples>)> = None;
-    let mut close = |open: Option<(u64, Block, Option<Samples>)>| match open {
-        Some((_, block, Some(latency_ms))) => {
-            let measurement = Measurement { latency_ms, peak_memory_bytes: Samples::default() };
-            lut.insert(block, EntryState::Measured(measurement));
-            None
+    for Row { line, block, mean } in rows {
+        if lut.state(&block).is_some() {
+            errors.push(error(
+                line,
+                1,
+                "key",
+                &block.to_string(),
+                "each operator and shape once",
+            ));
         }
-        Some((line, block, None)) => Some(error(line, 1, "mean", &block.operator, "a line `mean: MILLISECONDS` below the key")),
-        None => None,
-    };
-    for (line, content) in (1..).zip(text.lines()) {
-        if content.trim().is_empty() {
+        match mean {
+            Some(latency_ms) => {
+                let measurement = Measurement {
+                    latency_ms,
+                    peak_memory_bytes: Samples::default(),
+                };
+                lut.insert(block, EntryState::Measured(measurement));
+            }
+            None => errors.push(error(line, 1, "mean", "", "a line `mean: MILLISECONDS` below the key")),
+        }
+    }
+    errors.sort_by_key(ImportError::line);
+    if errors.is_empty() {
+        Ok(lut)
+    } else {
+        Err(ImportErrors(errors))
+    }
+}
+
+struct Row {
+    line: u64,
+    block: Block,
+    mean: Option<Samples>,
+}
+
+/// Keys with the mean below them, and what is wrong with single lines.
+fn rows(text: &str) -> (Vec<Row>, Vec<ImportError>) {
+    let (mut rows, mut errors) = (Vec::new(), Vec::new());
+    let mut open: Option<Row> = None;
+    for (line, content) in (1..)
+        .zip(text.lines())
+        .filter(|(_, content)| !content.trim().is_empty())
+    {
+        if !content.starts_with(' ') {
+            rows.extend(open.take());
+            match key(line, content) {
+                Ok(block) => {
+                    open = Some(Row {
+                        line,
+                        block,
+                        mean: None,
+                    })
+                }
+                Err(error) => errors.push(error),
+            }
             continue;
         }
-        let parsed = if content.starts_with(' ') {
-            field(line, content).map(|mean| {
-                if let (Some(mean), Some((_, _, latency))) = (mean, &mut open) {
-                    *latency = Some(mean);
-                }
-            })
-        } else {
-            errors.extend(close(open.take()));
-            key(line, content).and_then(|block| {
-                let repeated = !seen.insert(block.clone());
-                let message = || error(line, 1, "key", content, "each operator and shape once");
-                open = (!repeated).then(|| (line, block, None));
-                if repeated { Err(message()) } else { Ok(()) }
-            })
-        };
-        errors.extend(parsed.err());
+        match (field(line, content), &mut open) {
+            (Ok(Some(mean)), Some(row)) => row.mean = Some(mean),
+            (Ok(_), _) => {}
+            (Err(error), _) => {
+                errors.push(error);
+                // The line was there, so that it is missing is not told as well.
+                open = None;
+            }
+        }
     }
-    errors.extend(close(open));
-    if errors.is_empty() { Ok(lut) } else { Err(ImportErrors(errors)) }
+    rows.extend(open);
+    (rows, errors)
 }
 
 fn key(line: u64, content: &str) -> Result<Block, ImportError> {
@@ -67,9 +101,15 @@ fn key(line: u64, content: &str) -> Result<Block, ImportError> {
         let column = content.find(found).map_or(1, |at| at as u64 + 1);
         error(line, column, "key", found, allowed)
     };
-    let body = content.trim_end().strip_suffix(':').ok_or_else(|| refused(content, KEY))?;
+    let body = content
+        .trim_end()
+        .strip_suffix(':')
+        .ok_or_else(|| refused(content, KEY))?;
     let mut parts = body.split('-');
-    let operator = parts.next().filter(|name| !name.is_empty()).ok_or_else(|| refused(body, KEY))?;
+    let operator = parts
+        .next()
+        .filter(|name| !name.is_empty())
+        .ok_or_else(|| refused(body, KEY))?;
     let mut shape = Shape::default();
     for part in parts {
         let (name, size) = part.split_once(':').ok_or_else(|| refused(part, "name:size"))?;
@@ -93,13 +133,22 @@ fn field(line: u64, content: &str) -> Result<Option<Samples>, ImportError> {
         .trim()
         .split_once(": ")
         .ok_or_else(|| error(line, column(content.trim()), "line", content.trim(), "name: number"))?;
-    let number = value.parse::<f64>().ok().and_then(|value| Samples::new(vec![value]).ok());
+    let number = value
+        .parse::<f64>()
+        .ok()
+        .and_then(|value| Samples::new(vec![value]).ok());
     let samples = number.ok_or_else(|| error(line, column(value), name, value, "a finite number, 0 or more"))?;
     Ok((name == "mean").then_some(samples))
 }
 
 fn error(line: u64, column: u64, field: &str, found: &str, allowed: &str) -> ImportError {
-    ImportError::Value { line, column, field: field.into(), found: found.into(), allowed: allowed.into() }
+    ImportError::Value {
+        line,
+        column,
+        field: field.into(),
+        found: found.into(),
+        allowed: allowed.into(),
+    }
 }
 
 #[cfg(test)]
@@ -113,23 +162,33 @@ mod tests {
 
     #[test]
     fn a_key_becomes_operator_and_shape() {
-        let lut = read("MBConv-input:8x8x16-output:4x4x24-expand:3-stride:2:\n  count: 9\n  mean: 1.5\n  std: 0.1\n").expect("valid");
-        let shape = Shape::new([("h", 8), ("w", 8), ("c_in", 16), ("c_out", 24), ("expand", 3), ("stride", 2)]);
-        let Lookup::Measured(cost) = lut.get(&Block::new("MBConv", shape)) else { panic!("not measured") };
+        let lut = read("MBConv-input:8x8x16-output:4x4x24-expand:3-stride:2:\n  count: 9\n  mean: 1.5\n  std: 0.1\n")
+            .expect("valid");
+        let shape = Shape::new([
+            ("h", 8),
+            ("w", 8),
+            ("c_in", 16),
+            ("c_out", 24),
+            ("expand", 3),
+            ("stride", 2),
+        ]);
+        let Lookup::Measured(cost) = lut.get(&Block::new("MBConv", shape)) else {
+            panic!("not measured")
+        };
         assert_eq!(cost.latency_ms.value, 1.5);
         assert_eq!(cost.peak_memory_bytes, None);
     }
 
     #[test]
     fn every_fault_is_told_with_its_place() {
-        let text = "Conv-input:8x8:\n  mean: 1\nLogits-input:4-output:10:\n  mean: slow\nPool-input:4:\n  mean: 1\nPool-input:4:\n  mean: 2\n";
+        let text = "Conv-input:8x8:\n  mean: 1\nLogits-input:4-output:10:\n  mean: slow\nPool-input:4:\n  mean: 1\nPool-input:4:\n  mean: 2\nPool-input:5:\n";
         let told = read(text).expect_err("faulty").to_string();
         assert_eq!(
             told,
             "line 1, column 6: key is \"input:8x8\"; allowed: HEIGHTxWIDTHxCHANNELS or CHANNELS\n\
              line 4, column 9: mean is \"slow\"; allowed: a finite number, 0 or more\n\
-             line 3, column 1: mean is \"Logits\"; allowed: a line `mean: MILLISECONDS` below the key\n\
-             line 7, column 1: key is \"Pool-input:4:\"; allowed: each operator and shape once"
+             line 7, column 1: key is \"Pool c_in=4\"; allowed: each operator and shape once\n\
+             line 9, column 1: mean is \"\"; allowed: a line `mean: MILLISECONDS` below the key"
         );
     }
 }
