@@ -1,0 +1,77 @@
+# Every target sets up what it needs. Downloads are laid out once in $TEMPONAS_CACHE (~/.cache/temponas).
+
+SHELL := /bin/sh
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help setup build page demo test bench bench-search lut-accuracy proxy-check assets data-emoji lint openapi
+
+export TEMPONAS_CACHE ?= $(HOME)/.cache/temponas
+
+PROGRAMS := $(or $(CARGO_TARGET_DIR),target)/debug
+# Read when a recipe runs, after `setup`, so that only those who start Postgres look for it.
+WITH_POSTGRES = TEMPONAS_POSTGRES_BIN=$$(scripts/postgres) && export TEMPONAS_POSTGRES_BIN &&
+NPM := npm --prefix web --no-audit --no-fund
+PAGE_SOURCES := $(shell find web/src web/public -type f 2>/dev/null) $(wildcard web/*.html web/*.ts web/*.js web/*.json)
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  make %-14s %s\n", $$1, $$2 }'
+
+setup: ## check prerequisites, lay out libtorch, find or fetch Postgres
+	@scripts/prerequisites
+	@scripts/libtorch >/dev/null
+	@scripts/postgres >/dev/null
+
+# npm's own record of a complete install.
+web/node_modules/.package-lock.json: web/package.json web/package-lock.json
+	$(NPM) ci
+	@touch $@
+
+web/dist/assets: web/node_modules/.package-lock.json $(PAGE_SOURCES)
+	$(NPM) run build
+	@touch $@
+
+page: setup
+	@$(MAKE) web/dist/assets
+
+build: page ## build the page and all programs
+	cargo build --workspace
+
+demo: build ## search on this machine and show it; ONCE=1 ends with the search, DATA=emoji uses real clips, PORT=8080
+	@$(if $(filter emoji,$(DATA)),$(PROGRAMS)/temponas-worker data-emoji)
+	@$(WITH_POSTGRES) exec $(PROGRAMS)/temponas demo $(if $(filter-out 0,$(ONCE)),--once) $(if $(DATA),--data $(DATA)) $(if $(PORT),--port $(PORT))
+
+test: ## run all tests; the last line is their sum
+	@$(WITH_POSTGRES) INSTA_UPDATE=no scripts/test-summary \
+	    --do  build    'make build' \
+	    --run scripts  'python3 -B -m unittest discover --start-directory scripts --pattern "test_*.py"' \
+	    --run rust     'scripts/with-postgres cargo test --workspace --no-fail-fast' \
+	    --run page     '$(NPM) test' \
+	    --do  types    '$(NPM) run check'
+
+bench: bench-search lut-accuracy ## the benchmarks of BENCHMARKS.md that take minutes
+
+bench-search: build ## searches over benchmark tables: evaluations until the table's own front is reached
+	@$(WITH_POSTGRES) $(PROGRAMS)/temponas bench-search $(ARGS)
+
+lut-accuracy: build ## predicted against measured latency and peak memory of 100 architectures
+	@$(PROGRAMS)/temponas-worker lut-accuracy $(ARGS)
+
+proxy-check: build ## does the score carry a signal? (long)
+	@$(PROGRAMS)/temponas-worker proxy-check $(ARGS)
+
+assets: build ## train the small pretrained parts anew (at most 2 hours on 2 cores, goes on where it stopped)
+	@$(PROGRAMS)/temponas-worker assets $(ARGS)
+
+data-emoji: build ## fetch the real clips and encode them
+	@$(PROGRAMS)/temponas-worker data-emoji $(ARGS)
+
+lint: page ## formatting, clippy, the page's types, the recorded SQL
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	$(NPM) run check
+	scripts/sqlx-prepare --check
+
+openapi: build ## write server/openapi.json and the page's types from the routes
+	$(PROGRAMS)/temponas openapi > server/openapi.json.new
+	mv server/openapi.json.new server/openapi.json
+	$(NPM) run types

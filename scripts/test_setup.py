@@ -1,0 +1,166 @@
+"""Tests of the set-up scripts: run with `python3 -m unittest discover -s scripts -p 'test_*.py'`."""
+
+import importlib.machinery
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+SCRIPTS = Path(__file__).resolve().parent
+
+
+def load(name):
+    """A script without suffix, as a module."""
+    sys.dont_write_bytecode = True
+    sys.path.insert(0, str(SCRIPTS))
+    loader = importlib.machinery.SourceFileLoader(name.replace("-", "_"), str(SCRIPTS / name))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    loader.exec_module(module)
+    return module
+
+
+def run(*command, **settings):
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, **settings)
+
+
+class TestSummary(unittest.TestCase):
+    def last_line(self, *arguments):
+        result = run(SCRIPTS / "test-summary", *arguments)
+        return result.stdout.rstrip("\n").split("\n")[-1], result.returncode
+
+    def count(self, output):
+        counter = load("test-summary").Counter()
+        for line in output.splitlines():
+            counter.read(line)
+        return counter.passed, counter.failed
+
+    def test_every_runner_is_counted(self):
+        cargo = "test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.0s"
+        failing_cargo = "test result: FAILED. 4 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out"
+        for output, expected in [
+            (cargo, (5, 0)),
+            (f"{cargo}\n{failing_cargo}", (9, 2)),
+            ("\x1b[2m      Tests \x1b[22m \x1b[1m\x1b[31m1 failed\x1b[39m\x1b[22m | \x1b[32m11 passed\x1b[39m (12)", (11, 1)),
+            (" Test Files  3 passed (3)\n      Tests  12 passed (12)", (12, 0)),
+            ("ℹ tests 4\nℹ pass 3\nℹ fail 1", (3, 1)),
+            ("# pass 3\n# fail 0", (3, 0)),
+            ("Ran 7 tests in 0.1s\n\nOK", (7, 0)),
+            ("Ran 7 tests in 0.1s\n\nFAILED (failures=1, errors=2, skipped=1)", (3, 3)),
+            ("===== 1 failed, 3 passed, 1 error in 0.12s =====", (3, 2)),
+            ("6 passed, 1 failed", (6, 1)),
+            ("we passed 3 stations, 1 failed us", (0, 0)),
+        ]:
+            self.assertEqual(self.count(output), expected, output)
+
+    def test_sums_over_runners_and_fails_if_one_test_did(self):
+        line, status = self.last_line("--run", "a", "echo 2 passed, 0 failed", "--run", "b", "echo 3 passed, 1 failed; exit 1")
+        self.assertEqual((line, status), ("5 passed, 1 failed", 1))
+
+    def test_a_runner_that_breaks_without_a_failed_test_counts_as_one(self):
+        line, status = self.last_line("--run", "a", "echo 2 passed, 0 failed; exit 101")
+        self.assertEqual((line, status), ("2 passed, 1 failed", 1))
+
+    def test_a_runner_without_tests_counts_as_one_failure(self):
+        self.assertEqual(self.last_line("--run", "a", "true"), ("0 passed, 1 failed", 1))
+
+    def test_nothing_runs_after_a_failed_build(self):
+        line, status = self.last_line("--do", "build", "false", "--run", "a", "echo 2 passed, 0 failed")
+        self.assertEqual((line, status), ("0 passed, 1 failed", 1))
+
+    def test_all_well_is_status_zero(self):
+        self.assertEqual(self.last_line("--do", "b", "true", "--run", "a", "echo 2 passed, 0 failed"), ("2 passed, 0 failed", 0))
+
+
+class WithPostgres(unittest.TestCase):
+    def test_gives_a_database_and_the_status_of_the_command(self):
+        script = 'test -S "${DATABASE_URL#*host=}/.s.PGSQL.5432" && echo "$DATABASE_URL"; exit 7'
+        result = run(SCRIPTS / "with-postgres", "sh", "-c", script)
+        self.assertEqual(result.returncode, 7, result.stderr)
+        self.assertRegex(result.stdout, r"^postgres://temponas@localhost/postgres\?host=/")
+        self.assertFalse(Path(result.stdout.strip().partition("host=")[2]).exists())
+
+    def test_leaves_nothing_when_it_is_ended(self):
+        command = [str(SCRIPTS / "with-postgres"), "sh", "-c", 'echo "${DATABASE_URL#*host=}"; exec sleep 60']
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            folder = Path(process.stdout.readline().strip())
+            server = int((folder / "data" / "postmaster.pid").read_text().split("\n")[0])
+            process.send_signal(signal.SIGTERM)
+            self.assertEqual(process.wait(timeout=30), 128 + signal.SIGTERM)
+        self.assertFalse(folder.exists())
+        with self.assertRaises(ProcessLookupError):
+            os.kill(server, 0)
+
+    @unittest.skipUnless(sys.platform == "linux", "the server follows a killed parent on Linux only")
+    def test_the_server_dies_with_a_killed_script(self):
+        command = [str(SCRIPTS / "with-postgres"), "sh", "-c", 'echo "${DATABASE_URL#*host=} $$"; exec sleep 60']
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            folder, child = process.stdout.readline().split()
+            server = int((Path(folder) / "data" / "postmaster.pid").read_text().split("\n")[0])
+            process.kill()
+            os.kill(int(child), signal.SIGKILL)
+        deadline = time.monotonic() + 20
+        while is_running(server) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.assertFalse(is_running(server))
+        run(SCRIPTS / "with-postgres", "true")
+        self.assertFalse(Path(folder).exists(), "the next run clears what the killed one left")
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+class Setup(unittest.TestCase):
+    def test_an_unusable_postgres_folder_is_named(self):
+        result = run(SCRIPTS / "postgres", env=dict(os.environ, TEMPONAS_POSTGRES_BIN="/nowhere"))
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("TEMPONAS_POSTGRES_BIN is /nowhere", result.stderr)
+
+    def test_a_libtorch_of_another_version_is_named(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for part in ("lib", "include"):
+                Path(folder, part).mkdir()
+            Path(folder, "build-version").write_text("1.13.0\n")
+            result = run(SCRIPTS / "libtorch", env=dict(os.environ, LIBTORCH=folder))
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("version 1.13.0; 2.11.0 is needed", result.stderr)
+
+    def test_the_layout_is_of_the_version_that_tch_binds(self):
+        manifest = (SCRIPTS.parent / "Cargo.toml").read_text()
+        self.assertIn('tch = "0.24', manifest)
+        self.assertEqual(load("libtorch").VERSION, "2.11.0")
+
+    def test_missing_prerequisites_are_named_with_a_command(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for tool in ("sed", "cut", "dirname", "id"):
+                Path(folder, tool).symlink_to(shutil.which(tool))
+            result = run("/bin/sh", SCRIPTS / "prerequisites", env={"PATH": folder})
+        self.assertEqual(result.returncode, 1)
+        for what in ("Rust", "Python 3 with pip", "Node", "a C++ compiler", "make"):
+            self.assertIn(f"missing: {what}", result.stderr)
+        self.assertEqual(result.stderr.count("install it with: "), 5)
+
+    def test_a_layout_appears_whole_or_not_at_all(self):
+        cache = load("cache.py")
+        with tempfile.TemporaryDirectory() as parent:
+            folder = Path(parent) / "thing-1"
+            with self.assertRaises(ValueError), cache.appearing(folder) as (_, layout):
+                (layout / "half").write_text("")
+                raise ValueError
+            self.assertEqual(list(Path(parent).iterdir()), [])
+            with cache.appearing(folder) as (_, layout):
+                (layout / "whole").write_text("")
+            self.assertEqual([path.name for path in Path(parent).iterdir()], ["thing-1"])
+
+
+if __name__ == "__main__":
+    unittest.main()
