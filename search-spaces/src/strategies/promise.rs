@@ -1,0 +1,131 @@
+//! What a result elsewhere says about an architecture that was not evaluated: kernel ridge regression on
+//! which choices stand where. Used to order children where not all can be tried, never to judge them.
+
+use crate::{Architecture, Space};
+
+/// Results used at most; the newest count.
+const MOST: usize = 256;
+/// Share of a score's variance that one-position effects do not explain.
+const NOISE: f64 = 0.1;
+
+/// Predicts the quality of an architecture from evaluated ones.
+pub(super) struct Promise<'a> {
+    space: &'a Space,
+    seen: Vec<&'a Architecture>,
+    weights: Vec<f64>,
+    mean: f64,
+}
+
+impl<'a> Promise<'a> {
+    pub(super) fn new(space: &'a Space, results: &[(&'a Architecture, f64)]) -> Self {
+        let results = &results[results.len().saturating_sub(MOST)..];
+        let seen: Vec<&Architecture> = results.iter().map(|(architecture, _)| *architecture).collect();
+        let mean = results.iter().map(|(_, quality)| quality).sum::<f64>() / (results.len().max(1)) as f64;
+        let mut promise = Self {
+            space,
+            seen,
+            weights: Vec::new(),
+            mean,
+        };
+        let kernel: Vec<Vec<f64>> = promise.seen.iter().map(|a| promise.similarities(a)).collect();
+        let targets = results.iter().map(|(_, quality)| quality - mean).collect();
+        promise.weights = solve(kernel, targets);
+        promise
+    }
+
+    /// The predicted quality.
+    pub(super) fn of(&self, architecture: &Architecture) -> f64 {
+        let similarities = self.similarities(architecture);
+        self.mean + similarities.iter().zip(&self.weights).map(|(k, w)| k * w).sum::<f64>()
+    }
+
+    fn similarities(&self, architecture: &Architecture) -> Vec<f64> {
+        self.seen
+            .iter()
+            .map(|seen| self.similarity(seen, architecture))
+            .collect()
+    }
+
+    /// Half for the share of positions with the same choice, half for how far the same kinds of choice
+    /// are present in the same number, wherever they stand. Dead branches do not count.
+    fn similarity(&self, a: &Architecture, b: &Architecture) -> f64 {
+        let structure = &self.space.structure;
+        let (a, b) = (structure.without_dead_branches(a), structure.without_dead_branches(b));
+        let positions = self.space.positions.len().max(1) as f64;
+        let same = a.choices().iter().zip(b.choices()).filter(|(a, b)| a == b).count() as f64;
+        let codes = |architecture: &Architecture| -> Vec<&str> {
+            let mut codes: Vec<&str> = self
+                .space
+                .chosen(architecture)
+                .map(|c| c.map_or("", |c| c.code.as_str()))
+                .collect();
+            codes.sort_unstable();
+            codes
+        };
+        let (mine, theirs) = (codes(&a), codes(&b));
+        (same + overlap(&mine, &theirs) as f64) / (2.0 * positions)
+    }
+}
+
+/// Size of the intersection of two sorted multisets.
+fn overlap(a: &[&str], b: &[&str]) -> usize {
+    let (mut i, mut j, mut common) = (0, 0, 0);
+    while i < a.len() && j < b.len() {
+        match a[i].cmp(b[j]) {
+            std::cmp::Ordering::Less => i += 1,
+            std::cmp::Ordering::Greater => j += 1,
+            std::cmp::Ordering::Equal => (i, j, common) = (i + 1, j + 1, common + 1),
+        }
+    }
+    common
+}
+
+/// Solves (K + noise) w = y by Cholesky's factors; the noise keeps the matrix positive definite.
+fn solve(mut k: Vec<Vec<f64>>, mut y: Vec<f64>) -> Vec<f64> {
+    let n = y.len();
+    for i in 0..n {
+        k[i][i] += NOISE;
+        for j in 0..=i {
+            let dot: f64 = (0..j).map(|m| k[i][m] * k[j][m]).sum();
+            let rest = k[i][j] - dot;
+            k[i][j] = if i == j {
+                rest.max(f64::EPSILON).sqrt()
+            } else {
+                rest / k[j][j]
+            };
+        }
+    }
+    for i in 0..n {
+        let dot: f64 = (0..i).map(|m| k[i][m] * y[m]).sum();
+        y[i] = (y[i] - dot) / k[i][i];
+    }
+    for i in (0..n).rev() {
+        let dot: f64 = (i + 1..n).map(|m| k[m][i] * y[m]).sum();
+        y[i] = (y[i] - dot) / k[i][i];
+    }
+    y
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_solution_satisfies_its_equations() {
+        let k = vec![vec![1.0, 0.5, 0.2], vec![0.5, 1.0, 0.3], vec![0.2, 0.3, 1.0]];
+        let w = solve(k.clone(), vec![1.0, -2.0, 0.5]);
+        for (row, (i, y)) in k.iter().zip([(0, 1.0), (1, -2.0), (2, 0.5)]) {
+            let left: f64 = row.iter().zip(&w).map(|(k, w)| k * w).sum::<f64>() + NOISE * w[i];
+            assert!((left - y).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn a_kind_that_helped_at_one_position_promises_to_help_at_another() {
+        let space = Space::parse(include_str!("../../spaces/shapes-tiny.toml")).unwrap();
+        let read = |text| space.architecture(text).unwrap();
+        let (none, helped, useless) = (read("-.-.-.-.-"), read("c3.-.-.-.-"), read("-.x1.-.-.-"));
+        let promise = Promise::new(&space, &[(&none, 0.0), (&helped, 0.5), (&useless, 0.0)]);
+        assert!(promise.of(&read("-.-.c3.-.-")) > promise.of(&read("-.-.x1.-.-")));
+    }
+}
