@@ -1,0 +1,36 @@
+import type { Figure, Metrics } from "../api/types";
+
+export interface Score {
+  metric: string;
+  figure: Figure;
+}
+
+/** The figures of an evaluation, sorted by what they speak of. */
+export interface Scores {
+  quality: Score | null;
+  /** What quality is made of, as the evaluator names it. */
+  dimensions: Score[];
+  /** Measures of motion. */
+  motion: Score[];
+}
+
+const MOTION = ["temporal_flickering", "dynamic_degree"];
+/** Facts of the architecture and its training rather than judgements of its clips. */
+const FACTS = /^(parameters|params|macs|flops|train_loss)$|_(ms|seconds|bytes|mj)$/;
+
+/** Sorts what an evaluator measured; costs and facts are left to the table of figures. */
+export function scoresOf(measured: Metrics): Scores {
+  const all = Object.entries(measured)
+    .filter(([metric]) => !FACTS.test(metric))
+    .map(([metric, figure]) => ({ metric, figure }));
+  return {
+    quality: all.find(({ metric }) => metric === "quality") ?? null,
+    dimensions: all.filter(({ metric }) => metric !== "quality" && !MOTION.includes(metric)),
+    motion: all.filter(({ metric }) => MOTION.includes(metric)),
+  };
+}
+
+/** The metrics among `scores`. */
+export function scoredMetrics({ quality, dimensions, motion }: Scores): string[] {
+  return [...(quality === null ? [] : [quality]), ...dimensions, ...motion].map(({ metric }) => metric);
+}
