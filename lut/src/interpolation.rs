@@ -74,7 +74,7 @@ pub struct LeaveOut {
 }
 
 impl ErrorSummary {
-    fn of(errors: &[f64]) -> Option<Self> {
+    pub(crate) fn of(errors: &[f64]) -> Option<Self> {
         Some(Self {
             cases: errors.len(),
             mean: errors.iter().sum::<f64>() / errors.len() as f64,
@@ -93,7 +93,8 @@ pub(crate) fn lookup(
     extrapolation: Extrapolation,
 ) -> Lookup {
     let around = Around::of(lut, shapes, block);
-    if let Some(shape) = around.full_below {
+    // A larger shape that ran proves that this one fits, whatever happened to a smaller one.
+    if let (Some(shape), []) = (around.full_below, around.above.as_slice()) {
         return Lookup::OutOfMemory {
             detail: format!("{} already ran out of memory at {shape}", block.operator),
         };

@@ -5,6 +5,7 @@
 //! shapes it interpolates in the operator's own work and says how well that predicts left-out entries.
 //! Everything here is pure: text and values in, text and values out.
 
+mod accuracy;
 mod calibration;
 mod composition;
 mod elimination;
@@ -18,6 +19,7 @@ mod table;
 #[cfg(test)]
 mod testing;
 
+pub use accuracy::Accuracy;
 pub use calibration::{Calibration, Pair};
 pub use composition::{ArchitectureCost, CompositionError, LutCosts, compose};
 pub use elimination::{Elimination, MARGIN, Reason, Removed, Undecided, eliminate};

@@ -26,7 +26,7 @@ fn a_choice_leaves_for_memory_or_for_a_limit_it_breaks_alone() {
         .iter()
         .map(|r| (r.position_name.as_str(), r.choice_name.as_str()))
         .collect();
-    let gone = ["conv3d×2", "self_attention3d", "self_attention3d×2"];
+    let gone = ["conv3d ×2", "self_attention3d", "self_attention3d ×2"];
     assert_eq!(
         left,
         ["down.0", "up.0"].map(|place| gone.map(|name| (place, name))).concat()

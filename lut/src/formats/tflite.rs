@@ -60,12 +60,12 @@ pub fn import(text: &str) -> Result<BenchmarkLog, ImportErrors> {
     );
     let mut in_run_order = false;
     for (line, content) in (1..).zip(text.lines()) {
-        let content = content.trim();
-        if content.starts_with("====") {
+        let words = content.trim();
+        if words.starts_with("====") {
             in_run_order = content.contains("Run Order");
-        } else if content.starts_with("count=") {
+        } else if words.starts_with("count=") {
             phase(line, content).map_or_else(|error| errors.push(error), |phase| log.phases.push(phase));
-        } else if in_run_order && !content.is_empty() && !content.starts_with("[node type]") {
+        } else if in_run_order && !words.is_empty() && !words.starts_with("[node type]") {
             operation(line, content)
                 .map_or_else(|error| errors.push(error), |operation| log.operations.push(operation));
         }
@@ -125,7 +125,7 @@ fn operation(line: u64, content: &str) -> Result<Operation, ImportError> {
     };
     let (figures, name) = content
         .split_once('[')
-        .and_then(|(figures, name)| Some((figures, name.strip_suffix(']')?)))
+        .and_then(|(figures, name)| Some((figures, name.trim_end().strip_suffix(']')?)))
         .ok_or_else(|| refused(0, "line", content, "a row that ends with [NAME]"))?;
     let columns: Vec<&str> = figures.split_whitespace().collect();
     let [kind, _, _, mean, ..] = columns[..] else {
@@ -180,14 +180,14 @@ mod tests {
             .to_string();
         assert_eq!(
             told,
-            "line 6, column 20: avg ms is \"soon\"; allowed: a finite number, 0 or more"
+            "line 6, column 22: avg ms is \"soon\"; allowed: a finite number, 0 or more"
         );
         let told = import(&LOG.replace("avg=2500", "avg="))
             .expect_err("faulty")
             .to_string();
         assert_eq!(
             told,
-            "line 2, column 51: avg is \"\"; allowed: a finite number, 0 or more"
+            "line 2, column 48: avg is \"\"; allowed: a finite number, 0 or more"
         );
         assert!(
             import("nothing")

@@ -195,6 +195,16 @@ fn what_ran_out_of_memory_when_smaller_runs_out_when_larger() {
 }
 
 #[test]
+fn a_larger_shape_that_ran_outweighs_a_smaller_one_that_did_not() {
+    let mut lut = table("self_attention3d", &[8, 32], |_| 1.0, |_| 1.0);
+    lut.insert(video("self_attention3d", 64, 12, 16), out_of_memory());
+    assert!(matches!(
+        lut.get(&video("self_attention3d", 64, 12, 24)),
+        Lookup::Interpolated(..)
+    ));
+}
+
+#[test]
 fn an_unknown_operator_is_interpolated_over_two_dimensions_and_not_over_three() {
     let at = |a: u64, b: u64, c: u64| Block::new("own", Shape::new([("a", a), ("b", b), ("c", c)]));
     let mut lut = eager();
