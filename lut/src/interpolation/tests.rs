@@ -1,5 +1,7 @@
 use proptest::prelude::*;
 
+use search_spaces::{Dtype, work};
+
 use super::*;
 use crate::testing::{eager, measured, out_of_memory};
 
