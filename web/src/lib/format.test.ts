@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { ago, bigCount, bytes, duration, figureText, figureWithUnit, hours, metricLabel, significant, unitOf } from "./format";
+import { ago, bigCount, bytes, duration, figureText, figureWithUnit, hours, limitText, metricLabel, significant, unitOf } from "./format";
 
 describe("metrics", () => {
   it("are named without their unit", () => {
@@ -33,6 +33,12 @@ describe("figures", () => {
     expect(figureWithUnit("parameters", { value: 482 })).toBe("482");
     expect(figureWithUnit("parameters", { value: 482_304 })).toBe("482.3\u00a0k");
     expect(figureWithUnit("train_loss", { value: 0.182345 })).toBe("0.1823");
+  });
+
+  it("of limits are as round as they were set", () => {
+    expect(limitText("peak_memory_bytes", 64 * 1024 ** 2)).toBe("64\u00a0MiB");
+    expect(limitText("latency_ms", 1020)).toBe("1020\u00a0ms");
+    expect(limitText("latency_ms", 12.5)).toBe("12.50\u00a0ms");
   });
 
   it("use a true minus sign and never a negative zero", () => {

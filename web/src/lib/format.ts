@@ -85,6 +85,13 @@ export function figureWithUnit(metric: string, figure: Figure): string {
   return withUnit(figureText(figure, unit), unit.unit);
 }
 
+/** A limit with its unit, as round as it was set. */
+export function limitText(metric: string, limit: number): string {
+  const { unit, divisor } = unitOf(metric, limit);
+  const shown = limit / divisor;
+  return withUnit(Number.isInteger(shown) ? fixed(shown, 0) : exact(shown), unit);
+}
+
 export function withUnit(text: string, unit: string): string {
   return unit === "" ? text : `${text}\u00a0${unit}`;
 }

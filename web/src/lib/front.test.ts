@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { CandidateView, FrontPoint, Metrics } from "../api/types";
-import { axisChoices, defaultAxes, directionOf, domain, marks, shortName, spread, staircase, stairPath } from "./front";
+import { axisChoices, defaultAxes, directionOf, domain, marks, placeLabels, shortName, staircase, stairPath } from "./front";
 
 const OBJECTIVES = [
   { metric: "quality", direction: "maximize" },
@@ -146,9 +146,25 @@ describe("a domain", () => {
 });
 
 describe("labels", () => {
-  it("that overlap move apart", () => {
-    const placed = spread([{ x: 0, y: 10, width: 50 }, { x: 20, y: 12, width: 50 }, { x: 200, y: 11, width: 50 }], 15);
-    expect(placed.map(({ y }) => y)).toEqual([10, 11, 25]);
+  const bounds = { left: 0, right: 300, top: 0, bottom: 200 };
+
+  it("stand to the right where there is room", () => {
+    expect(placeLabels([{ text: "name", x: 50, y: 50 }], [{ x: 50, y: 50 }], bounds)).toEqual([
+      { text: "name", x: 60, y: 44 },
+    ]);
+  });
+
+  it("stay inside, off marks and off each other", () => {
+    const marks = [
+      { x: 290, y: 50 },
+      { x: 288, y: 54 },
+      { x: 260, y: 44 },
+    ];
+    const placed = placeLabels(marks.slice(0, 2).map((mark) => ({ text: "reference", ...mark })), marks, bounds);
+    expect(placed).toHaveLength(2);
+    for (const { x, text } of placed) expect(x + text.length * 6.7).toBeLessThanOrEqual(300);
+    const [first, second] = placed.map(({ y }) => y);
+    expect(Math.abs((first ?? 0) - (second ?? 0))).toBeGreaterThanOrEqual(14);
   });
 
   it("are what stands before the explanation", () => {

@@ -155,13 +155,61 @@ export function shortName(reference: string): string {
   return reference.split(":")[0] ?? reference;
 }
 
-/** Moves labels apart that would overlap, top to bottom; `y` is where each wants to be. */
-export function spread<T extends { x: number; y: number; width: number }>(labels: readonly T[], height: number): T[] {
-  const placed: T[] = [];
-  for (const label of [...labels].sort((a, b) => a.y - b.y)) {
-    const overlapping = placed.filter((other) => label.x < other.x + other.width && other.x < label.x + label.width);
-    const lowest = Math.max(...overlapping.map(({ y }) => y + height), Number.NEGATIVE_INFINITY);
-    placed.push({ ...label, y: Math.max(label.y, lowest) });
+/** A text beside its mark; `x` and `y` are where its baseline starts. */
+export interface Label {
+  text: string;
+  x: number;
+  y: number;
+}
+
+const LABEL = { character: 6.7, ascent: 10, descent: 4, gap: 10 };
+
+interface Box {
+  left: number;
+  right: number;
+  top: number;
+  bottom: number;
+}
+
+function boxOf({ text, x, y }: Label): Box {
+  return { left: x, right: x + text.length * LABEL.character, top: y - LABEL.ascent, bottom: y + LABEL.descent };
+}
+
+function overlap(a: Box, b: Box): boolean {
+  return a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+}
+
+/** Places each text to the right or left of its mark, above or below it: where it hides the fewest marks and texts. */
+export function placeLabels(
+  wanted: readonly Label[],
+  marks: readonly { x: number; y: number }[],
+  bounds: Box,
+): Label[] {
+  const dots = marks.map(({ x, y }) => ({ left: x - 5, right: x + 5, top: y - 5, bottom: y + 5 }));
+  const placed: Label[] = [];
+  for (const { text, x, y } of wanted) {
+    const width = text.length * LABEL.character;
+    const { gap } = LABEL;
+    const places = [
+      { text, x: x + gap, y: y - 6 },
+      { text, x: x + gap, y: y + 4 },
+      { text, x: x + gap, y: y + 15 },
+      { text, x: x - gap - width, y: y - 6 },
+      { text, x: x - gap - width, y: y + 15 },
+      { text, x: x - width / 2, y: y + 22 },
+      { text, x: x - width / 2, y: y - 14 },
+      { text, x: bounds.right - width, y: y + 22 },
+      { text, x: bounds.right - width, y: y + 36 },
+    ];
+    const hidden = (place: Label) => {
+      const box = boxOf(place);
+      const outside =
+        box.left < bounds.left || box.right > bounds.right || box.top < bounds.top || box.bottom > bounds.bottom;
+      const texts = placed.filter((other) => overlap(box, boxOf(other))).length;
+      return dots.filter((dot) => overlap(box, dot)).length + 4 * texts + (outside ? 50 : 0);
+    };
+    const [best] = places.map((place) => ({ place, cost: hidden(place) })).sort((a, b) => a.cost - b.cost);
+    if (best !== undefined) placed.push(best.place);
   }
   return placed;
 }
