@@ -50,3 +50,32 @@ pub struct Neighbour {
     /// Where it leads.
     pub architecture: Architecture,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Space;
+
+    #[test]
+    fn every_neighbour_is_one_action_away_and_back() {
+        let space = Space::parse(include_str!("../spaces/shapes-tiny.toml")).unwrap();
+        let from = space.architecture("-.c1.-.s3.-").unwrap();
+        let neighbours = space.neighbours(&from);
+        assert_eq!(neighbours.len(), 5 * 6);
+        for Neighbour { action, architecture } in neighbours {
+            assert_eq!(space.apply(&from, action), architecture);
+            let position = action.position();
+            let back = space.action(position, architecture.choices()[position], from.choices()[position]);
+            assert_eq!(space.apply(&architecture, back), from);
+            match action {
+                Action::Add { .. } => assert!(matches!(back, Action::Remove { .. })),
+                Action::Remove { .. } => assert!(matches!(back, Action::Add { .. })),
+                Action::Swap { .. } => assert!(matches!(back, Action::Swap { .. })),
+            }
+        }
+        assert_eq!(
+            space.describe(Action::Add { position: 0, choice: 1 }),
+            "add conv1d at down.0"
+        );
+    }
+}

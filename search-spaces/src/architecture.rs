@@ -61,3 +61,16 @@ pub enum ArchitectureError {
         allowed: String,
     },
 }
+
+impl ArchitectureError {
+    /// What would have been right.
+    #[must_use]
+    pub fn allowed(&self) -> String {
+        match self {
+            Self::Length {
+                expected, positions, ..
+            } => format!("{expected} codes, for {positions}"),
+            Self::Choice { position, allowed, .. } => format!("at {position} one of {allowed}"),
+        }
+    }
+}

@@ -28,7 +28,7 @@ pub use architecture::{Architecture, ArchitectureError};
 pub use block::Block;
 pub use costs::{Costs, Estimate, Infeasible, NoCosts};
 pub use counts::{Work, work};
-pub use dtype::Dtype;
+pub use dtype::{Dtype, UnknownDtype};
 pub use operator::{Operator, TemporalLayer};
 pub use ranges::{Ranges, RangesError};
 pub use shape::Shape;

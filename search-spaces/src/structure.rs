@@ -86,3 +86,33 @@ fn reach(edges: &[(u8, u8)], open: &[bool], start: u8, orient: impl Fn((u8, u8))
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::Space;
+
+    #[test]
+    fn an_edge_is_dead_when_no_open_path_leads_through_it() {
+        let space = Space::parse(include_str!("../spaces/nas-bench-201.toml")).unwrap();
+        let structure = &space.structure;
+        let live = |text| structure.live(&space.architecture(text).unwrap());
+        // Edges 0-1, 0-2, 1-2, 0-3, 1-3, 2-3.
+        assert_eq!(live("333333"), [true; 6]);
+        // Node 1 leads nowhere: its edge from the input is dead, and so is nothing else.
+        assert_eq!(live("330303"), [false, true, false, true, false, true]);
+        // Node 2 is never reached.
+        assert_eq!(live("300333"), [true, false, false, true, true, false]);
+        assert_eq!(live("000000"), [false; 6]);
+        let cut = structure.without_dead_branches(&space.architecture("330303").unwrap());
+        assert_eq!(space.print(&cut), "030303");
+    }
+
+    #[test]
+    fn without_a_graph_everything_is_live() {
+        let space = Space::parse(include_str!("../spaces/nas-bench-macro.toml")).unwrap();
+        assert_eq!(
+            space.structure.live(&space.architecture("00000000").unwrap()),
+            [true; 8]
+        );
+    }
+}

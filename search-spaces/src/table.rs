@@ -133,7 +133,7 @@ impl Table {
                 Err(error) => problems.push(problem(
                     &settings.key,
                     key,
-                    format!("an architecture of the space: {error}"),
+                    format!("an architecture of the space, {}", error.allowed()),
                 )),
                 Ok(architecture) if rows.contains_key(&architecture) => {
                     problems.push(problem(&settings.key, key, "each architecture once".into()));
@@ -261,5 +261,95 @@ impl Costs for Table {
             .iter()
             .map(|&i| (self.columns[i].clone(), Estimate::exact(row[i])))
             .collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn space() -> Space {
+        let text = r#"
+name = "pairs"
+kind = "table"
+positions = ["a", "b"]
+choices = [{ name = "none", code = "0" }, { name = "some", code = "1" }]
+table = { key = "arch", known = ["flops"] }
+objectives = [{ metric = "accuracy", direction = "maximise" }, { metric = "flops", direction = "minimise" }]
+limits = { params = 50 }
+search = { strategy = "random", max_evaluations = 4 }
+"#;
+        Space::parse(text).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    const GOOD: &str = "arch,accuracy,note,flops,params\n00,10,a,1,10\n01,30,b,2,20\n10,20,,3,30\n11,40,c,5,60\n";
+
+    #[test]
+    fn keys_keep_their_leading_zeros_and_unused_columns_may_hold_anything() {
+        let space = space();
+        let table = Table::parse(&space, GOOD.as_bytes()).unwrap();
+        let zero_one = space.architecture("01").unwrap();
+        let metrics = table.look_up(&zero_one).unwrap();
+        assert_eq!(metrics.keys().collect::<Vec<_>>(), ["accuracy", "flops", "params"]);
+        assert_eq!(metrics["accuracy"], Estimate::exact(30.0));
+        assert_eq!(
+            table.costs(&zero_one).unwrap(),
+            BTreeMap::from([("flops".into(), Estimate::exact(2.0))])
+        );
+    }
+
+    #[test]
+    fn the_box_spans_the_whole_table_and_the_front_keeps_the_limits() {
+        let space = space();
+        let table = Table::parse(&space, GOOD.as_bytes()).unwrap();
+        let ranges = table.ranges(&space).unwrap();
+        assert_eq!(ranges.as_slice(), [(10.0, 40.0), (1.0, 5.0)]);
+        let front: Vec<String> = table.front(&space, &ranges).iter().map(|a| space.print(a)).collect();
+        // 11 breaks the limit of 50, 10 is dominated by 01.
+        assert_eq!(front, ["00", "01"]);
+        // 00 lies on the reference; 01 at (1/3, 1/4).
+        assert!((table.hypervolume(&space, &ranges) - 2.0 / 3.0 * 3.0 / 4.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn an_architecture_without_a_row_is_infeasible_and_counted() {
+        let space = space();
+        let table = Table::parse(&space, b"arch,accuracy,flops,params\n00,1,2,3\n").unwrap();
+        assert_eq!((table.len(), table.missing()), (1, 3));
+        assert!(table.costs(&space.architecture("11").unwrap()).is_err());
+    }
+
+    #[test]
+    fn every_wrong_row_is_named_by_its_line() {
+        let csv = "arch,accuracy,flops,params\n00,1,2,3\n00,1,2,3\n02,1,2,3\n0,1,2,3\n11,nan,x,3\n";
+        let error = Table::parse(&space(), csv.as_bytes()).unwrap_err();
+        insta::assert_snapshot!(error, @r"
+        line 3, arch: found `00`; allowed: each architecture once
+        line 4, arch: found `02`; allowed: an architecture of the space, at b one of 0, 1
+        line 5, arch: found `0`; allowed: an architecture of the space, 2 codes, for a, b
+        line 6, accuracy: found `nan`; allowed: a finite number
+        line 6, flops: found `x`; allowed: a finite number
+        ");
+        let error = Table::parse(&space(), b"arch,acc,flops,params\n").unwrap_err();
+        assert!(error.to_string().contains("accuracy: found no such column"), "{error}");
+        assert!(matches!(
+            Table::parse(&space(), b"arch,accuracy,flops,params\n"),
+            Err(TableError::Empty)
+        ));
+        assert!(matches!(
+            Table::parse(&space(), b"arch,accuracy,flops,params\n00,1\n"),
+            Err(TableError::NoCsv(_))
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in 0_usize..60) {
+            let _ = Table::parse(&space(), &bytes);
+            let damaged: Vec<u8> = GOOD.as_bytes()[..cut.min(GOOD.len())].iter().copied().chain(bytes).collect();
+            let _ = Table::parse(&space(), &damaged);
+        }
     }
 }

@@ -24,7 +24,8 @@ impl Space {
     ///
     /// # Errors
     /// Every problem with its line, column and field, what was found and what is allowed. Broken TOML is
-    /// reported alone, since nothing else can be trusted then.
+    /// reported alone, since nothing else can be trusted then; and what is written in terms of a wrong
+    /// part, as an architecture in terms of the positions, is judged once that part is right.
     pub fn parse(toml: &str) -> Result<Self, SpaceError> {
         let document = Document::new(toml);
         if toml.len() > LONGEST_SOURCE {
@@ -95,14 +96,9 @@ fn read(document: &Document, tree: &DeTable, source: &str) -> Option<Space> {
         Kind::TemporalUnet => optional(root.get("pipeline"), pipeline),
         _ => Some(None),
     };
-    let positions = match (&unet, kind) {
-        (Some(unet), _) => temporal_positions(&root, unet),
-        (None, Kind::TemporalUnet) => {
-            // The keys stand, but which positions there are is not known without a UNet.
-            let _ = (root.get("operators"), root.get("positions"));
-            None
-        }
-        (None, _) => choice_positions(&root),
+    let positions = match kind {
+        Kind::TemporalUnet => temporal_positions(&root, unet.as_ref()),
+        Kind::BlockSequence | Kind::Categorical | Kind::Table => choice_positions(&root),
     };
     let structure = match kind {
         Kind::TemporalUnet => None,
@@ -309,7 +305,7 @@ fn references(node: &Node, shell: &Space) -> Option<Vec<Reference>> {
             let name = section.need("name", "a name").and_then(|node| label_of(&node));
             let architecture = section
                 .need("architecture", "the printed form of an architecture")
-                .and_then(|node| architecture_of(&node, shell));
+                .and_then(|node| architecture_of(&node, shell, ""));
             section.finish();
             Some(Reference {
                 name: name?.to_owned(),
@@ -332,9 +328,11 @@ fn references(node: &Node, shell: &Space) -> Option<Vec<Reference>> {
     read.into_iter().collect()
 }
 
-pub(super) fn architecture_of(node: &Node, shell: &Space) -> Option<crate::Architecture> {
+/// An architecture; `words` are other texts that the caller takes.
+pub(super) fn architecture_of(node: &Node, shell: &Space, words: &str) -> Option<crate::Architecture> {
     let text = node.text("the printed form of an architecture")?;
-    shell
-        .architecture(text)
-        .map_or_else(|error| node.refuse(error.to_string()), Some)
+    match shell.architecture(text) {
+        Ok(architecture) => Some(architecture),
+        Err(error) => node.refuse(format!("{words}{}", error.allowed())),
+    }
 }

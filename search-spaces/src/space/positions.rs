@@ -13,7 +13,7 @@ const MOST_POSITIONS: usize = 256;
 const MOST_CHOICES: usize = 256;
 
 /// `[operators]` for all positions of the UNet, `[[positions]]` where one differs.
-pub(super) fn temporal_positions(root: &Section, unet: &UnetConfig) -> Option<Vec<Position>> {
+pub(super) fn temporal_positions(root: &Section, unet: Option<&UnetConfig>) -> Option<Vec<Position>> {
     let everywhere = root.need("operators", "an [operators] section").and_then(|node| {
         let section = node.section("an [operators] section with kinds and depths")?;
         let kinds = kinds(section.need("kinds", &operator_names())?);
@@ -21,10 +21,10 @@ pub(super) fn temporal_positions(root: &Section, unet: &UnetConfig) -> Option<Ve
         section.finish();
         Some((kinds?, depths?))
     });
+    let own = root.get("positions");
+    let unet = unet?;
     let places = unet.positions();
-    let own = root
-        .get("positions")
-        .map_or(Some(Vec::new()), |node| own_choices(&node, &places));
+    let own = own.map_or(Some(Vec::new()), |node| own_choices(&node, &places));
     let (everywhere, own) = (everywhere?, own?);
     let position = |(i, place): (usize, &UnetPosition)| {
         let own = own.iter().find(|own| own.position == i);

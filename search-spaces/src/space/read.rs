@@ -329,7 +329,7 @@ fn integers(range: &RangeInclusive<u64>) -> String {
 fn numbers(range: &RangeInclusive<f64>) -> String {
     let bounds = (range.start(), range.end());
     match bounds {
-        (low, high) if low.is_finite() && high.is_finite() => format!("a number from {low} to {high}"),
+        (low, high) if low.is_finite() && *high < f64::MAX => format!("a number from {low} to {high}"),
         (low, _) if low.is_finite() => format!("a number from {low} on"),
         _ => "a finite number".to_owned(),
     }

@@ -91,7 +91,7 @@ fn start(node: &Node, space: Option<&Space>) -> Option<Start> {
     match node.text("backbone, filled, or an architecture")? {
         "backbone" => Some(Start::Backbone),
         "filled" => Some(Start::Filled),
-        _ => architecture_of(node, space?).map(Start::Given),
+        _ => architecture_of(node, space?, "backbone, filled, or ").map(Start::Given),
     }
 }
 

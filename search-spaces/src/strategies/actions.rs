@@ -20,7 +20,7 @@
 //!   difference are equal, and the one that leaves the cheaper architecture is carried out. Known costs
 //!   are taken as exact.
 //! * **Start.** `backbone` begins with nothing; `filled` with the largest choice everywhere, reduced by
-//!   known costs alone until the limits admit it; or a given architecture.
+//!   known costs alone until the limits admit it, each time by the change that leaves least beyond them; or a given architecture.
 //!
 //! `mode = "paper"`: one incumbent, additions and removals only. A gaining addition is carried out; where
 //! none gains, or none fits, the cheapest removal makes room. No architecture is incumbent twice.
@@ -361,14 +361,18 @@ fn start(sight: &Sight, start: &Start) -> Option<Architecture> {
         Start::Filled => filled(sight),
         Start::Given(architecture) => architecture.clone(),
     };
-    let excess = |architecture: &Architecture| sight.foreseen(architecture).map_or(f64::INFINITY, |f| f.excess);
+    // How far beyond the limits, then how small.
+    let rank = |architecture: &Architecture| match sight.foreseen(architecture) {
+        Some(foreseen) => (foreseen.excess, -foreseen.costs.iter().flatten().sum::<f64>()),
+        None => (f64::INFINITY, 0.0),
+    };
     while !sight.admits(&at) {
-        let least = space
+        let children = space
             .neighbours(&at)
             .into_iter()
-            .map(|child| (excess(&child.architecture), child.architecture));
-        let (left, child) = least.reduce(|a, b| if b.0 < a.0 { b } else { a })?;
-        if left >= excess(&at) {
+            .map(|child| (rank(&child.architecture), child.architecture));
+        let (least, child) = children.reduce(|a, b| if b.0 < a.0 { b } else { a })?;
+        if least.0 >= rank(&at).0 {
             return space.backbone().filter(|backbone| sight.admits(backbone));
         }
         at = child;
