@@ -13,7 +13,7 @@ use crate::{
 /// One event; its number is the SSE id, so that `Last-Event-ID` reads on without a gap.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Event {
-    /// Grows with each event of the coordinator.
+    /// Grows with each event of the search, without gaps, from 1.
     pub sequence: i64,
     /// When it happened.
     pub at: DateTime<Utc>,

@@ -40,6 +40,7 @@ pub struct NewSearch {
 
 /// Where a search stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[cfg_attr(feature = "sqlx", derive(sqlx::Type), sqlx(type_name = "search_state", rename_all = "snake_case"))]
 #[serde(rename_all = "snake_case")]
 pub enum SearchState {
     /// The device measures what the table lacks.
@@ -121,6 +122,21 @@ pub struct LimitView {
     pub at_most: f64,
 }
 
+/// How verified architectures correct the predictions of a metric: `factor · predicted + offset`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CalibrationView {
+    /// The metric.
+    pub metric: String,
+    /// Multiplies a prediction.
+    pub factor: f64,
+    /// Is added to it, in the metric's unit.
+    pub offset: f64,
+    /// Standard deviation of what is left, in the metric's unit.
+    pub residual: f64,
+    /// Verified architectures it rests on.
+    pub architectures: u64,
+}
+
 /// A search as it is shown.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct SearchView {
@@ -160,6 +176,12 @@ pub struct SearchView {
     pub front_points: u64,
     /// The coarse step's outcome.
     pub elimination: Option<EliminationView>,
+    /// What verification taught about the predictions.
+    #[serde(default)]
+    pub calibration: Vec<CalibrationView>,
+    /// Number of its newest event: whoever reads the search anew after this follows the events from here.
+    #[serde(default)]
+    pub last_event: i64,
     /// When it was submitted.
     pub created_at: DateTime<Utc>,
     /// When it ended.
@@ -187,6 +209,7 @@ pub struct SearchEstimate {
 
 /// Where a candidate stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[cfg_attr(feature = "sqlx", derive(sqlx::Type), sqlx(type_name = "candidate_state", rename_all = "snake_case"))]
 #[serde(rename_all = "snake_case")]
 pub enum CandidateState {
     /// In the queue.
@@ -237,6 +260,9 @@ pub struct CandidateView {
     pub why: Option<String>,
     /// Figures known before evaluation, from the look-up table.
     pub predicted: Metrics,
+    /// The same, corrected by the architectures that were verified; empty before any was.
+    #[serde(default)]
+    pub calibrated: Metrics,
     /// Figures of the evaluation.
     pub measured: Metrics,
     /// Figures measured whole on the device.
@@ -280,6 +306,9 @@ pub struct FrontPoint {
     pub reference: Option<String>,
     /// Figures of evaluation and look-up table together.
     pub metrics: Metrics,
+    /// Predicted figures, corrected by the architectures that were verified; empty before any was.
+    #[serde(default)]
+    pub calibrated: Metrics,
     /// Figures measured whole, where it is verified.
     pub verified: Metrics,
     /// Whether it breaks a limit as measured, where it is verified.

@@ -1,0 +1,24 @@
+//! Giving up jobs whose last lease ran out. All others come back by themselves: an expired lease is claimable.
+
+use chrono::{DateTime, Utc};
+use protocol::SearchId;
+
+use super::give_up;
+use crate::store::{Store, StoreError, jobs};
+
+/// Gives up every job whose attempts are spent and whose lease has run out; answers their searches.
+///
+/// # Errors
+/// When the store fails; what was given up until then stays so.
+pub async fn reap(store: &Store, now: DateTime<Utc>) -> Result<Vec<SearchId>, StoreError> {
+    let mut searches = Vec::new();
+    loop {
+        let mut tx = store.begin().await?;
+        let Some(id) = jobs::spent(&mut tx, now).await? else { return Ok(searches) };
+        let Some(job) = jobs::lock(&mut tx, id).await? else { return Ok(searches) };
+        jobs::end_attempt(&mut tx, id, Some("the lease ran out: its worker sent no heartbeat in time"), None, now).await?;
+        give_up(&mut tx, &job, now).await?;
+        tx.commit(now).await?;
+        searches.push(job.search_id);
+    }
+}

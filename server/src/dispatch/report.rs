@@ -1,0 +1,258 @@
+//! What workers say about their jobs: heartbeats, results, failures.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+use protocol::{
+    JobId, LeaseToken, Metrics, SearchId,
+    events::EventBody,
+    jobs::{EvaluateOutcome, JobInput, JobResult, JobState, LookupOutcome, Outcome, ProfileOutcome, VerifyOutcome},
+    leases::{FailureReport, Heartbeat, HeartbeatReply, ResultReport},
+};
+
+use super::{DispatchError, LOG_LIMIT, Rules, at_fault, give_up, tell_candidate};
+use crate::{
+    samples,
+    search::views,
+    store::{
+        Store, StoreError, Tx, candidates,
+        jobs::{self, JobRow},
+        luts::{self, Batch},
+    },
+};
+
+/// Renews a lease and takes over progress, curve and checkpoint.
+///
+/// # Errors
+/// When the job does not exist, the lease is lost, the progress is no share, or the store fails.
+pub async fn heartbeat(
+    store: &Store,
+    rules: Rules,
+    id: JobId,
+    beat: &Heartbeat,
+    now: DateTime<Utc>,
+) -> Result<HeartbeatReply, DispatchError> {
+    if !(0.0..=1.0).contains(&beat.progress) {
+        return Err(at_fault(id, "progress", format!("{} is not between 0 and 1", beat.progress)));
+    }
+    if let Some(checkpoint) = &beat.checkpoint {
+        require_artifacts(store, id, std::slice::from_ref(checkpoint), "checkpoint").await?;
+    }
+    let expires_at = now + rules.lease;
+    let mut tx = store.begin().await?;
+    let job = jobs::lock(&mut tx, id).await?.ok_or(DispatchError::UnknownJob(id))?;
+    if job.state == JobState::Cancelled && job.lease_token == Some(beat.lease_token) {
+        return Ok(HeartbeatReply { expires_at: now, cancelled: true });
+    }
+    require_lease(&job, beat.lease_token)?;
+    jobs::renew(&mut tx, id, expires_at, beat.progress, beat.status.as_deref(), beat.checkpoint.as_ref()).await?;
+    if !beat.curve.is_empty() {
+        jobs::extend_curve(&mut tx, id, &beat.curve).await?;
+    }
+    tx.tell(
+        job.search_id,
+        EventBody::Job {
+            job_id: id,
+            kind: job.kind,
+            state: JobState::Leased,
+            candidate_id: job.candidate_id,
+            progress: beat.progress,
+            status: beat.status.clone(),
+            curve: beat.curve.clone(),
+        },
+    );
+    tx.commit(now).await?;
+    if let Some(worker) = job.worker_id {
+        store.hear_worker(worker, now).await?;
+    }
+    Ok(HeartbeatReply { expires_at, cancelled: false })
+}
+
+/// Takes a result in, once. The same result sent again under the same token is answered as the first time
+/// and changes nothing. Answers the search, which has then to be advanced.
+///
+/// # Errors
+/// When the job does not exist, the lease is lost, the result does not fit the job, or the store fails.
+pub async fn succeed(
+    store: &Store,
+    id: JobId,
+    report: &ResultReport,
+    now: DateTime<Utc>,
+) -> Result<SearchId, DispatchError> {
+    require_artifacts(store, id, &report.result.artifacts, "result.artifacts").await?;
+    let mut tx = store.begin().await?;
+    let job = jobs::lock(&mut tx, id).await?.ok_or(DispatchError::UnknownJob(id))?;
+    if let (JobState::Succeeded, Some(standing)) = (job.state, &job.result)
+        && job.lease_token == Some(report.lease_token)
+    {
+        return if standing.0 == report.result { Ok(job.search_id) } else { Err(DispatchError::ResultDiffers(id)) };
+    }
+    require_lease(&job, report.lease_token)?;
+    let seconds = report.result.device_seconds;
+    if [seconds.train, seconds.sample, seconds.score, seconds.profile].iter().any(|part| !(*part >= 0.0)) {
+        return Err(at_fault(id, "result.device_seconds", "every part must be 0 or more"));
+    }
+    jobs::succeed(&mut tx, id, &report.result, now).await?;
+    store_outcome(&mut tx, &job, &report.result, now).await?;
+    let done = JobRow { progress: 1.0, status: None, ..job };
+    tx.tell(done.search_id, views::job_event(&done, JobState::Succeeded));
+    tx.commit(now).await?;
+    Ok(done.search_id)
+}
+
+/// Ends an attempt without a result: the job waits for the next one, or is given up. Answers the search.
+///
+/// # Errors
+/// When the job does not exist, the lease is lost, or the store fails.
+pub async fn fail(
+    store: &Store,
+    rules: Rules,
+    id: JobId,
+    report: &FailureReport,
+    now: DateTime<Utc>,
+) -> Result<SearchId, DispatchError> {
+    let mut tx = store.begin().await?;
+    let job = jobs::lock(&mut tx, id).await?.ok_or(DispatchError::UnknownJob(id))?;
+    require_lease(&job, report.lease_token)?;
+    let error = if report.released { "released: the worker was told to stop" } else { &report.error };
+    jobs::end_attempt(&mut tx, id, Some(error), report.log.as_deref().map(tail), now).await?;
+    let again = report.released || (report.retry && job.attempts < job.max_attempts);
+    if again {
+        let wait = if report.released { chrono::TimeDelta::zero() } else { rules.retry * job.attempts };
+        jobs::requeue(&mut tx, id, now + wait, report.released).await?;
+        let waiting = JobRow { progress: 0.0, status: None, ..job.clone() };
+        tx.tell(job.search_id, views::job_event(&waiting, JobState::Queued));
+        if let Some(candidate) = job.candidate_id
+            && candidates::set_proposed(&mut tx, candidate).await?
+        {
+            tell_candidate(&mut tx, job.search_id, candidate).await?;
+        }
+    } else {
+        give_up(&mut tx, &job, now).await?;
+    }
+    tx.commit(now).await?;
+    Ok(job.search_id)
+}
+
+fn require_lease(job: &JobRow, token: LeaseToken) -> Result<(), DispatchError> {
+    let lost = |why| Err(DispatchError::LeaseLost { job: job.id, why });
+    match job.state {
+        JobState::Leased if job.lease_token == Some(token) => Ok(()),
+        JobState::Leased => lost("another worker has the job"),
+        JobState::Queued => lost("the job waits for another worker"),
+        JobState::Succeeded => lost("the job has been done"),
+        JobState::Failed => lost("the job was given up"),
+        JobState::Cancelled => lost("the job was cancelled"),
+    }
+}
+
+async fn require_artifacts(
+    store: &Store,
+    job: JobId,
+    artifacts: &[protocol::artifacts::ArtifactRef],
+    field: &str,
+) -> Result<(), DispatchError> {
+    for (index, artifact) in artifacts.iter().enumerate() {
+        if store.artifact(&artifact.digest).await?.is_none() {
+            let message = format!("artifact {} was not uploaded; upload it first", artifact.digest);
+            return Err(at_fault(job, format!("{field}[{index}].digest"), message));
+        }
+    }
+    Ok(())
+}
+
+async fn store_outcome(tx: &mut Tx, job: &JobRow, result: &JobResult, now: DateTime<Utc>) -> Result<(), DispatchError> {
+    match (&job.input.0, &result.outcome) {
+        (JobInput::Profile(input), Outcome::Profile(outcome)) => {
+            let asked: BTreeSet<_> = input.blocks.iter().collect();
+            let found: BTreeSet<_> = outcome.entries.iter().map(|entry| &entry.block).collect();
+            if let Some(missing) = asked.difference(&found).next() {
+                let missing = format!("no entry for {}", samples::lut_block(missing));
+                return Err(at_fault(job.id, "result.outcome.entries", missing));
+            }
+            store_samples(tx, job, outcome, now).await
+        }
+        (JobInput::Evaluate(_), Outcome::Evaluate(EvaluateOutcome { metrics, evaluator })) => {
+            require_finite(job.id, metrics)?;
+            store_evaluation(tx, job, result, metrics, Some(evaluator), now).await
+        }
+        (JobInput::Lookup(_), Outcome::Lookup(LookupOutcome { metrics })) => {
+            require_finite(job.id, metrics)?;
+            store_evaluation(tx, job, result, metrics, None, now).await
+        }
+        (JobInput::Verify(input), Outcome::Verify(VerifyOutcome { metrics, .. })) => {
+            require_finite(job.id, metrics)?;
+            candidates::set_verified(tx, input.candidate_id, metrics, &result.artifacts).await?;
+            Ok(tell_candidate(tx, job.search_id, input.candidate_id).await?)
+        }
+        (input, _) => Err(at_fault(
+            job.id,
+            "result.outcome.kind",
+            format!("the job is to {}; its outcome must be of that kind", input.kind()),
+        )),
+    }
+}
+
+fn require_finite(job: JobId, metrics: &Metrics) -> Result<(), DispatchError> {
+    let wrong = metrics.iter().find(|(_, figure)| !figure.value.is_finite() || !figure.standard_error.is_finite());
+    match wrong {
+        Some((name, _)) => Err(at_fault(job, format!("result.outcome.metrics.{name}"), "is no finite number")),
+        None => Ok(()),
+    }
+}
+
+async fn store_evaluation(
+    tx: &mut Tx,
+    job: &JobRow,
+    result: &JobResult,
+    metrics: &Metrics,
+    evaluator: Option<&str>,
+    now: DateTime<Utc>,
+) -> Result<(), DispatchError> {
+    let Some(candidate) = job.candidate_id else {
+        return Err(StoreError::inconsistent("jobs", job.id, "it evaluates no candidate").into());
+    };
+    let evaluation = candidates::Evaluation {
+        measured: metrics,
+        evaluator,
+        device_seconds: result.device_seconds,
+        artifacts: &result.artifacts,
+    };
+    if candidates::set_evaluated(tx, candidate, &evaluation, now).await? {
+        tell_candidate(tx, job.search_id, candidate).await?;
+    }
+    Ok(())
+}
+
+async fn store_samples(
+    tx: &mut Tx,
+    job: &JobRow,
+    outcome: &ProfileOutcome,
+    now: DateTime<Utc>,
+) -> Result<(), DispatchError> {
+    let Some(device) = &job.device else {
+        return Err(StoreError::inconsistent("jobs", job.id, "it profiles no device").into());
+    };
+    let entries = samples::entries(device, &outcome.runtime, &outcome.entries, "result.outcome.entries")
+        .map_err(|errors| DispatchError::Unacceptable { job: job.id, errors })?;
+    // The job's own id names the batch, so that no repetition can store its samples twice.
+    let content = serde_json::to_vec(outcome).unwrap_or_default();
+    let batch = Batch {
+        id: job.id.0,
+        device,
+        runtime: &outcome.runtime,
+        digest: &samples::digest(&content),
+        entries: &entries,
+    };
+    luts::insert_batch(tx.connection(), &batch, now).await?;
+    Ok(())
+}
+
+/// The end of a log, cut at a character.
+fn tail(log: &str) -> &str {
+    let mut start = log.len().saturating_sub(LOG_LIMIT);
+    while !log.is_char_boundary(start) {
+        start += 1;
+    }
+    &log[start..]
+}

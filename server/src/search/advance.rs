@@ -1,0 +1,75 @@
+//! Moving a search on.
+
+use chrono::{DateTime, Utc};
+use protocol::{SearchId, searches::SearchState};
+
+use super::{SearchError, context::Caches, elimination, profiling, proposing, verification};
+use crate::{
+    app::App,
+    store::{
+        Store, StoreError, Tx,
+        searches::{self, SearchRow},
+    },
+};
+
+/// What a move of a search works with.
+pub(super) struct Move<'a> {
+    /// Its transaction, which holds the search's row.
+    pub tx: &'a mut Tx,
+    /// The search as it stands.
+    pub search: &'a SearchRow,
+    /// What never changes.
+    pub caches: &'a Caches,
+    /// Uploaded tables.
+    pub app: &'a App,
+    /// Now.
+    pub now: DateTime<Utc>,
+}
+
+impl Move<'_> {
+    /// Moves the search to another state.
+    pub(super) async fn go(&mut self, to: SearchState, reason: Option<&str>) -> Result<(), StoreError> {
+        let (id, from) = (self.search.id, self.search.state);
+        searches::transition(self.tx, id, from, to, reason, self.now).await?;
+        Ok(())
+    }
+}
+
+/// Does all that can be done for a search now. Doing it again changes nothing; several coordinators may at once.
+///
+/// # Errors
+/// When the store fails; the search is then as it was, and the next call goes on.
+pub async fn advance(app: &App, id: SearchId) -> Result<(), SearchError> {
+    while one_move(app, id).await? {}
+    Ok(())
+}
+
+/// Advances every active search; what fails for one is logged and does not keep the others.
+///
+/// # Errors
+/// When the list of searches cannot be read.
+pub async fn advance_all(app: &App, store: &Store) -> Result<(), StoreError> {
+    for id in store.active_searches().await? {
+        if let Err(error) = advance(app, id).await {
+            tracing::error!(search.id = %id, error = &error as &dyn std::error::Error, "a search could not be advanced");
+        }
+    }
+    Ok(())
+}
+
+/// One move in one transaction under the search's row lock; true where another may follow at once.
+async fn one_move(app: &App, id: SearchId) -> Result<bool, SearchError> {
+    let now = app.clock.now();
+    let mut tx = app.store.begin().await?;
+    let search = searches::lock(tx.connection(), id).await?.ok_or(SearchError::NotFound(id))?;
+    let mut step = Move { tx: &mut tx, search: &search, caches: &app.searches, app, now };
+    let again = match search.state {
+        SearchState::Profiling => profiling::step(&mut step).await?,
+        SearchState::Eliminating => elimination::step(&mut step).await?,
+        SearchState::Searching => proposing::step(&mut step).await?,
+        SearchState::Verifying => verification::step(&mut step).await?,
+        SearchState::Done | SearchState::Paused | SearchState::Cancelled | SearchState::Failed => false,
+    };
+    tx.commit(now).await?;
+    Ok(again)
+}

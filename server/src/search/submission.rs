@@ -1,0 +1,174 @@
+//! Submitting a search.
+
+use chrono::{DateTime, Utc};
+use protocol::{FieldProblem, SearchId, devices::RuntimeName, searches::NewSearch};
+use search_spaces::{Space, SpaceError, SpaceKind};
+
+use super::{SearchError, advance};
+use crate::{
+    app::App,
+    dispatch::Rules,
+    samples,
+    store::searches::{self, NewSearchRow},
+};
+
+/// The longest idempotency key and name, in characters.
+const LONGEST_NAME: usize = 200;
+
+/// The search that a submission made, now or the first time it was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Submitted {
+    /// The search.
+    pub id: SearchId,
+    /// Whether it was made now.
+    pub fresh: bool,
+}
+
+/// A submission that was found right.
+pub(super) struct Accepted {
+    pub space: Space,
+    pub device: Option<String>,
+    pub runtime: Option<RuntimeName>,
+}
+
+/// Checks a submission, stores the search and starts it. With a key a repeated submission changes nothing.
+///
+/// # Errors
+/// What is wrong with the submission, by field; or a store fails.
+pub async fn submit(app: &App, new: &NewSearch, key: Option<&str>) -> Result<Submitted, SearchError> {
+    if key.is_some_and(|key| key.is_empty() || key.chars().count() > LONGEST_NAME) {
+        return Err(invalid("Idempotency-Key", format!("must have 1 to {LONGEST_NAME} characters")));
+    }
+    let now = app.clock.now();
+    let accepted = check(app, new, now).await?;
+    let digest = samples::digest(&serde_json::to_vec(new).unwrap_or_default());
+    let mut tx = app.store.begin().await?;
+    if let Some(key) = key
+        && let Some((standing, id)) = searches::submission(&mut tx, key).await?
+    {
+        return if standing == digest { Ok(Submitted { id, fresh: false }) } else { Err(SearchError::KeyReused(key.to_owned())) };
+    }
+    let Accepted { space, device, runtime } = accepted;
+    let id = SearchId::new();
+    let row = NewSearchRow {
+        id,
+        name: new.name.as_deref().unwrap_or(&space.title),
+        space_name: &space.name,
+        space: &new.space,
+        device: device.as_deref(),
+        runtime: runtime.as_ref(),
+        table: new.table.as_ref().filter(|_| matches!(space.kind, SpaceKind::Table(_))),
+        strategy: space.search.strategy.as_str(),
+        seed: space.search.seed,
+        priority: new.priority,
+        max_evaluations: space.search.max_evaluations,
+    };
+    searches::insert(&mut tx, &row, now).await?;
+    if let Some(key) = key {
+        searches::remember_submission(&mut tx, key, &digest, id, now).await?;
+    }
+    tx.commit(now).await?;
+    // The search is stored: should this fail, the next sweep starts it.
+    if let Err(error) = advance(app, id).await {
+        tracing::error!(search.id = %id, error = &error as &dyn std::error::Error, "a new search could not be started yet");
+    }
+    Ok(Submitted { id, fresh: true })
+}
+
+/// Checks a submission against what is stored.
+pub(super) async fn check(app: &App, new: &NewSearch, now: DateTime<Utc>) -> Result<Accepted, SearchError> {
+    let mut space = Space::parse(&new.space).map_err(|error| SearchError::Space(space_problems(&error)))?;
+    if let Some(seed) = new.seed {
+        space.search.seed = seed;
+    }
+    if new.name.as_ref().is_some_and(|name| name.is_empty() || name.chars().count() > LONGEST_NAME) {
+        return Err(invalid("name", format!("must have 1 to {LONGEST_NAME} characters")));
+    }
+    check_table(app, new, &space).await?;
+    let device = device(app, new, &space).await?;
+    let runtime = match &device {
+        Some(device) => Some(runtime(app, new, &space, device, now).await?).flatten(),
+        None => None,
+    };
+    Ok(Accepted { space, device, runtime })
+}
+
+async fn check_table(app: &App, new: &NewSearch, space: &Space) -> Result<(), SearchError> {
+    match (&space.kind, &new.table) {
+        (SpaceKind::Table(_), Some(digest)) => {
+            if app.store.artifact(digest).await?.is_none() {
+                return Err(invalid("table", format!("there is no artifact {digest}; upload the table first")));
+            }
+            app.searches.read_table(app, digest, space).await?;
+            Ok(())
+        }
+        (SpaceKind::Table(_), None) => {
+            Err(invalid("table", "a table space needs the digest of its uploaded table".to_owned()))
+        }
+        (_, Some(_)) => Err(invalid("table", format!("a {} space takes no table", space.kind.as_str()))),
+        (_, None) => Ok(()),
+    }
+}
+
+async fn device(app: &App, new: &NewSearch, space: &Space) -> Result<Option<String>, SearchError> {
+    let Some(name) = &new.device else {
+        return if space.blocks().is_empty() {
+            Ok(None)
+        } else {
+            Err(invalid("device", format!("a {} space with blocks needs one; there are {}", space.kind.as_str(), devices(app).await?)))
+        };
+    };
+    match app.store.device(name).await? {
+        Some(_) => Ok(Some(name.clone())),
+        None => Err(invalid("device", format!("`{}` is not registered; there are {}", short(name), devices(app).await?))),
+    }
+}
+
+async fn devices(app: &App) -> Result<String, SearchError> {
+    let devices = app.store.devices(None, None, 20).await?;
+    let names: Vec<String> = devices.into_iter().map(|view| view.device.name).collect();
+    Ok(if names.is_empty() { "none yet: start a worker on one, or register it".to_owned() } else { names.join(", ") })
+}
+
+/// The runtime asked for, or the only one the device has; none where the space has nothing to measure.
+async fn runtime(
+    app: &App,
+    new: &NewSearch,
+    space: &Space,
+    device: &str,
+    now: DateTime<Utc>,
+) -> Result<Option<RuntimeName>, SearchError> {
+    if new.runtime.is_some() || space.blocks().is_empty() {
+        return Ok(new.runtime.clone());
+    }
+    let alive_since = Rules::of(&app.config).alive_since(now);
+    let mut runtimes = app.store.runtimes(device, alive_since).await?;
+    match runtimes.len() {
+        1 => Ok(runtimes.pop()),
+        0 => Err(invalid("runtime", format!("{device} has none yet: start a worker on it, or name the one to wait for"))),
+        _ => {
+            let names = runtimes.iter().map(|runtime| format!("{} {}", runtime.name, runtime.version));
+            Err(invalid("runtime", format!("{device} has several, name one: {}", names.collect::<Vec<_>>().join(", "))))
+        }
+    }
+}
+
+/// What is wrong with a space file, as the wire tells it.
+pub fn space_problems(error: &SpaceError) -> Vec<FieldProblem> {
+    let number = |number: usize| u32::try_from(number).ok();
+    let problems = error.0.iter().map(|problem| FieldProblem {
+        field: if problem.field.is_empty() { "(whole file)".to_owned() } else { problem.field.clone() },
+        line: number(problem.line),
+        column: number(problem.column),
+        message: format!("found {}; allowed: {}", problem.found, problem.allowed),
+    });
+    problems.collect()
+}
+
+fn invalid(field: &'static str, message: String) -> SearchError {
+    SearchError::Invalid { field, message }
+}
+
+fn short(text: &str) -> String {
+    text.chars().take(80).collect()
+}
