@@ -8,8 +8,8 @@ const LONGEST_PAUSE_MS = 15_000;
 const SILENCE_MS = 45_000;
 
 export interface Follower {
-  /** The stream is open; `resumed` when it goes on after the last message without a gap. */
-  opened(resumed: boolean): void;
+  /** The stream is open. */
+  opened(): void;
   messages(messages: Message[]): void;
   /** The stream broke and is tried again. */
   lost(): void;
@@ -17,9 +17,9 @@ export interface Follower {
   refused(problem: Problem): void;
 }
 
-/** Follows an event stream until `signal` aborts, reconnecting with `Last-Event-ID`. */
-export async function follow(path: string, follower: Follower, signal: AbortSignal): Promise<void> {
-  let lastId: string | null = null;
+/** Follows an event stream from after `seen` until `signal` aborts, reconnecting with `Last-Event-ID`. */
+export async function follow(path: string, seen: number, follower: Follower, signal: AbortSignal): Promise<void> {
+  let lastId = String(seen);
   let pauseMs = FIRST_PAUSE_MS;
   while (!signal.aborted) {
     const parser = new EventStreamParser();
@@ -28,9 +28,9 @@ export async function follow(path: string, follower: Follower, signal: AbortSign
     signal.addEventListener("abort", abort);
     let silence = setTimeout(abort, SILENCE_MS);
     try {
-      const headers = { accept: "text/event-stream", ...(lastId === null ? {} : { "last-event-id": lastId }) };
+      const headers = { accept: "text/event-stream", "last-event-id": lastId };
       const response = await send(path, { headers, signal: connection.signal, cache: "no-store" });
-      follower.opened(lastId !== null);
+      follower.opened();
       pauseMs = FIRST_PAUSE_MS;
       for await (const text of texts(response)) {
         clearTimeout(silence);

@@ -92,6 +92,7 @@ export interface SearchView {
   hypervolume?: number | null;
   front_points: number;
   calibration?: CalibrationView[];
+  last_event?: number;
   elimination?: EliminationView | null;
   created_at: string;
   ended_at?: string | null;

@@ -20,9 +20,9 @@ export interface Mark {
   verifiedWithinLimits: boolean | null;
 }
 
-/** The figures of evaluation and look-up table together, as the front has them. */
+/** The figures of evaluation and look-up table together; what the table says stands, as on the front. */
 export function figures({ predicted, measured }: Pick<CandidateView, "predicted" | "measured">): Metrics {
-  return { ...predicted, ...measured };
+  return { ...measured, ...predicted };
 }
 
 /** Whether more of it is better; both spellings of the word are in use. */
@@ -179,6 +179,10 @@ function overlap(a: Box, b: Box): boolean {
   return a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
 }
 
+function distance({ left, right, top, bottom }: Box, x: number, y: number): number {
+  return Math.hypot(Math.max(left - x, x - right, 0), Math.max(top - y, y - bottom, 0));
+}
+
 /** Places each text to the right or left of its mark, above or below it: where it hides the fewest marks and texts. */
 export function placeLabels(
   wanted: readonly Label[],
@@ -208,7 +212,9 @@ export function placeLabels(
       const texts = placed.filter((other) => overlap(box, boxOf(other))).length;
       return dots.filter((dot) => overlap(box, dot)).length + 4 * texts + (outside ? 50 : 0);
     };
-    const [best] = places.map((place) => ({ place, cost: hidden(place) })).sort((a, b) => a.cost - b.cost);
+    const [best] = places
+      .map((place, index) => ({ place, cost: hidden(place) + 0.1 * index + distance(boxOf(place), x, y) / 12 }))
+      .sort((a, b) => a.cost - b.cost);
     if (best !== undefined) placed.push(best.place);
   }
   return placed;

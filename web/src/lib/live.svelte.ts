@@ -1,6 +1,7 @@
 import * as api from "../api/client";
 import { follow } from "../api/follow";
 import { Problem } from "../api/problem";
+import type { Message } from "../api/sse";
 import type { Event } from "../api/types";
 import { apply, type SearchData } from "./reduce";
 
@@ -18,31 +19,47 @@ export class LiveSearch {
   arrived = $state.raw<ReadonlySet<string>>(new Set());
 
   readonly #stop = new AbortController();
-  /** Events that came while a snapshot was being read. */
-  #early: Event[] | null = null;
   #refresh: ReturnType<typeof setTimeout> | null = null;
 
   constructor(readonly id: string) {
-    // The stream opens before the snapshot is read: what happens in between is in one of the two.
-    void follow(
-      api.eventsPath(id),
-      {
-        opened: (resumed) => {
-          this.connection = "live";
-          if (!resumed) void this.#load();
-        },
-        messages: (messages) => this.#take(messages.map(({ data }) => JSON.parse(data) as Event)),
-        lost: () => {
-          this.connection = "lost";
-          if (this.data === null) this.problem = Problem.unreachable();
-        },
-        refused: (problem) => {
-          this.problem = problem;
-          this.connection = "lost";
-        },
+    void this.start();
+  }
+
+  /** Reads the search, then follows its events. */
+  async start(): Promise<void> {
+    this.problem = null;
+    try {
+      // The number comes before everything else is read: what happens meanwhile comes again as an event.
+      const { last_event = 0 } = await api.search(this.id);
+      const [search, candidates, front, jobs] = await Promise.all([
+        api.search(this.id),
+        api.candidates(this.id),
+        api.front(this.id),
+        api.jobs(this.id),
+      ]);
+      const byId = <T extends { id: string }>(items: T[]) => new Map(items.map((item) => [item.id, item]));
+      this.data = { search, front, candidates: byId(candidates), jobs: byId(jobs), curves: new Map() };
+      this.#follow(last_event);
+    } catch (error) {
+      this.problem = Problem.of(error);
+    }
+  }
+
+  #follow(seen: number): void {
+    const follower = {
+      opened: () => {
+        if (this.connection === "lost") this.#readTotalsSoon();
+        this.connection = "live";
+        this.problem = null;
       },
-      this.#stop.signal,
-    );
+      messages: (messages: Message[]) => this.#take(messages.map(({ data }) => JSON.parse(data) as Event)),
+      lost: () => (this.connection = "lost"),
+      refused: (problem: Problem) => {
+        this.problem = problem;
+        this.connection = "lost";
+      },
+    };
+    void follow(api.eventsPath(this.id), seen, follower, this.#stop.signal);
   }
 
   close(): void {
@@ -55,28 +72,7 @@ export class LiveSearch {
     await this.#readTotals();
   }
 
-  async #load(): Promise<void> {
-    this.#early = [];
-    try {
-      const [search, candidates, front, jobs] = await Promise.all([
-        api.search(this.id),
-        api.candidates(this.id),
-        api.front(this.id),
-        api.jobs(this.id),
-      ]);
-      const byId = <T extends { id: string }>(items: T[]) => new Map(items.map((item) => [item.id, item]));
-      const snapshot = { search, front, candidates: byId(candidates), jobs: byId(jobs), curves: new Map() };
-      this.data = this.#early.reduce(apply, { ...snapshot, curves: this.data?.curves ?? snapshot.curves });
-      this.problem = null;
-    } catch (error) {
-      this.problem = Problem.of(error);
-    } finally {
-      this.#early = null;
-    }
-  }
-
   #take(events: Event[]): void {
-    this.#early?.push(...events);
     if (this.data === null) return;
     const before = this.data.candidates;
     this.data = events.reduce(apply, this.data);
@@ -90,7 +86,8 @@ export class LiveSearch {
   #readTotalsSoon(): void {
     this.#refresh ??= setTimeout(() => {
       this.#refresh = null;
-      this.#readTotals().catch((error: unknown) => (this.problem = Problem.of(error)));
+      // What fails here is read again once the stream is back, and a lost stream is said already.
+      this.#readTotals().catch(() => {});
     }, REFRESH_MS);
   }
 
