@@ -4,11 +4,13 @@ import type { CandidateDetail, CandidateView, FrontView, JobView, Page, SearchVi
 
 /** Sends a request with the session's token; anything but success is a `Problem`. */
 export async function send(path: string, init: RequestInit = {}): Promise<Response> {
+  const { token } = session;
   const headers = { accept: "application/json", ...session.headers(), ...(init.headers as Record<string, string>) };
   const response = await fetch(path, { ...init, headers }).catch((error: unknown) => {
     throw error instanceof DOMException && error.name === "AbortError" ? error : Problem.unreachable();
   });
-  if (response.status === 401) session.demanded = true;
+  // A refusal of an earlier token says nothing of the present one.
+  if (response.status === 401 && session.token === token) session.demanded = true;
   if (!response.ok) throw await Problem.from(response);
   return response;
 }
@@ -22,7 +24,7 @@ async function all<T>(path: string): Promise<T[]> {
   const items: T[] = [];
   let cursor: string | null | undefined;
   do {
-    const query = new URLSearchParams({ limit: "100", ...(cursor ? { cursor } : {}) });
+    const query = new URLSearchParams({ limit: "500", ...(cursor ? { cursor } : {}) });
     const page = await get<Page<T>>(`${path}?${query}`);
     items.push(...page.items);
     cursor = page.next_cursor;
