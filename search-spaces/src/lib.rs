@@ -14,6 +14,7 @@ pub mod hypervolume;
 mod operator;
 pub mod pareto;
 mod ranges;
+mod schedule;
 pub mod search;
 mod shape;
 mod space;
@@ -31,6 +32,7 @@ pub use counts::{Work, work};
 pub use dtype::{Dtype, UnknownDtype};
 pub use operator::{Operator, TemporalLayer};
 pub use ranges::{Ranges, RangesError};
+pub use schedule::Step;
 pub use shape::Shape;
 pub use space::{
     ActionMode, ActionsSettings, Choice, Direction, Evaluation, Limits, Nsga2Settings, Objective, Pipeline, Position,
@@ -38,7 +40,7 @@ pub use space::{
 };
 pub use structure::Structure;
 pub use table::{Table, TableError, TableProblem};
-pub use unet::{Step, UnetConfig, UnetPosition};
+pub use unet::{UnetConfig, UnetPosition};
 
 /// Names of the metrics that every part of temponas knows. A table's columns are further metrics.
 pub mod metric {

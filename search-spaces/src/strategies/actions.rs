@@ -25,13 +25,15 @@
 //! `mode = "paper"`: one incumbent, additions and removals only. A gaining addition is carried out; where
 //! none gains, or none fits, the cheapest removal makes room. No architecture is incumbent twice.
 //!
-//! `mode = "front"`, the default, tries swaps as well. It sweeps once through the space, from a backbone
-//! upwards by additions and swaps that spend until none gains, from elsewhere downwards by removals and
-//! swaps that save until nothing is left. Everything evaluated on the way is a candidate of the front, not only the incumbents.
-//! Then the widest gaps of the front are searched: `parents` of its members that have untried neighbours, at
-//! either side of the widest gaps, offer all their actions, and the child goes first whose predicted
-//! point would add most hypervolume.
-//! With `tries` only that many children of an incumbent are tried, chosen by predicted value.
+//! `mode = "front"`, the default, tries swaps as well. It sweeps once through the space: from a backbone
+//! upwards, by additions and swaps that spend, until none gains; from elsewhere downwards, by removals
+//! and swaps that save, until nothing is left. Whatever was evaluated on the way may stand on the front,
+//! not the incumbents alone. Then the gaps of the front are searched: the `parents` of its members that
+//! border the widest gaps and have untried neighbours offer all their actions, and the child goes first
+//! that would add most hypervolume if its quality were as good as one may hope: the prediction of a
+//! regression on which choices stand where, and one standard deviation.
+//! With `tries` a step of the search tries no more than that many children, those with the best hoped-for
+//! value. This matters where a step has more children than the whole search has evaluations.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -167,7 +169,7 @@ impl Actions {
         }
     }
 
-    /// The admitted children that go a way, at most `tries`, those with the best predicted value first.
+    /// The admitted children that go a way, at most `tries`, those with the best hoped-for value first.
     fn promising(
         &self,
         sight: &Sight,

@@ -1,42 +1,52 @@
-//! What a result elsewhere says about an architecture that was not evaluated: kernel ridge regression on
-//! which choices stand where. Used to order children where not all can be tried, never to judge them.
+//! What a result elsewhere says about an architecture that was not evaluated: Gaussian-process regression
+//! on which choices stand where. Used to order children where not all can be tried, never to judge them.
 
 use crate::{Architecture, Space};
 
 /// Results used at most; the newest count.
 const MOST: usize = 256;
-/// Share of a score's variance that one-position effects do not explain.
+/// Variance of a score that the choices do not explain, in units of what they do.
 const NOISE: f64 = 0.1;
 
 /// Predicts the quality of an architecture from evaluated ones.
 pub(super) struct Promise<'a> {
     space: &'a Space,
     seen: Vec<&'a Architecture>,
+    /// Cholesky's factor of the seen architectures' similarities.
+    factor: Vec<Vec<f64>>,
     weights: Vec<f64>,
     mean: f64,
+    /// Standard deviation of the seen qualities.
+    spread: f64,
 }
 
 impl<'a> Promise<'a> {
     pub(super) fn new(space: &'a Space, results: &[(&'a Architecture, f64)]) -> Self {
         let results = &results[results.len().saturating_sub(MOST)..];
         let seen: Vec<&Architecture> = results.iter().map(|(architecture, _)| *architecture).collect();
-        let mean = results.iter().map(|(_, quality)| quality).sum::<f64>() / (results.len().max(1)) as f64;
+        let count = results.len().max(1) as f64;
+        let mean = results.iter().map(|(_, quality)| quality).sum::<f64>() / count;
+        let targets: Vec<f64> = results.iter().map(|(_, quality)| quality - mean).collect();
+        let spread = (targets.iter().map(|target| target * target).sum::<f64>() / count).sqrt();
         let mut promise = Self {
             space,
             seen,
+            factor: Vec::new(),
             weights: Vec::new(),
             mean,
+            spread,
         };
-        let kernel: Vec<Vec<f64>> = promise.seen.iter().map(|a| promise.similarities(a)).collect();
-        let targets = results.iter().map(|(_, quality)| quality - mean).collect();
-        promise.weights = solve(kernel, targets);
+        promise.factor = factor(promise.seen.iter().map(|a| promise.similarities(a)).collect());
+        promise.weights = backward(&promise.factor, forward(&promise.factor, targets));
         promise
     }
 
-    /// The predicted quality.
+    /// The quality that one may hope for: predicted, plus one standard deviation of what is not known.
     pub(super) fn of(&self, architecture: &Architecture) -> f64 {
         let similarities = self.similarities(architecture);
-        self.mean + similarities.iter().zip(&self.weights).map(|(k, w)| k * w).sum::<f64>()
+        let predicted: f64 = similarities.iter().zip(&self.weights).map(|(k, w)| k * w).sum();
+        let explained: f64 = forward(&self.factor, similarities).iter().map(|x| x * x).sum();
+        self.mean + predicted + self.spread * (1.0 - explained).max(0.0).sqrt()
     }
 
     fn similarities(&self, architecture: &Architecture) -> Vec<f64> {
@@ -80,10 +90,9 @@ fn overlap(a: &[&str], b: &[&str]) -> usize {
     common
 }
 
-/// Solves (K + noise) w = y by Cholesky's factors; the noise keeps the matrix positive definite.
-fn solve(mut k: Vec<Vec<f64>>, mut y: Vec<f64>) -> Vec<f64> {
-    let n = y.len();
-    for i in 0..n {
+/// The lower factor L of K + noise = L·Lᵀ; the noise keeps the matrix positive definite.
+fn factor(mut k: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
+    for i in 0..k.len() {
         k[i][i] += NOISE;
         for j in 0..=i {
             let dot: f64 = (0..j).map(|m| k[i][m] * k[j][m]).sum();
@@ -95,13 +104,23 @@ fn solve(mut k: Vec<Vec<f64>>, mut y: Vec<f64>) -> Vec<f64> {
             };
         }
     }
-    for i in 0..n {
-        let dot: f64 = (0..i).map(|m| k[i][m] * y[m]).sum();
-        y[i] = (y[i] - dot) / k[i][i];
+    k
+}
+
+/// Solves L x = y.
+fn forward(l: &[Vec<f64>], mut y: Vec<f64>) -> Vec<f64> {
+    for i in 0..y.len() {
+        let dot: f64 = (0..i).map(|m| l[i][m] * y[m]).sum();
+        y[i] = (y[i] - dot) / l[i][i];
     }
-    for i in (0..n).rev() {
-        let dot: f64 = (i + 1..n).map(|m| k[m][i] * y[m]).sum();
-        y[i] = (y[i] - dot) / k[i][i];
+    y
+}
+
+/// Solves Lᵀ x = y.
+fn backward(l: &[Vec<f64>], mut y: Vec<f64>) -> Vec<f64> {
+    for i in (0..y.len()).rev() {
+        let dot: f64 = (i + 1..y.len()).map(|m| l[m][i] * y[m]).sum();
+        y[i] = (y[i] - dot) / l[i][i];
     }
     y
 }
@@ -113,7 +132,8 @@ mod tests {
     #[test]
     fn the_solution_satisfies_its_equations() {
         let k = vec![vec![1.0, 0.5, 0.2], vec![0.5, 1.0, 0.3], vec![0.2, 0.3, 1.0]];
-        let w = solve(k.clone(), vec![1.0, -2.0, 0.5]);
+        let l = factor(k.clone());
+        let w = backward(&l, forward(&l, vec![1.0, -2.0, 0.5]));
         for (row, (i, y)) in k.iter().zip([(0, 1.0), (1, -2.0), (2, 0.5)]) {
             let left: f64 = row.iter().zip(&w).map(|(k, w)| k * w).sum::<f64>() + NOISE * w[i];
             assert!((left - y).abs() < 1e-12);
