@@ -7,9 +7,10 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::{artifacts::ArtifactStore, config::Config, event_hub::EventHub, metrics::Metrics, store::Store};
+use crate::{artifacts::ArtifactStore, config::Config, event_hub::EventHub, metrics::Metrics, search::Caches, store::Store};
 
 /// The coordinator's parts. It holds no state of its own: all that must last is in `store` and `artifacts`.
+#[derive(Debug)]
 pub struct App {
     /// Postgres.
     pub store: Store,
@@ -21,6 +22,8 @@ pub struct App {
     pub events: EventHub,
     /// Counters and durations for `/metrics`.
     pub metrics: Metrics,
+    /// Copies of what never changes in a search.
+    pub searches: Caches,
     /// Settings.
     pub config: Config,
 }

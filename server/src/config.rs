@@ -12,13 +12,13 @@ use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
 /// Where the coordinator listens unless told otherwise.
-pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7117);
+pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
 
 /// Settings as they are written: a flag, a variable and a key of the file each, all optional.
 #[derive(Debug, Clone, Default, Args, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Address to listen on. Any other than loopback makes tokens mandatory [default: 127.0.0.1:7117]
+    /// Address to listen on. Any other than loopback makes tokens mandatory [default: 127.0.0.1:8080]
     #[arg(long, env = "TEMPONAS_LISTEN", value_name = "ADDRESS:PORT")]
     pub listen: Option<SocketAddr>,
 
@@ -61,11 +61,32 @@ pub struct Settings {
     pub sweep: Option<Span>,
 }
 
+/// How the commands reach a coordinator.
+#[derive(Debug, Clone, Default, Args, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClientSettings {
+    /// The coordinator's address [default: http://127.0.0.1:8080]
+    #[arg(long, env = "TEMPONAS_URL", value_name = "URL")]
+    pub url: Option<String>,
+
+    /// Access token, where the coordinator demands one
+    #[arg(long, env = "TEMPONAS_TOKEN", value_name = "SECRET", hide_env_values = true)]
+    pub token: Option<Secret>,
+}
+
+/// The settings file: one section for the coordinator, one for the commands that talk to it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    coordinator: Settings,
+    client: ClientSettings,
+}
+
 /// The file's name and place.
 #[derive(Debug, Clone, Default, Args)]
 pub struct ConfigFile {
-    /// Settings file (TOML, keys as the long flags with `_` for `-`) [default: ~/.config/temponas/config.toml,
-    /// if it is there]
+    /// Settings file: TOML with the sections `coordinator` and `client`, whose keys are the long flags with
+    /// `_` for `-` [default: ~/.config/temponas/config.toml, if it is there]
     #[arg(long, env = "TEMPONAS_CONFIG", value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
 }
@@ -190,12 +211,26 @@ impl Config {
     /// # Errors
     /// When the file is wrong, or a value out of its range.
     pub fn load(given: Settings, file: &ConfigFile) -> Result<Self, ConfigError> {
-        given.or(Settings::from_file(file)?).resolve()
+        given.or(File::read(file)?.coordinator).resolve()
     }
 }
 
-impl Settings {
-    fn from_file(file: &ConfigFile) -> Result<Self, ConfigError> {
+impl ClientSettings {
+    /// Settings from `self` (flags and environment), the file, and defaults, in this order.
+    ///
+    /// # Errors
+    /// When the file is wrong.
+    pub fn load(self, file: &ConfigFile) -> Result<Self, ConfigError> {
+        let other = File::read(file)?.client;
+        let url = self.url.or(other.url).unwrap_or_else(|| format!("http://{DEFAULT_LISTEN}"));
+        // An empty variable is how scripts unset it.
+        let token = self.token.or(other.token).filter(|token| !token.reveal().is_empty());
+        Ok(Self { url: Some(url), token })
+    }
+}
+
+impl File {
+    fn read(file: &ConfigFile) -> Result<Self, ConfigError> {
         let path = match &file.config {
             Some(path) => path.clone(),
             None => match default_config_file() {
@@ -211,7 +246,9 @@ impl Settings {
             Err(source) => Err(ConfigError::Unreadable { path, source }),
         }
     }
+}
 
+impl Settings {
     /// Takes from `other` what is not set here.
     fn or(self, other: Self) -> Self {
         Self {
@@ -334,7 +371,7 @@ mod tests {
     fn what_was_given_goes_before_the_file_and_the_file_before_the_default() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.toml");
-        fs::write(&file, "data_dir = '/from/file'\nlease = '1m'\nlisten = '127.0.0.1:1'\n").unwrap();
+        fs::write(&file, "[coordinator]\ndata_dir = '/from/file'\nlease = '1m'\nlisten = '127.0.0.1:1'\n").unwrap();
         let given = settings("listen = '127.0.0.1:2'");
         let config = Config::load(given, &ConfigFile { config: Some(file) }).unwrap();
         assert_eq!(config.listen.port(), 2, "given");
@@ -355,7 +392,7 @@ mod tests {
     fn an_unknown_key_of_the_file_is_named_with_its_line() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.toml");
-        fs::write(&file, "lease = '1m'\ncolour = 'red'\n").unwrap();
+        fs::write(&file, "[coordinator]\ncolour = 'red'\n").unwrap();
         let error = Config::load(Settings::default(), &ConfigFile { config: Some(file) })
             .unwrap_err()
             .to_string();
@@ -379,6 +416,17 @@ mod tests {
         assert!(demands("listen = '0.0.0.0:80'"));
         assert!(demands("listen = '10.0.0.1:80'"));
         assert!(demands("tokens = 'required'"));
+    }
+
+    #[test]
+    fn the_commands_find_their_coordinator_in_the_file_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.toml");
+        fs::write(&file, "[client]\nurl = 'http://there:1'\ntoken = 'from file'\n").unwrap();
+        let given = ClientSettings { url: None, token: Some(Secret("given".to_owned())) };
+        let client = given.load(&ConfigFile { config: Some(file) }).unwrap();
+        assert_eq!(client.url.as_deref(), Some("http://there:1"));
+        assert_eq!(client.token.unwrap().reveal(), "given");
     }
 
     #[test]

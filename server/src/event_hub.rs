@@ -29,13 +29,16 @@ impl Topic {
 }
 
 /// Hears Postgres' notifications for this process.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct EventHub {
     jobs: watch::Sender<u64>,
     events: watch::Sender<u64>,
+    stopping: watch::Sender<bool>,
+    #[expect(dead_code, reason = "dropped, not read")]
     listener: Arc<AbortOnDrop>,
 }
 
+#[derive(Debug)]
 struct AbortOnDrop(JoinHandle<()>);
 
 impl Drop for AbortOnDrop {
@@ -51,9 +54,11 @@ impl EventHub {
         let jobs = watch::Sender::new(0);
         let events = watch::Sender::new(0);
         let listener = tokio::spawn(listen_forever(pool, jobs.clone(), events.clone()));
+        let stopping = watch::Sender::new(false);
         Self {
             jobs,
             events,
+            stopping,
             listener: Arc::new(AbortOnDrop(listener)),
         }
     }
@@ -70,10 +75,16 @@ impl EventHub {
         bump(self.sender(topic));
     }
 
-    /// Whether the listening task still runs.
-    #[must_use]
-    pub fn is_alive(&self) -> bool {
-        !self.listener.0.is_finished()
+    /// Tells everyone who waits that the coordinator is about to end.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// Waits until the coordinator is about to end.
+    pub async fn stopped(&self) {
+        let mut stopping = self.stopping.subscribe();
+        // The sender lives as long as `self`.
+        let _ = stopping.wait_for(|stopping| *stopping).await;
     }
 
     fn sender(&self, topic: Topic) -> &watch::Sender<u64> {

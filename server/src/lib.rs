@@ -4,9 +4,17 @@ pub mod api;
 pub mod app;
 pub mod artifacts;
 pub mod auth;
+pub mod cli;
+pub mod client;
 pub mod config;
+pub mod coordinator;
+pub mod demo;
+pub mod dispatch;
+pub mod embedded_postgres;
 pub mod event_hub;
 pub mod metrics;
+pub mod samples;
+pub mod search;
 pub mod store;
 
 /// Every migration, in order.

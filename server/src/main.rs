@@ -1,1 +1,7 @@
-fn main() {}
+//! The `temponas` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    temponas_server::cli::main()
+}

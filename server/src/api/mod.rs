@@ -24,11 +24,22 @@ use utoipa_axum::router::OpenApiRouter;
 
 pub mod artifacts;
 pub mod docs;
+pub mod events;
 pub mod extract;
 pub mod health;
 pub mod page;
 pub mod problem;
+mod candidates;
+mod devices;
+mod fronts;
+mod jobs;
+mod leases;
+mod luts;
+mod searches;
+mod spaces;
+mod workers;
 pub mod tokens;
+mod window;
 
 use crate::{
     app::App,
@@ -48,6 +59,16 @@ const UNHURRIED: [&str; 3] = ["/v1/leases", "/v1/searches/{id}/events", "/v1/art
 fn resources() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::with_openapi(docs::outline())
         .merge(artifacts::routes())
+        .merge(events::routes())
+        .merge(candidates::routes())
+        .merge(devices::routes())
+        .merge(fronts::routes())
+        .merge(jobs::routes())
+        .merge(leases::routes())
+        .merge(luts::routes())
+        .merge(searches::routes())
+        .merge(spaces::routes())
+        .merge(workers::routes())
         .merge(tokens::routes())
 }
 

@@ -22,7 +22,7 @@ use axum::{
 use protocol::{TokenId, tokens::Role};
 
 pub use roles::RouteRoles;
-pub(crate) use roles::{SCHEME, describe};
+pub(crate) use roles::{SCHEME, describe, name as role_name};
 pub use secret::TokenSecret;
 pub use tokens::{TokenError, create, name_problem};
 

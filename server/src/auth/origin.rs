@@ -88,18 +88,18 @@ mod tests {
         let admitted = |host: &str| loopback_host(&headers(&[("host", host)]), &uri).is_ok();
         for ours in [
             "localhost",
-            "localhost:7117",
+            "localhost:8080",
             "LOCALHOST:1",
-            "127.0.0.1:7117",
+            "127.0.0.1:8080",
             "127.9.9.9",
-            "[::1]:7117",
+            "[::1]:8080",
             "a.localhost",
         ] {
             assert!(admitted(ours), "{ours}");
         }
         for foreign in [
             "evil.example",
-            "evil.example:7117",
+            "evil.example:8080",
             "10.0.0.1",
             "localhost.evil.example",
             "127.0.0.1.evil.example",
@@ -113,13 +113,13 @@ mod tests {
     fn another_sites_page_cannot_write() {
         let uri = Uri::from_static("/v1/searches");
         let admitted = |method: Method, pairs: &[(&str, &str)]| same_site(&method, &headers(pairs), &uri).is_ok();
-        let host = ("host", "localhost:7117");
+        let host = ("host", "localhost:8080");
         assert!(admitted(Method::POST, &[host]), "not a browser");
         assert!(admitted(
             Method::POST,
             &[
                 host,
-                ("origin", "http://localhost:7117"),
+                ("origin", "http://localhost:8080"),
                 ("sec-fetch-site", "same-origin")
             ]
         ));

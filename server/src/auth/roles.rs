@@ -92,7 +92,8 @@ pub(super) fn list(roles: &[Role]) -> String {
     ["admin"].into_iter().chain(others).collect::<Vec<_>>().join(", ")
 }
 
-pub(super) fn name(role: Role) -> &'static str {
+/// The role's name on the wire.
+pub(crate) fn name(role: Role) -> &'static str {
     match role {
         Role::Admin => "admin",
         Role::Researcher => "researcher",

@@ -1,0 +1,143 @@
+//! `temponas demo`.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use protocol::searches::{NewSearch, SearchState};
+
+use super::{render, serve::stop_signal, watch};
+use crate::{
+    client::Client,
+    config::{Config, ConfigFile, Settings},
+    coordinator::Coordinator,
+    demo::{Data, WorkerPlan, Workers, free_address},
+};
+
+/// How long a worker may take to tell of its device: libtorch is large, the disk may be slow.
+const DEVICE_PATIENCE: Duration = Duration::from_secs(180);
+
+/// The front must have this many points for the demo to have worked.
+const ENOUGH: usize = 3;
+
+#[derive(Debug, Args)]
+pub(super) struct DemoArgs {
+    /// What to search over
+    #[arg(long, value_enum, default_value_t = Data::Shapes)]
+    data: Data,
+    /// End with the search instead of keeping the page up
+    #[arg(long)]
+    once: bool,
+    /// Port of the page on this machine; the first free one from 8080 on unless given
+    #[arg(long)]
+    port: Option<u16>,
+    /// Worker processes, one thread each
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    workers: u16,
+    /// Folder of the demo's own database, artifacts and logs [default: `demo` in the data folder]
+    #[arg(long, value_name = "FOLDER")]
+    demo_dir: Option<PathBuf>,
+    /// Replaces the space file's seed
+    #[arg(long)]
+    seed: Option<u64>,
+    #[command(flatten)]
+    settings: Box<Settings>,
+}
+
+pub(super) async fn run(args: DemoArgs, file: &ConfigFile) -> anyhow::Result<ExitCode> {
+    let mut config = Config::load(Settings::clone(&args.settings), file)?;
+    let folder = args.demo_dir.clone().unwrap_or_else(|| config.data_dir.join("demo"));
+    config = Config { listen: free_address(args.port)?, artifacts: folder.join("artifacts").display().to_string(), ..config };
+    config.data_dir = std::path::absolute(&folder)?;
+    eprintln!("starting the coordinator (its folder: {})", config.data_dir.display());
+    let coordinator = Coordinator::open(config).await?;
+    let url = format!("http://{}", coordinator.address());
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let server = tokio::spawn(coordinator.run(async {
+        let _ = stopped.await;
+    }));
+    let outcome = tokio::select! {
+        outcome = search(&args, &url, &folder) => outcome,
+        () = stop_signal() => {
+            eprintln!("stopped");
+            Ok(ExitCode::from(130))
+        }
+    };
+    drop(stop);
+    server.await.context("the coordinator failed")??;
+    outcome
+}
+
+/// Starts workers, submits the space, shows how it goes, and prints the outcome.
+async fn search(args: &DemoArgs, url: &str, folder: &std::path::Path) -> anyhow::Result<ExitCode> {
+    let client = Client::new(url, None)?;
+    let plan = WorkerPlan::beside_this_program(url, &folder.join("workers"))?;
+    eprintln!("starting {} workers (their logs: {})", args.workers, plan.folder.display());
+    let mut workers = Workers::start(&plan, args.workers)?;
+    let outcome = tokio::select! {
+        outcome = one_search(args, &client) => outcome,
+        error = workers.failed() => Err(error),
+    };
+    let code = match outcome {
+        Ok(code) if !args.once => {
+            eprintln!("the page stays at {url} until Ctrl-C");
+            std::future::pending::<()>().await;
+            Ok(code)
+        }
+        outcome => outcome,
+    };
+    workers.stop().await;
+    code
+}
+
+async fn one_search(args: &DemoArgs, client: &Client) -> anyhow::Result<ExitCode> {
+    let device = device(client).await?;
+    let search = NewSearch {
+        space: args.data.space().to_owned(),
+        device: Some(device.clone()),
+        runtime: None,
+        table: None,
+        seed: args.seed,
+        name: None,
+        priority: 0,
+    };
+    let submitted = client.submit(&search, &uuid::Uuid::new_v4().to_string()).await?;
+    eprintln!("searching {} on {device}", submitted.space_name);
+    eprintln!("watch it at {}/searches/{}", client.url(), submitted.id);
+    let search = watch::until_end(client, submitted.id).await?;
+    if search.state != SearchState::Done {
+        let reason = search.state_reason.unwrap_or_default();
+        bail!("the search is {}: {reason}", render::state(search.state));
+    }
+    let front = client.front(search.id).await?;
+    render::say(&render::front(&front).to_string())?;
+    render::say(&render::budget(&search.budget))?;
+    render::say(&format!("page: {}/searches/{}", client.url(), search.id))?;
+    render::say(&format!(
+        "front: {} points, hypervolume {:.4}, evaluations {}, device-hours {:.3}",
+        front.points.len(),
+        search.hypervolume.unwrap_or(0.0),
+        search.budget.evaluations,
+        search.budget.device_hours,
+    ))?;
+    Ok(if front.points.len() >= ENOUGH { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The device that the workers run on, once one of them has told of it.
+async fn device(client: &Client) -> anyhow::Result<String> {
+    let give_up = tokio::time::Instant::now() + DEVICE_PATIENCE;
+    loop {
+        let seen = client.devices().await?.into_iter().filter(|device| device.last_seen.is_some());
+        let latest = seen.max_by_key(|device| device.last_seen);
+        let alive = latest.filter(|device| {
+            device.last_seen.is_some_and(|seen| (crate::app::Clock::System.now() - seen).num_seconds() < 30)
+        });
+        if let Some(device) = alive {
+            return Ok(device.device.name);
+        }
+        if tokio::time::Instant::now() > give_up {
+            bail!("no worker has told of its device within {} s; see the workers' logs", DEVICE_PATIENCE.as_secs());
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}

@@ -1,0 +1,415 @@
+//! A typed client of the REST interface, for the commands and the demo.
+
+use std::{fmt::Display, path::Path, str::FromStr, time::Duration};
+
+use eventsource_stream::Eventsource;
+use futures::{Stream, StreamExt, TryStreamExt};
+use protocol::{
+    ArtifactDigest, CandidateId, Page, ProblemDocument, SearchId,
+    artifacts::UPLOAD_OFFSET,
+    devices::DeviceView,
+    events::Event,
+    luts::LutEntryView,
+    searches::{CandidateDetail, CandidateView, FrontView, NewSearch, Recommendation, SearchEstimate, SearchView},
+};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header};
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+use tokio::io::AsyncReadExt;
+
+use crate::config::Secret;
+
+const PAGE: u16 = 500;
+
+/// How often a request is sent again that can be, while the coordinator or its database is away.
+const TRIES: u32 = 5;
+
+/// Why a request did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The address is none.
+    #[error("`{url}` is no address of a coordinator: {reason}")]
+    Address {
+        /// What was given.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+    /// The coordinator refused.
+    #[error("{}", describe(.0))]
+    Refused(Box<ProblemDocument>),
+    /// The coordinator cannot be reached, or the connection broke.
+    #[error("cannot reach the coordinator at {url} (--url)")]
+    Unreachable {
+        /// Its address.
+        url: String,
+        /// Why.
+        source: reqwest::Error,
+    },
+    /// Something answered, and not as a coordinator of this version does.
+    #[error("{url} answered {status} with what this command does not understand: {text}")]
+    Strange {
+        /// What was asked.
+        url: String,
+        /// Its status.
+        status: StatusCode,
+        /// The beginning of the answer, or what is wrong with it.
+        text: String,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {path}")]
+    File {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// An abbreviated id fits none or several.
+    #[error("{0}")]
+    Id(String),
+}
+
+/// A coordinator at an address.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    base: Url,
+    token: Option<Secret>,
+}
+
+impl Client {
+    /// A client of the coordinator at `url`.
+    ///
+    /// # Errors
+    /// When the address is none, or no connection can be made at all on this machine.
+    pub fn new(url: &str, token: Option<Secret>) -> Result<Self, ClientError> {
+        let wrong = |reason: String| ClientError::Address { url: url.to_owned(), reason };
+        let base = Url::parse(url).map_err(|error| wrong(error.to_string()))?;
+        if base.cannot_be_a_base() || !matches!(base.scheme(), "http" | "https") {
+            return Err(wrong("it must begin with http:// or https://".to_owned()));
+        }
+        let http = reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).build();
+        Ok(Self { http: http.map_err(|error| wrong(error.to_string()))?, base, token })
+    }
+
+    /// The coordinator's address, without a slash at the end.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        self.base.as_str().trim_end_matches('/')
+    }
+
+    /// Whether the coordinator answers and its database does.
+    pub async fn is_healthy(&self) -> bool {
+        let reply = self.request(Method::GET, "/healthz").timeout(Duration::from_secs(5)).send().await;
+        reply.is_ok_and(|reply| reply.status().is_success())
+    }
+
+    /// Submits a search; with the same `key` again it answers with the same search.
+    ///
+    /// # Errors
+    /// When it is refused or the coordinator cannot be reached.
+    pub async fn submit(&self, search: &NewSearch, key: &str) -> Result<SearchView, ClientError> {
+        self.retry(|| self.request(Method::POST, "/v1/searches").header("idempotency-key", key).json(search)).await
+    }
+
+    /// What a submission would cost.
+    ///
+    /// # Errors
+    /// When it is refused or the coordinator cannot be reached.
+    pub async fn estimate(&self, search: &NewSearch) -> Result<SearchEstimate, ClientError> {
+        self.retry(|| self.request(Method::POST, "/v1/searches").query(&[("dry_run", true)]).json(search)).await
+    }
+
+    /// All searches, oldest first.
+    ///
+    /// # Errors
+    /// When the coordinator refuses or cannot be reached.
+    pub async fn searches(&self) -> Result<Vec<SearchView>, ClientError> {
+        self.list("/v1/searches", &[]).await
+    }
+
+    /// One search.
+    ///
+    /// # Errors
+    /// When there is none, or the coordinator cannot be reached.
+    pub async fn search(&self, id: SearchId) -> Result<SearchView, ClientError> {
+        self.get(&format!("/v1/searches/{id}")).await
+    }
+
+    /// The search whose id begins or ends with `text`.
+    ///
+    /// # Errors
+    /// When none or several do, or the coordinator cannot be reached.
+    pub async fn find_search(&self, text: &str) -> Result<SearchId, ClientError> {
+        if let Ok(id) = text.parse() {
+            return Ok(id);
+        }
+        let ids: Vec<SearchId> = self.searches().await?.into_iter().map(|search| search.id).collect();
+        expand(text, "search", &ids)
+    }
+
+    /// `pause`, `resume` or `cancel`.
+    ///
+    /// # Errors
+    /// When the search's state does not allow it, or the coordinator cannot be reached.
+    pub async fn steer(&self, id: SearchId, what: &str) -> Result<SearchView, ClientError> {
+        self.retry(|| self.request(Method::POST, &format!("/v1/searches/{id}/{what}"))).await
+    }
+
+    /// The front.
+    ///
+    /// # Errors
+    /// When there is no such search, or the coordinator cannot be reached.
+    pub async fn front(&self, id: SearchId) -> Result<FrontView, ClientError> {
+        self.get(&format!("/v1/searches/{id}/front")).await
+    }
+
+    /// All candidates of a search, by number.
+    ///
+    /// # Errors
+    /// When there is no such search, or the coordinator cannot be reached.
+    pub async fn candidates(&self, id: SearchId) -> Result<Vec<CandidateView>, ClientError> {
+        self.list(&format!("/v1/searches/{id}/candidates"), &[]).await
+    }
+
+    /// One candidate with its curve.
+    ///
+    /// # Errors
+    /// When there is none, or the coordinator cannot be reached.
+    pub async fn candidate(&self, id: CandidateId) -> Result<CandidateDetail, ClientError> {
+        self.get(&format!("/v1/candidates/{id}")).await
+    }
+
+    /// The best verified candidate within limits given as (metric, at most).
+    ///
+    /// # Errors
+    /// When there is no such search or metric, or the coordinator cannot be reached.
+    pub async fn recommendation(&self, id: SearchId, limits: &[(&str, f64)]) -> Result<Recommendation, ClientError> {
+        let path = format!("/v1/searches/{id}/recommendation");
+        self.retry(|| self.request(Method::GET, &path).query(limits)).await
+    }
+
+    /// All devices.
+    ///
+    /// # Errors
+    /// When the coordinator refuses or cannot be reached.
+    pub async fn devices(&self) -> Result<Vec<DeviceView>, ClientError> {
+        self.list("/v1/devices", &[]).await
+    }
+
+    /// Entries of a device's table, of one operator or of all.
+    ///
+    /// # Errors
+    /// When there is no such device, or the coordinator cannot be reached.
+    pub async fn lut(&self, device: &str, operator: Option<&str>) -> Result<Vec<LutEntryView>, ClientError> {
+        let query: Vec<(&str, &str)> = operator.map(|operator| ("operator", operator)).into_iter().collect();
+        self.list(&format!("/v1/luts/{device}"), &query).await
+    }
+
+    /// Bytes of any route.
+    ///
+    /// # Errors
+    /// When the coordinator refuses or cannot be reached.
+    pub async fn bytes(&self, path: &str, query: &[(&str, &str)]) -> Result<Vec<u8>, ClientError> {
+        let reply = self.send(|| self.request(Method::GET, path).query(query)).await?;
+        Ok(reply.bytes().await.map_err(|source| self.unreachable(source))?.to_vec())
+    }
+
+    /// Posts text under a media type.
+    ///
+    /// # Errors
+    /// When the coordinator refuses or cannot be reached.
+    pub async fn post_text(&self, path: &str, media_type: &str, text: &str) -> Result<String, ClientError> {
+        let request = || {
+            self.request(Method::POST, path).header(header::CONTENT_TYPE, media_type).body(text.to_owned())
+        };
+        let reply = self.send(request).await?;
+        reply.text().await.map_err(|source| self.unreachable(source))
+    }
+
+    /// Uploads a file as an artifact, unless it is there, going on where an upload broke off.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or the coordinator refuses or cannot be reached.
+    pub async fn upload(&self, path: &Path, media_type: &str) -> Result<ArtifactDigest, ClientError> {
+        let unreadable = |source| ClientError::File { path: path.display().to_string(), source };
+        let digest = digest_file(path).await.map_err(unreadable)?;
+        let route = format!("/v1/artifacts/{digest}");
+        let found = self.request(Method::HEAD, &route).send().await.map_err(|source| self.unreachable(source))?;
+        if found.status().is_success() {
+            return Ok(digest);
+        }
+        let offset = found.headers().get(UPLOAD_OFFSET).and_then(|value| value.to_str().ok()?.parse().ok());
+        let offset: u64 = offset.unwrap_or(0);
+        let mut file = tokio::fs::File::open(path).await.map_err(unreadable)?;
+        tokio::io::AsyncSeekExt::seek(&mut file, std::io::SeekFrom::Start(offset)).await.map_err(unreadable)?;
+        let body = reqwest::Body::wrap_stream(tokio_util::io::ReaderStream::new(file));
+        let request = self.request(Method::PUT, &route).header(UPLOAD_OFFSET, offset);
+        let request = request.header(header::CONTENT_TYPE, media_type).body(body);
+        accepted(request.send().await.map_err(|source| self.unreachable(source))?).await?;
+        Ok(digest)
+    }
+
+    /// What a search tells from event number `after` on, until the connection ends.
+    ///
+    /// # Errors
+    /// When there is no such search, or the coordinator cannot be reached.
+    pub async fn events(
+        &self,
+        id: SearchId,
+        after: i64,
+    ) -> Result<impl Stream<Item = Result<Event, String>> + Unpin + use<>, ClientError> {
+        let request = self.request(Method::GET, &format!("/v1/searches/{id}/events")).header("last-event-id", after);
+        let reply = accepted(request.send().await.map_err(|source| self.unreachable(source))?).await?;
+        let events = reply.bytes_stream().eventsource().map_err(|error| error.to_string());
+        let parsed = events.and_then(|event| {
+            std::future::ready(serde_json::from_str::<Event>(&event.data).map_err(|error| error.to_string()))
+        });
+        Ok(Box::pin(parsed.map(|event| event)))
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.retry(|| self.request(Method::GET, path)).await
+    }
+
+    /// Reads a list to its end.
+    async fn list<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<Vec<T>, ClientError> {
+        let mut items = Vec::new();
+        let mut cursor: Option<String> = None;
+        loop {
+            let position = cursor.as_ref().map(|cursor| ("cursor", cursor.as_str()));
+            let page: Page<T> = self
+                .retry(|| self.request(Method::GET, path).query(query).query(&[("limit", PAGE)]).query(&position.as_slice()))
+                .await?;
+            items.extend(page.items);
+            cursor = page.next_cursor;
+            if cursor.is_none() {
+                return Ok(items);
+            }
+        }
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let mut url = self.base.clone();
+        url.set_path(&format!("{}{path}", self.base.path().trim_end_matches('/')));
+        let request = self.http.request(method, url);
+        match &self.token {
+            Some(token) => request.bearer_auth(token.reveal()),
+            None => request,
+        }
+    }
+
+    async fn retry<T: DeserializeOwned>(&self, request: impl Fn() -> RequestBuilder) -> Result<T, ClientError> {
+        let reply = self.send(request).await?;
+        let (url, status) = (reply.url().to_string(), reply.status());
+        let text = reply.text().await.map_err(|source| self.unreachable(source))?;
+        serde_json::from_str(&text).map_err(|error| ClientError::Strange { url, status, text: error.to_string() })
+    }
+
+    /// Sends a request that may be sent twice, again where the coordinator asks to come back.
+    async fn send(&self, request: impl Fn() -> RequestBuilder) -> Result<Response, ClientError> {
+        let mut left = TRIES;
+        loop {
+            left -= 1;
+            let reply = request().send().await.map_err(|source| self.unreachable(source))?;
+            if reply.status() != StatusCode::SERVICE_UNAVAILABLE || left == 0 {
+                return accepted(reply).await;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    fn unreachable(&self, source: reqwest::Error) -> ClientError {
+        ClientError::Unreachable { url: self.url().to_owned(), source }
+    }
+}
+
+/// The answer, if it is no problem.
+async fn accepted(reply: Response) -> Result<Response, ClientError> {
+    if reply.status().is_success() {
+        return Ok(reply);
+    }
+    let (url, status) = (reply.url().to_string(), reply.status());
+    let text = reply.text().await.unwrap_or_default();
+    Err(match serde_json::from_str(&text) {
+        Ok(problem) => ClientError::Refused(Box::new(problem)),
+        Err(_) => ClientError::Strange { url, status, text: text.chars().take(200).collect() },
+    })
+}
+
+fn describe(problem: &ProblemDocument) -> String {
+    let mut text = problem.title.clone();
+    if let Some(detail) = &problem.detail {
+        text += &format!(": {detail}");
+    }
+    for error in &problem.errors {
+        let place = match (error.line, error.column) {
+            (Some(line), Some(column)) => format!("line {line}, column {column}: "),
+            (Some(line), None) => format!("line {line}: "),
+            _ => String::new(),
+        };
+        text += &format!("\n  {place}{}: {}", error.field, error.message);
+    }
+    text
+}
+
+async fn digest_file(path: &Path) -> std::io::Result<ArtifactDigest> {
+    let mut file = tokio::fs::File::open(path).await?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let read = file.read(&mut buffer).await?;
+        if read == 0 {
+            break;
+        }
+        hash.update(&buffer[..read]);
+    }
+    let digits: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    digits.parse().map_err(std::io::Error::other)
+}
+
+/// The id that begins or ends with `text`; the ends differ even among ids of one second.
+///
+/// # Errors
+/// When none or several do.
+pub fn expand<I: Display + FromStr + Copy>(text: &str, kind: &str, ids: &[I]) -> Result<I, ClientError> {
+    if let Ok(id) = text.parse() {
+        return Ok(id);
+    }
+    let wanted = text.to_ascii_lowercase();
+    let fits = |id: &&I| {
+        let id = id.to_string();
+        !wanted.is_empty() && (id.starts_with(&wanted) || id.ends_with(&wanted))
+    };
+    let found: Vec<&I> = ids.iter().filter(fits).collect();
+    match found.as_slice() {
+        [one] => Ok(**one),
+        [] => Err(ClientError::Id(format!("no {kind} has an id that begins or ends with `{text}`"))),
+        several => {
+            let several: Vec<String> = several.iter().take(5).map(ToString::to_string).collect();
+            Err(ClientError::Id(format!("`{text}` fits more than one {kind}: {} …", several.join(", "))))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_may_be_abbreviated_to_what_is_unique() {
+        let ids: Vec<SearchId> =
+            ["018f0000-0000-7000-8000-00000000000a", "018f0000-0000-7000-8000-00000000000b"].map(|id| id.parse().unwrap()).to_vec();
+        assert_eq!(expand("00b", "search", &ids).unwrap(), ids[1]);
+        assert_eq!(expand(&ids[0].to_string(), "search", &[]).unwrap(), ids[0], "a whole id need not be known");
+        assert!(expand("018f", "search", &ids).unwrap_err().to_string().contains("more than one"));
+        assert!(expand("xyz", "search", &ids).unwrap_err().to_string().contains("no search"));
+        assert!(expand("", "search", &ids).is_err());
+    }
+
+    #[test]
+    fn an_address_must_be_one() {
+        assert!(Client::new("localhost:8080", None).is_err(), "that is the scheme `localhost`");
+        assert!(Client::new("http://localhost:8080/", None).is_ok());
+    }
+}
