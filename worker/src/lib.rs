@@ -1,0 +1,12 @@
+//! The worker of temponas: it measures blocks on its device, trains and scores candidates, and reports to the
+//! coordinator. libtorch lives here and nowhere else.
+
+pub mod assets;
+pub mod checkpoint;
+pub mod data;
+pub mod flow;
+pub mod models;
+pub mod optimizer;
+pub mod scoring;
+pub mod shim;
+pub mod train;

@@ -1,0 +1,164 @@
+//! The pieces of the UNet that run one after another; each is one entry of a look-up table.
+
+use tch::{Kind, Tensor, nn};
+
+use super::chain::Chain;
+use super::norm::{RESNET_EPS, Start, conv2d, group_norm, linear};
+use super::resnet::{Resnet, ResnetConfig};
+use super::transformer::{SpatialTransformer, TransformerConfig};
+
+/// Time `t` in [0, 1] as a vector: sinusoids of `1000 t`, cosines first, through two linear layers (spec section 1.1).
+///
+/// # Shapes
+/// - `time`: `[batch]`; output `[batch, outputs]`
+#[derive(Debug)]
+pub struct TimeEmbedding {
+    linear_1: nn::Linear,
+    linear_2: nn::Linear,
+    width: i64,
+}
+
+impl TimeEmbedding {
+    /// Sinusoids of `width` (even), then `width → outputs → outputs` with SiLU between.
+    pub fn new(vs: nn::Path<'_>, width: i64, outputs: i64) -> Self {
+        Self {
+            linear_1: linear(&vs / "linear_1", width, outputs, true, Start::Random),
+            linear_2: linear(&vs / "linear_2", outputs, outputs, true, Start::Random),
+            width,
+        }
+    }
+}
+
+impl nn::Module for TimeEmbedding {
+    fn forward(&self, time: &Tensor) -> Tensor {
+        let half = self.width / 2;
+        let exponents = Tensor::arange(half, (Kind::Float, time.device())) * (-(10_000f64.ln()) / half as f64);
+        let angles = (time.to_kind(Kind::Float) * 1000.0).outer(&exponents.exp()); // [batch, width / 2]
+        let sinusoids = Tensor::cat(&[angles.cos(), angles.sin()], -1).to_kind(self.linear_1.ws.kind());
+        sinusoids
+            .through(&self.linear_1)
+            .then(Tensor::silu)
+            .through(&self.linear_2)
+    }
+}
+
+/// A residual block and, where the level has attention, its spatial transformer.
+///
+/// # Shapes
+/// - `xs`: `[batch · frames, inputs, h, w]`; `time`: `[batch, time_width]`;
+///   `text`: `[batch, tokens, text_width]`; output `[batch · frames, outputs, h, w]`
+#[derive(Debug)]
+pub struct Layer {
+    resnet: Resnet,
+    attention: Option<SpatialTransformer>,
+}
+
+impl Layer {
+    /// Layer `index` of a block: keys `resnets.index` and `attentions.index` under `vs`.
+    pub fn new(vs: &nn::Path<'_>, index: i64, resnet: ResnetConfig, attention: Option<TransformerConfig>) -> Self {
+        Self {
+            resnet: Resnet::new(vs / "resnets" / index, resnet),
+            attention: attention.map(|cfg| SpatialTransformer::new(vs / "attentions" / index, cfg)),
+        }
+    }
+
+    /// One pass.
+    pub fn forward(&self, xs: &Tensor, time: &Tensor, text: &Tensor) -> Tensor {
+        let hidden = self.resnet.forward(xs, time);
+        match &self.attention {
+            Some(attention) => hidden.then(|h| attention.forward(h, text)),
+            None => hidden,
+        }
+    }
+
+    /// One pass over `xs` with the skip tensor of the way down appended to its channels. Takes both: once they are
+    /// joined nobody else needs them.
+    pub fn forward_with_skip(&self, xs: Tensor, skip: Tensor, time: &Tensor, text: &Tensor) -> Tensor {
+        let joined = Tensor::cat(&[&xs, &skip], 1);
+        drop((xs, skip));
+        self.forward(&joined, time, text)
+    }
+}
+
+/// The middle: residual block, spatial transformer, residual block.
+///
+/// # Shapes
+/// - as [`Layer`], channels unchanged
+#[derive(Debug)]
+pub struct MidBlock {
+    first: Layer,
+    second: Layer,
+}
+
+impl MidBlock {
+    /// Keys `resnets.0`, `attentions.0`, `resnets.1` under `vs`.
+    pub fn new(vs: &nn::Path<'_>, resnet: ResnetConfig, attention: TransformerConfig) -> Self {
+        Self {
+            first: Layer::new(vs, 0, resnet, Some(attention)),
+            second: Layer::new(vs, 1, resnet, None),
+        }
+    }
+
+    /// One pass.
+    pub fn forward(&self, xs: &Tensor, time: &Tensor, text: &Tensor) -> Tensor {
+        self.first
+            .forward(xs, time, text)
+            .then(|h| self.second.forward(h, time, text))
+    }
+}
+
+/// Halves height and width: 3×3 convolution of stride 2.
+#[derive(Debug)]
+pub struct Downsample(nn::Conv2D);
+
+impl Downsample {
+    /// Key `conv` under `vs`.
+    pub fn new(vs: nn::Path<'_>, channels: i64) -> Self {
+        Self(conv2d(&vs / "conv", channels, channels, 3, 2))
+    }
+}
+
+impl nn::Module for Downsample {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        xs.apply(&self.0)
+    }
+}
+
+/// Doubles height and width: nearest neighbour, then a 3×3 convolution.
+#[derive(Debug)]
+pub struct Upsample(nn::Conv2D);
+
+impl Upsample {
+    /// Key `conv` under `vs`.
+    pub fn new(vs: nn::Path<'_>, channels: i64) -> Self {
+        Self(conv2d(&vs / "conv", channels, channels, 3, 1))
+    }
+
+    /// One pass to `size` (height, width); an odd size was rounded up on the way down.
+    pub fn forward(&self, xs: &Tensor, size: [i64; 2]) -> Tensor {
+        xs.upsample_nearest2d(size, None, None).through(&self.0)
+    }
+}
+
+/// The head: group norm, SiLU, 3×3 convolution to the latent's channels.
+#[derive(Debug)]
+pub struct Head {
+    norm: nn::GroupNorm,
+    conv: nn::Conv2D,
+}
+
+impl Head {
+    /// Keys `conv_norm_out` and `conv_out` under `vs`.
+    pub fn new(vs: &nn::Path<'_>, inputs: i64, outputs: i64, groups: i64) -> Self {
+        Self {
+            norm: group_norm(vs / "conv_norm_out", groups, inputs, RESNET_EPS),
+            conv: conv2d(vs / "conv_out", inputs, outputs, 3, 1),
+        }
+    }
+}
+
+impl nn::Module for Head {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        xs.apply(&self.norm).then(Tensor::silu).through(&self.conv)
+    }
+}

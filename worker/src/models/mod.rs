@@ -1,0 +1,16 @@
+//! The temporal UNet, block by block. Shapes, sources and equations stand with each block.
+
+pub mod attention;
+pub mod blocks;
+pub mod chain;
+pub mod norm;
+pub mod resnet;
+pub mod rotary;
+pub mod seeded;
+pub mod temporal;
+pub mod text;
+pub mod transformer;
+pub mod unet;
+pub mod vae;
+
+pub use unet::UNet;

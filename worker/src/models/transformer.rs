@@ -1,0 +1,132 @@
+//! The spatial transformer of the backbone: attention within a frame, attention to the text, feed-forward.
+
+use tch::{Tensor, nn};
+
+use super::attention::{Attention, AttentionConfig, Turn};
+use super::chain::Chain;
+use super::norm::{Start, TRANSFORMER_EPS, conv2d, group_norm, layer_norm, linear};
+
+/// Sizes of a [`SpatialTransformer`].
+#[derive(Debug, Clone, Copy)]
+pub struct TransformerConfig {
+    /// Channels in and out.
+    pub channels: i64,
+    /// Number of heads; divides `channels`.
+    pub heads: i64,
+    /// Width of a text token.
+    pub text_width: i64,
+    /// Groups of the first norm; divides `channels`.
+    pub groups: i64,
+    /// Width of the feed-forward's middle, in `channels`.
+    pub ff_multiplier: i64,
+    /// Whether attention normalises queries and keys.
+    pub qk_norm: bool,
+}
+
+/// GEGLU feed-forward, `W₂(a · GELU(g)) + b₂` with `(a, g) = W₁ x + b₁` (Shazeer 2020).
+///
+/// # Shapes
+/// - `xs`: `[batch, tokens, channels]`; output as `xs`
+#[derive(Debug)]
+pub struct FeedForward {
+    proj: nn::Linear,
+    out: nn::Linear,
+}
+
+impl FeedForward {
+    /// Middle width `multiplier · channels`.
+    pub fn new(vs: nn::Path<'_>, channels: i64, multiplier: i64) -> Self {
+        let inner = channels * multiplier;
+        Self {
+            proj: linear(&vs / "net" / "0" / "proj", channels, 2 * inner, true, Start::Random),
+            out: linear(&vs / "net" / "2", inner, channels, true, Start::Random),
+        }
+    }
+}
+
+impl nn::Module for FeedForward {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        let gated = {
+            let both = xs.apply(&self.proj).chunk(2, -1);
+            &both[0] * both[1].gelu("none")
+        };
+        gated.through(&self.out)
+    }
+}
+
+/// Group norm → 1×1 in → {self-attention, text cross-attention, feed-forward, each after a layer norm and with its
+/// residual} → 1×1 out, plus the input (Stable Diffusion 1.5's layout and keys, spec section 1.1).
+///
+/// Self-attention stays within a frame. Queries of the cross-attention do not interact, so all frames of a clip share
+/// one set of text keys and values.
+/// # Shapes
+/// - `xs`: `[batch · frames, channels, h, w]`; `text`: `[batch, tokens, text_width]`; output as `xs`
+#[derive(Debug)]
+pub struct SpatialTransformer {
+    norm: nn::GroupNorm,
+    proj_in: nn::Conv2D,
+    norm1: nn::LayerNorm,
+    attn1: Attention,
+    norm2: nn::LayerNorm,
+    attn2: Attention,
+    norm3: nn::LayerNorm,
+    ff: FeedForward,
+    proj_out: nn::Conv2D,
+}
+
+impl SpatialTransformer {
+    /// A block with fresh weights under `vs`.
+    pub fn new(vs: nn::Path<'_>, cfg: TransformerConfig) -> Self {
+        let TransformerConfig {
+            channels,
+            heads,
+            text_width,
+            groups,
+            ff_multiplier,
+            qk_norm,
+        } = cfg;
+        let block = &vs / "transformer_blocks" / "0";
+        let attention = |context| AttentionConfig {
+            channels,
+            context,
+            heads,
+            qk_norm,
+            start: Start::Random,
+        };
+        Self {
+            norm: group_norm(&vs / "norm", groups, channels, TRANSFORMER_EPS),
+            proj_in: conv2d(&vs / "proj_in", channels, channels, 1, 1),
+            norm1: layer_norm(&block / "norm1", channels),
+            attn1: Attention::new(&block / "attn1", attention(channels)),
+            norm2: layer_norm(&block / "norm2", channels),
+            attn2: Attention::new(&block / "attn2", attention(text_width)),
+            norm3: layer_norm(&block / "norm3", channels),
+            ff: FeedForward::new(&block / "ff", channels, ff_multiplier),
+            proj_out: conv2d(&vs / "proj_out", channels, channels, 1, 1),
+        }
+    }
+
+    /// One pass.
+    pub fn forward(&self, xs: &Tensor, text: &Tensor) -> Tensor {
+        let (frames, channels, h, w) = xs.size4().expect("a spatial transformer takes [b*t, c, h, w]");
+        let batch = text.size()[0];
+        let mut tokens = xs
+            .apply(&self.norm)
+            .through(&self.proj_in)
+            .flatten(2, 3)
+            .transpose(1, 2); // [b*t, h*w, c]
+        tokens = &tokens + tokens.apply(&self.norm1).then(|x| self.attn1.forward(x, x, Turn::None));
+        tokens = tokens.reshape([batch, -1, channels]); // [b, t*h*w, c]
+        tokens = &tokens
+            + tokens
+                .apply(&self.norm2)
+                .then(|x| self.attn2.forward(x, text, Turn::None));
+        tokens = &tokens + tokens.apply(&self.norm3).through(&self.ff);
+        let grid = tokens
+            .reshape([frames, h * w, channels])
+            .transpose(1, 2)
+            .reshape([frames, channels, h, w]);
+        drop(tokens);
+        xs + grid.through(&self.proj_out)
+    }
+}

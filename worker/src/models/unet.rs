@@ -1,0 +1,259 @@
+//! The temporal UNet: a spatial backbone with Stable Diffusion's layout and temporal layers at its positions.
+//!
+//! The order of the pass, where temporal layers stand and which tensors are skips is that of
+//! [`UnetConfig::schedule`], which predicts cost from it: a level's temporal layers run on the output of its last layer,
+//! and the skip tensor of that layer is the tensor after them. Spatial weights carry Stable Diffusion's keys, temporal
+//! ones stand under `temporal.`, so a backbone loads into any architecture.
+
+use search_spaces::{TemporalLayer, UnetConfig};
+use tch::{Tensor, nn, nn::Module};
+
+use super::blocks::{Downsample, Head, Layer, MidBlock, TimeEmbedding, Upsample};
+use super::chain::Chain;
+use super::norm::conv2d;
+use super::resnet::ResnetConfig;
+use super::temporal::{Clip, TemporalConfig, TemporalStack};
+use super::transformer::TransformerConfig;
+
+/// First part of the name of every temporal weight.
+pub const TEMPORAL: &str = "temporal";
+
+/// Velocity of the flow at a noised clip: `v(x, t, text)`.
+///
+/// # Shapes
+/// - `xs`: `[batch, latent_channels, frames, h, w]`; `time`: `[batch]` in [0, 1];
+///   `text`: `[batch, tokens, text_width]`; output as `xs`
+#[derive(Debug)]
+pub struct UNet {
+    time_embedding: TimeEmbedding,
+    conv_in: nn::Conv2D,
+    down: Vec<DownLevel>,
+    mid: Option<MidBlock>,
+    mid_temporal: Option<TemporalStack>,
+    up: Vec<UpLevel>,
+    head: Head,
+}
+
+#[derive(Debug)]
+struct DownLevel {
+    layers: Vec<Layer>,
+    temporal: Option<TemporalStack>,
+    downsample: Option<Downsample>,
+}
+
+#[derive(Debug)]
+struct UpLevel {
+    layers: Vec<Layer>,
+    temporal: Option<TemporalStack>,
+    upsample: Option<Upsample>,
+}
+
+impl UNet {
+    /// A UNet with fresh weights under `vs`; `layers` in the order of [`UnetConfig::positions`], a missing entry
+    /// meaning no layer. Its temporal layers start as the identity.
+    pub fn new(vs: &nn::Path<'_>, config: &UnetConfig, layers: &[Option<TemporalLayer>]) -> Self {
+        Builder { vs, config, layers }.build()
+    }
+
+    /// One pass.
+    pub fn forward(&self, xs: &Tensor, time: &Tensor, text: &Tensor) -> Tensor {
+        let (_, _, frames, _, _) = xs.size5().expect("a UNet takes [b, c, t, h, w]");
+        let clip = Clip { frames, text };
+        let time = self.time_embedding.forward(time);
+
+        let mut hidden = xs.transpose(1, 2).flatten(0, 1).through(&self.conv_in); // [b*t, c, h, w]
+        let mut skips = vec![hidden.shallow_clone()];
+        for level in &self.down {
+            for (i, layer) in level.layers.iter().enumerate() {
+                hidden = layer.forward(&hidden, &time, text);
+                if i + 1 == level.layers.len() {
+                    hidden = through_temporal(hidden, level.temporal.as_ref(), clip);
+                }
+                skips.push(hidden.shallow_clone());
+            }
+            if let Some(downsample) = &level.downsample {
+                hidden = downsample.forward(&hidden);
+                skips.push(hidden.shallow_clone());
+            }
+        }
+        if let Some(mid) = &self.mid {
+            hidden = mid.forward(&hidden, &time, text);
+            hidden = through_temporal(hidden, self.mid_temporal.as_ref(), clip);
+        }
+        for level in &self.up {
+            for layer in &level.layers {
+                let skip = skips.pop().expect("every up layer has a skip tensor");
+                hidden = layer.forward_with_skip(hidden, skip, &time, text);
+            }
+            hidden = through_temporal(hidden, level.temporal.as_ref(), clip);
+            if let (Some(upsample), Some(next)) = (&level.upsample, skips.last()) {
+                let (_, _, h, w) = next.size4().expect("skip tensors are [b*t, c, h, w]");
+                hidden = upsample.forward(&hidden, [h, w]);
+            }
+        }
+        hidden.through(&self.head).unflatten(0, [-1, frames]).transpose(1, 2) // [b, latent_channels, t, h, w]
+    }
+}
+
+fn through_temporal(xs: Tensor, stack: Option<&TemporalStack>, clip: Clip<'_>) -> Tensor {
+    match stack {
+        Some(stack) => stack.forward(xs, clip),
+        None => xs,
+    }
+}
+
+/// Weights of temporal layers, by name.
+pub fn is_temporal(name: &str) -> bool {
+    name.split('.').next() == Some(TEMPORAL)
+}
+
+/// Leaves only the temporal weights of a store trainable.
+pub fn freeze_spatial(vs: &nn::VarStore) {
+    for (name, variable) in vs.variables() {
+        let _ = variable.set_requires_grad(is_temporal(&name));
+    }
+}
+
+impl TransformerConfig {
+    /// The transformer of a level of `channels`.
+    pub fn of(config: &UnetConfig, channels: u64) -> Self {
+        Self {
+            channels: channels as i64,
+            heads: config.heads as i64,
+            text_width: config.text_width as i64,
+            groups: config.norm_groups as i64,
+            ff_multiplier: config.ff_multiplier as i64,
+            qk_norm: config.qk_norm,
+        }
+    }
+}
+
+impl TemporalConfig {
+    /// The temporal layers at a position of `channels`.
+    pub fn of(config: &UnetConfig, channels: u64) -> Self {
+        Self {
+            channels: channels as i64,
+            heads: config.heads as i64,
+            text_width: config.text_width as i64,
+            groups: config.norm_groups as i64,
+        }
+    }
+}
+
+/// Walks the schedule's order while naming weights.
+struct Builder<'a> {
+    vs: &'a nn::Path<'a>,
+    config: &'a UnetConfig,
+    layers: &'a [Option<TemporalLayer>],
+}
+
+impl Builder<'_> {
+    fn build(&self) -> UNet {
+        let (vs, config) = (self.vs, self.config);
+        let levels = config.channels.len();
+        let (latent, first) = (config.latent_channels as i64, config.channels[0] as i64);
+        let last = config.channels[levels - 1];
+
+        let mut running = first;
+        let mut skips = vec![first];
+        let down = (0..levels)
+            .map(|i| {
+                let path = vs / "down_blocks" / i;
+                let channels = config.channels[i] as i64;
+                let layers = (0..config.layers_per_block).map(|j| {
+                    let inputs = std::mem::replace(&mut running, channels);
+                    skips.push(channels);
+                    self.layer(&path, j, i, inputs)
+                });
+                let layers = layers.collect();
+                let downsample = (i + 1 < levels).then(|| {
+                    skips.push(channels);
+                    Downsample::new(&path / "downsamplers" / 0, channels)
+                });
+                DownLevel {
+                    layers,
+                    temporal: self.temporal(i, format!("down_{i}"), config.channels[i]),
+                    downsample,
+                }
+            })
+            .collect();
+
+        let mid = config.middle.then(|| {
+            let channels = last as i64;
+            MidBlock::new(
+                &(vs / "mid_block"),
+                self.resnet(channels, channels),
+                TransformerConfig::of(config, last),
+            )
+        });
+        let mid_temporal = config
+            .middle
+            .then(|| self.temporal(levels, "mid".to_owned(), last))
+            .flatten();
+
+        let first_up = levels + usize::from(config.middle);
+        let up = (0..levels)
+            .map(|i| {
+                let level = levels - 1 - i;
+                let path = vs / "up_blocks" / i;
+                let channels = config.channels[level] as i64;
+                let layers = (0..=config.layers_per_block).map(|j| {
+                    let skip = skips.pop().expect("as many skips as up layers");
+                    let inputs = std::mem::replace(&mut running, channels) + skip;
+                    self.layer(&path, j, level, inputs)
+                });
+                let layers = layers.collect();
+                let upsample = (level > 0).then(|| Upsample::new(&path / "upsamplers" / 0, channels));
+                let temporal = self.temporal(first_up + i, format!("up_{i}"), config.channels[level]);
+                UpLevel {
+                    layers,
+                    temporal,
+                    upsample,
+                }
+            })
+            .collect();
+
+        UNet {
+            time_embedding: TimeEmbedding::new(vs / "time_embedding", first, self.time_width()),
+            conv_in: conv2d(vs / "conv_in", latent, first, 3, 1),
+            down,
+            mid,
+            mid_temporal,
+            up,
+            head: Head::new(vs, first, latent, config.norm_groups as i64),
+        }
+    }
+
+    fn time_width(&self) -> i64 {
+        4 * self.config.channels[0] as i64
+    }
+
+    fn resnet(&self, inputs: i64, outputs: i64) -> ResnetConfig {
+        ResnetConfig {
+            inputs,
+            outputs,
+            time_width: self.time_width(),
+            groups: self.config.norm_groups as i64,
+        }
+    }
+
+    fn layer(&self, path: &nn::Path<'_>, index: u64, level: usize, inputs: i64) -> Layer {
+        let channels = self.config.channels[level];
+        let attends = self.config.attention.get(level).copied().unwrap_or(false);
+        let attention = attends.then(|| TransformerConfig::of(self.config, channels));
+        Layer::new(path, index as i64, self.resnet(inputs, channels as i64), attention)
+    }
+
+    fn temporal(&self, position: usize, name: String, channels: u64) -> Option<TemporalStack> {
+        let layer = self.layers.get(position).copied().flatten()?;
+        let path = self.vs / TEMPORAL / name;
+        Some(TemporalStack::new(
+            path,
+            layer,
+            TemporalConfig::of(self.config, channels),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,223 @@
+use search_spaces::{Dtype, Operator, TemporalLayer, UnetConfig, work};
+use tch::{Device, Kind, Tensor, nn};
+
+use super::{UNet, freeze_spatial, is_temporal};
+use crate::models::seeded::{distance, normal, seed_weights};
+use crate::shim::count_macs;
+
+fn tiny() -> UnetConfig {
+    UnetConfig {
+        latent_channels: 4,
+        frames: 3,
+        height: 8,
+        width: 8,
+        channels: vec![16, 24],
+        layers_per_block: 1,
+        attention: vec![false, true],
+        middle: true,
+        heads: 2,
+        text_tokens: 5,
+        text_width: 12,
+        norm_groups: 8,
+        ff_multiplier: 2,
+        qk_norm: true,
+        dtype: Dtype::F32,
+        parts: 1,
+    }
+}
+
+fn configs() -> [UnetConfig; 3] {
+    let deep = UnetConfig {
+        channels: vec![8, 16, 24],
+        layers_per_block: 2,
+        attention: vec![true, false, true],
+        heads: 4,
+        norm_groups: 4,
+        qk_norm: false,
+        ff_multiplier: 4,
+        ..tiny()
+    };
+    let headless = UnetConfig {
+        middle: false,
+        height: 6,
+        width: 10,
+        ..tiny()
+    };
+    [tiny(), deep, headless]
+}
+
+/// Every operator somewhere, at least one position empty and one two deep.
+fn some_layers(config: &UnetConfig) -> Vec<Option<TemporalLayer>> {
+    let mut operators = Operator::ALL.into_iter().cycle();
+    (0..config.positions().len())
+        .map(|i| {
+            (i != 1).then(|| TemporalLayer {
+                operator: operators.next().unwrap(),
+                depth: 1 + u8::from(i == 2),
+            })
+        })
+        .collect()
+}
+
+fn inputs(config: &UnetConfig, batch: i64, frames: i64) -> (Tensor, Tensor, Tensor) {
+    let [c, h, w] = [config.latent_channels, config.height, config.width].map(|size| size as i64);
+    let xs = normal(&[batch, c, frames, h, w], 1, Device::Cpu);
+    let time = Tensor::linspace(0.2, 0.9, batch, (Kind::Float, Device::Cpu));
+    (
+        xs,
+        time,
+        normal(
+            &[batch, config.text_tokens as i64, config.text_width as i64],
+            2,
+            Device::Cpu,
+        ),
+    )
+}
+
+#[test]
+fn parameters_are_those_of_the_schedule() {
+    for config in configs() {
+        for layers in [vec![], some_layers(&config)] {
+            let vs = nn::VarStore::new(Device::Cpu);
+            let _unet = UNet::new(&vs.root(), &config, &layers);
+            let found: usize = vs.variables().values().map(Tensor::numel).sum();
+            assert_eq!(found as u64, config.parameters(&layers), "{config:?}");
+        }
+    }
+}
+
+#[test]
+fn macs_seen_in_forward_are_those_of_the_schedule() {
+    for config in configs() {
+        let layers = some_layers(&config);
+        let vs = nn::VarStore::new(Device::Cpu);
+        let unet = UNet::new(&vs.root(), &config, &layers);
+        let (xs, time, text) = inputs(&config, 1, config.frames as i64);
+        let (ys, macs) = count_macs(|| tch::no_grad(|| unet.forward(&xs, &time, &text)));
+        assert_eq!(ys.size(), xs.size());
+        let of = |step: &search_spaces::Step| work(&step.block, config.dtype).unwrap().macs * u64::from(step.repeat);
+        assert_eq!(macs, config.schedule(&layers).iter().map(of).sum::<u64>(), "{config:?}");
+    }
+}
+
+/// The published count of Stable Diffusion 1.5's UNet (spec section 1.1), and some of its keys.
+#[test]
+fn the_large_configuration_is_stable_diffusion() {
+    let config = UnetConfig {
+        latent_channels: 4,
+        frames: 1,
+        height: 64,
+        width: 64,
+        channels: vec![320, 640, 1280, 1280],
+        layers_per_block: 2,
+        attention: vec![true, true, true, false],
+        middle: true,
+        heads: 8,
+        text_tokens: 77,
+        text_width: 768,
+        norm_groups: 32,
+        ff_multiplier: 4,
+        qk_norm: false,
+        dtype: Dtype::F16,
+        parts: 2,
+    };
+    let schedule: u64 = config.schedule(&[]).iter().map(|step| step.parameters).sum();
+    assert_eq!(schedule, 859_520_964);
+    // The same code at a quarter of the width: 686 tensors whatever their size.
+    let narrow = UnetConfig {
+        channels: vec![32, 64, 128, 128],
+        text_width: 16,
+        ..config
+    };
+    let vs = nn::VarStore::new(Device::Cpu);
+    let _unet = UNet::new(&vs.root(), &narrow, &[]);
+    let variables = vs.variables();
+    assert_eq!(variables.len(), 686);
+    for (key, shape) in [
+        (
+            "down_blocks.2.attentions.1.transformer_blocks.0.attn2.to_k.weight",
+            vec![128, 16],
+        ),
+        ("down_blocks.1.resnets.0.conv_shortcut.weight", vec![64, 32, 1, 1]),
+        ("up_blocks.1.resnets.2.conv1.weight", vec![128, 192, 3, 3]),
+        (
+            "up_blocks.3.attentions.2.transformer_blocks.0.ff.net.0.proj.bias",
+            vec![256],
+        ),
+        (
+            "mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0.bias",
+            vec![128],
+        ),
+        ("down_blocks.0.downsamplers.0.conv.weight", vec![32, 32, 3, 3]),
+        ("time_embedding.linear_2.weight", vec![128, 128]),
+        ("conv_norm_out.weight", vec![32]),
+    ] {
+        assert_eq!(variables.get(key).map(Tensor::size), Some(shape), "{key}");
+    }
+}
+
+#[test]
+fn fresh_temporal_layers_leave_the_backbone_as_it_is() {
+    let config = tiny();
+    let (xs, time, text) = inputs(&config, 2, 3);
+    let [plain, inflated] = [vec![], some_layers(&config)].map(|layers| {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let unet = UNet::new(&vs.root(), &config, &layers);
+        seed_weights(&vs, 4);
+        unet.forward(&xs, &time, &text)
+    });
+    assert_eq!(distance(&plain, &inflated), 0.0);
+}
+
+#[test]
+fn without_temporal_layers_frames_do_not_meet() {
+    let config = tiny();
+    let vs = nn::VarStore::new(Device::Cpu);
+    let unet = UNet::new(&vs.root(), &config, &[]);
+    seed_weights(&vs, 4);
+    let (xs, time, text) = inputs(&config, 1, 3);
+    let clip = unet.forward(&xs, &time, &text);
+    for i in 0..3 {
+        let frame = unet.forward(&xs.narrow(2, i, 1), &time, &text);
+        assert!(distance(&clip.narrow(2, i, 1), &frame) < 1e-5);
+    }
+}
+
+#[test]
+fn clips_of_a_batch_do_not_meet() {
+    let config = tiny();
+    let vs = nn::VarStore::new(Device::Cpu);
+    let unet = UNet::new(&vs.root(), &config, &some_layers(&config));
+    seed_weights(&vs, 4);
+    let (xs, time, text) = inputs(&config, 2, 3);
+    let both = unet.forward(&xs, &time, &text);
+    let second = unet.forward(&xs.narrow(0, 1, 1), &time.narrow(0, 1, 1), &text.narrow(0, 1, 1));
+    assert!(distance(&both.narrow(0, 1, 1), &second) < 1e-5);
+}
+
+#[test]
+fn time_and_text_matter() {
+    let config = tiny();
+    let vs = nn::VarStore::new(Device::Cpu);
+    let unet = UNet::new(&vs.root(), &config, &[]);
+    seed_weights(&vs, 4);
+    let (xs, time, text) = inputs(&config, 1, 3);
+    let base = unet.forward(&xs, &time, &text);
+    assert!(distance(&base, &unet.forward(&xs, &(&time + 0.5), &text)) > 1e-4);
+    assert!(distance(&base, &unet.forward(&xs, &time, &(&text * -1.0))) > 1e-4);
+}
+
+#[test]
+fn only_temporal_weights_are_trained() {
+    let config = tiny();
+    let vs = nn::VarStore::new(Device::Cpu);
+    let unet = UNet::new(&vs.root(), &config, &some_layers(&config));
+    seed_weights(&vs, 4);
+    freeze_spatial(&vs);
+    let (xs, time, text) = inputs(&config, 1, 3);
+    unet.forward(&xs, &time, &text).square().mean(Kind::Float).backward();
+    for (name, variable) in vs.variables() {
+        assert_eq!(variable.requires_grad(), is_temporal(&name), "{name}");
+        assert_eq!(variable.grad().defined(), is_temporal(&name), "{name}");
+    }
+}
