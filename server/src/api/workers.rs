@@ -1,0 +1,63 @@
+//! `/v1/workers`.
+
+use std::sync::Arc;
+
+use axum::{extract::State, http::StatusCode};
+use protocol::{
+    Page, ProblemDocument, WorkerId,
+    devices::{WorkerRegistration, WorkerView},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    devices,
+    extract::{Json, Query},
+    problem::Problem,
+    window::{Window, page},
+};
+use crate::{app::App, store::workers};
+
+pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(register, list))
+}
+
+/// Registers a worker and its device.
+#[utoipa::path(
+    post, path = "/v1/workers", tag = "workers", request_body = WorkerRegistration,
+    security(("token" = ["worker", "device"])),
+    responses(
+        (status = 201, description = "Registered", body = WorkerRegistration),
+        (status = "default", description = "A problem", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+async fn register(
+    State(app): State<Arc<App>>,
+    Json(worker): Json<WorkerRegistration>,
+) -> Result<(StatusCode, Json<WorkerRegistration>), Problem> {
+    devices::check(&worker.device, "device.")?;
+    if worker.name.chars().count() > 200 {
+        return Err(Problem::invalid("name", "must have at most 200 characters"));
+    }
+    if worker.kinds.is_empty() {
+        return Err(Problem::invalid("kinds", "must name at least one kind of job"));
+    }
+    let now = app.clock.now();
+    let mut tx = app.store.begin().await?;
+    workers::register(&mut tx, &worker, now).await?;
+    tx.commit(now).await?;
+    Ok((StatusCode::CREATED, Json(worker)))
+}
+
+/// Lists workers, oldest first.
+#[utoipa::path(
+    get, path = "/v1/workers", tag = "workers", params(Window), security(("token" = ["researcher", "viewer"])),
+    responses(
+        (status = 200, description = "A page of workers", body = Page<WorkerView>),
+        (status = "default", description = "A problem", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+async fn list(State(app): State<Arc<App>>, Query(window): Query<Window>) -> Result<Json<Page<WorkerView>>, Problem> {
+    let limit = window.limit()?;
+    let workers = app.store.workers(window.after::<WorkerId>()?, limit + 1).await?;
+    Ok(Json(page(workers, limit, |view| view.worker.id)))
+}
