@@ -10,6 +10,12 @@ fn main() {
         std::env::var_os("LIBTORCH").expect("LIBTORCH names the folder of libtorch; `scripts/libtorch` lays it out");
     let libtorch = PathBuf::from(libtorch);
     let libtorch = libtorch.canonicalize().unwrap_or(libtorch);
+    let version = std::fs::read_to_string(libtorch.join("build-version")).unwrap_or_default();
+    println!("cargo:rerun-if-changed={}", libtorch.join("build-version").display());
+    println!(
+        "cargo:rustc-env=TEMPONAS_LIBTORCH_VERSION={}",
+        version.split('+').next().unwrap_or_default().trim()
+    );
     cc::Build::new()
         .cpp(true)
         .std("c++17")

@@ -61,7 +61,7 @@ impl UNet {
         let clip = Clip { frames, text };
         let time = self.time_embedding.forward(time);
 
-        let mut hidden = xs.transpose(1, 2).flatten(0, 1).through(&self.conv_in); // [b*t, c, h, w]
+        let mut hidden = conv_in(&self.conv_in, xs);
         let mut skips = vec![hidden.shallow_clone()];
         for level in &self.down {
             for (i, layer) in level.layers.iter().enumerate() {
@@ -93,6 +93,11 @@ impl UNet {
         }
         hidden.through(&self.head).unflatten(0, [-1, frames]).transpose(1, 2) // [b, latent_channels, t, h, w]
     }
+}
+
+/// The first convolution: `[b, c, t, h, w]` to `[b * t, channels, h, w]`.
+pub(crate) fn conv_in(conv: &nn::Conv2D, xs: &Tensor) -> Tensor {
+    xs.transpose(1, 2).flatten(0, 1).through(conv)
 }
 
 fn through_temporal(xs: Tensor, stack: Option<&TemporalStack>, clip: Clip<'_>) -> Tensor {

@@ -17,11 +17,13 @@ mod raw {
     unsafe extern "C" {
         pub(super) fn temponas_memory_begin(device_type: c_int, budget: i64) -> *mut c_void;
         pub(super) fn temponas_memory_mark(scope: *mut c_void) -> i64;
+        pub(super) fn temponas_memory_current(scope: *mut c_void) -> i64;
         pub(super) fn temponas_memory_peak(scope: *mut c_void) -> i64;
         pub(super) fn temponas_memory_end(scope: *mut c_void);
         pub(super) fn temponas_macs_begin() -> u64;
         pub(super) fn temponas_macs_end(handle: u64) -> i64;
         pub(super) fn temponas_cuda_memory(index: c_int, free: *mut u64, total: *mut u64) -> bool;
+        pub(super) fn temponas_thread_seconds() -> f64;
         pub(super) fn temponas_load_cuda() -> bool;
     }
 }
@@ -52,6 +54,13 @@ impl MemoryTracker {
             scope,
             thread: PhantomData,
         }
+    }
+
+    /// Bytes in use of what was allocated since the tracker began.
+    pub fn in_use(&self) -> u64 {
+        // SAFETY: `scope` is live until `drop`, and `self` cannot leave its thread.
+        let current = unsafe { raw::temponas_memory_current(self.scope) };
+        u64::try_from(current).unwrap_or(0)
     }
 
     /// Runs `f` and returns the peak of its allocations above what was in use when it began, with its result.
@@ -96,6 +105,12 @@ pub fn cuda_memory(index: usize) -> Option<(u64, u64)> {
     // SAFETY: writes to the two locals only.
     let known = unsafe { raw::temponas_cuda_memory(i32::try_from(index).ok()?, &raw mut free, &raw mut total) };
     known.then_some((free, total))
+}
+
+/// Seconds for which this thread has held a core.
+pub fn thread_seconds() -> f64 {
+    // SAFETY: reads a clock.
+    unsafe { raw::temponas_thread_seconds() }
 }
 
 /// Loads the CUDA half of libtorch where the host has it; whether it did. Call before libtorch is first used.

@@ -10,6 +10,7 @@
 #include <c10/core/impl/alloc_cpu.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
 #include <dlfcn.h>
+#include <time.h>
 
 #include <algorithm>
 #include <cstring>
@@ -52,6 +53,11 @@ class MemoryTracker final : public c10::MemoryReportingInfoBase {
   int64_t mark() {
     std::lock_guard<std::mutex> lock(mutex_);
     peak_ = current_;
+    return current_;
+  }
+
+  int64_t current() {
+    std::lock_guard<std::mutex> lock(mutex_);
     return current_;
   }
 
@@ -135,6 +141,8 @@ void* temponas_memory_begin(int device_type, int64_t budget) noexcept {
 
 int64_t temponas_memory_mark(void* scope) noexcept { return static_cast<TrackerScope*>(scope)->tracker->mark(); }
 
+int64_t temponas_memory_current(void* scope) noexcept { return static_cast<TrackerScope*>(scope)->tracker->current(); }
+
 int64_t temponas_memory_peak(void* scope) noexcept { return static_cast<TrackerScope*>(scope)->tracker->peak(); }
 
 void temponas_memory_end(void* scope) noexcept { delete static_cast<TrackerScope*>(scope); }
@@ -162,6 +170,12 @@ bool temponas_cuda_memory(int index, uint64_t* free_bytes, uint64_t* total_bytes
   } catch (...) {
     return false;
   }
+}
+
+double temponas_thread_seconds() noexcept {
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
 }
 
 bool temponas_load_cuda() noexcept { return dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) != nullptr; }

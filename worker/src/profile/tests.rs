@@ -1,0 +1,130 @@
+use search_spaces::{Operator, Shape};
+
+use super::*;
+
+fn space() -> Space {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../search-spaces/spaces/shapes-tiny.toml");
+    Space::parse(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn settings() -> Settings {
+    Settings {
+        warmups: 1,
+        samples: 3,
+        ..Settings::new(Device::Cpu, 1, 1 << 30)
+    }
+}
+
+fn on(_: f64, _: &str) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+fn measured(state: &EntryState) -> &Measurement {
+    let EntryState::Measured(measurement) = state else {
+        panic!("{state:?}")
+    };
+    measurement
+}
+
+fn attention_at(side: u64) -> Block {
+    let shape = Shape::new([("b", 1), ("t", 5), ("h", side), ("w", side), ("c", 32), ("heads", 4)]);
+    Block::new(Operator::SelfAttention3d.as_str(), shape)
+}
+
+#[test]
+fn every_block_of_the_shipped_space_is_measured() {
+    let space = space();
+    let blocks = space.blocks();
+    let entries = profile_blocks(&space, &blocks, &settings(), &mut on).unwrap();
+    assert_eq!(
+        entries.iter().map(|(block, _)| block.clone()).collect::<Vec<_>>(),
+        blocks
+    );
+    for (block, state) in &entries {
+        let found = measured(state);
+        assert_eq!(found.latency_ms.len(), 3, "{block}");
+        assert!(found.latency_ms.values().iter().all(|ms| *ms > 0.0), "{block}");
+        assert_eq!(found.peak_memory_bytes.len(), 2, "{block}");
+    }
+}
+
+#[test]
+fn the_memory_of_a_whole_pass_is_what_the_blocks_predict() {
+    let space = space();
+    let mut table = lut::Lut::new("here", lut::Runtime::new("libtorch-cpu-1t", "2.11.0"), dtype_of(&space));
+    for (block, state) in profile_blocks(&space, &space.blocks(), &settings(), &mut on).unwrap() {
+        table.insert(block, state);
+    }
+    for text in ["-.-.-.-.-", "c1.s1.x1.x3.c3", "s3.s3.s3.s3.s3"] {
+        let architecture = space.architecture(text).unwrap();
+        let predicted = lut::compose(&table, &space, &architecture)
+            .unwrap()
+            .peak_memory_bytes
+            .unwrap()
+            .value;
+        let whole = measure_whole(&space, &architecture, &settings(), &mut on).unwrap();
+        let found = measured(&whole).peak_memory_bytes.median().unwrap();
+        assert!(
+            (predicted / found - 1.0).abs() < 0.02,
+            "{text}: {predicted} predicted, {found} found"
+        );
+    }
+}
+
+#[test]
+fn out_of_memory_is_a_state_and_the_next_block_is_measured() {
+    let blocks = [attention_at(64), attention_at(4)];
+    let tight = Settings {
+        memory_bytes: 8 << 20,
+        ..settings()
+    };
+    let entries = profile_blocks(&space(), &blocks, &tight, &mut on).unwrap();
+    let EntryState::OutOfMemory { detail } = &entries[0].1 else {
+        panic!("{:?}", entries[0].1)
+    };
+    assert!(detail.contains("8388608 allowed"), "{detail}");
+    measured(&entries[1].1);
+}
+
+#[test]
+fn a_block_nobody_knows_and_a_shape_without_a_dimension_are_unsupported_with_the_reason() {
+    let blocks = [
+        Block::new("deformable_attention", Shape::new([("b", 1)])),
+        Block::new(
+            "conv1d",
+            Shape::new([("b", 1), ("t", 5), ("h", 4), ("w", 4), ("c", 32)]),
+        ),
+        Block::new(
+            "conv1d",
+            Shape::new([("b", 1), ("t", 5), ("h", 4), ("w", 4), ("c", 30), ("groups", 8)]),
+        ),
+    ];
+    let entries = profile_blocks(&space(), &blocks, &settings(), &mut on).unwrap();
+    for ((_, state), reason) in entries
+        .iter()
+        .zip(["no operator", "no dimension `groups`", "must divide 30"])
+    {
+        let EntryState::Unsupported { detail } = state else {
+            panic!("{state:?}")
+        };
+        assert!(detail.contains(reason), "{detail}");
+    }
+}
+
+#[test]
+fn a_subject_that_takes_long_gets_fewer_samples() {
+    let hasty = Settings {
+        seconds_per_subject: 0.0,
+        samples: 20,
+        ..settings()
+    };
+    let entries = profile_blocks(&space(), &[attention_at(4)], &hasty, &mut on).unwrap();
+    assert_eq!(measured(&entries[0].1).latency_ms.len(), 1);
+}
+
+#[test]
+fn measuring_can_be_broken_off() {
+    let blocks = [attention_at(4)];
+    let stopped = profile_blocks(&space(), &blocks, &settings(), &mut |_, _| ControlFlow::Break(()));
+    assert_eq!(stopped.unwrap_err(), Interrupted);
+}
