@@ -401,7 +401,7 @@ mod tests {
         let ids: Vec<SearchId> =
             ["018f0000-0000-7000-8000-00000000000a", "018f0000-0000-7000-8000-00000000000b"].map(|id| id.parse().unwrap()).to_vec();
         assert_eq!(expand("00b", "search", &ids).unwrap(), ids[1]);
-        assert_eq!(expand(&ids[0].to_string(), "search", &[]).unwrap(), ids[0], "a whole id need not be known");
+        assert_eq!(expand::<SearchId>(&ids[0].to_string(), "search", &[]).unwrap(), ids[0], "a whole id need not be known");
         assert!(expand("018f", "search", &ids).unwrap_err().to_string().contains("more than one"));
         assert!(expand("xyz", "search", &ids).unwrap_err().to_string().contains("no search"));
         assert!(expand("", "search", &ids).is_err());

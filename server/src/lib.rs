@@ -13,6 +13,7 @@ pub mod dispatch;
 pub mod embedded_postgres;
 pub mod event_hub;
 pub mod metrics;
+pub mod plots;
 pub mod samples;
 pub mod search;
 pub mod store;
