@@ -1,5 +1,6 @@
 //! `lut-accuracy`: predicted against measured latency and peak memory of whole architectures on this machine.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -7,7 +8,7 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use lut::{Accuracy, EntryState, Lut, LutCosts, Measurement, Pair, Runtime, Samples};
 use rand::RngExt;
-use search_spaces::{Architecture, Space};
+use search_spaces::{Architecture, Block, Space};
 use tch::Device;
 
 use crate::models::seeded::generator;
@@ -26,7 +27,7 @@ pub struct LutAccuracyArgs {
     #[arg(long, default_value_t = 100)]
     pub architectures: usize,
     /// Samples of each block and each architecture.
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 15)]
     pub samples: u32,
     /// Threads of libtorch.
     #[arg(long, default_value_t = 1)]
@@ -71,56 +72,79 @@ pub fn command(args: &LutAccuracyArgs) -> anyhow::Result<()> {
 
     let mut say = teller();
     let blocks = space.blocks();
-    let entries = profile::profile_blocks(&space, &blocks, &settings, &mut say)?;
     let name = profile::runtime_name(Device::Cpu, args.threads);
-    let mut table = Lut::new(
-        "this machine",
-        Runtime::new(name.name, name.version),
-        profile::dtype_of(&space),
-    );
-    for (block, state) in entries {
-        table.insert(block, state);
-    }
+    let table_of = |entries: Vec<(Block, EntryState)>| {
+        let runtime = Runtime::new(name.name.clone(), name.version.clone());
+        let mut table = Lut::new("this machine", runtime, profile::dtype_of(&space));
+        entries
+            .into_iter()
+            .for_each(|(block, state)| table.insert(block, state));
+        table
+    };
 
+    // A first, short profile only spreads the draw over the range of costs.
+    let short = Settings {
+        samples: 2,
+        ..settings.clone()
+    };
+    let rough = table_of(profile::profile_blocks(&space, &blocks, &short, &mut say)?);
+    let architectures = stratified(&LutCosts::new(&rough, &space), args.architectures, args.seed);
+    ensure!(
+        !architectures.is_empty(),
+        "no architecture of {} can be predicted",
+        space.name
+    );
+
+    let (entries, states) = profile::measure_together(&space, &blocks, &architectures, &settings, &mut say)?;
+    let table = table_of(entries);
     let costs = LutCosts::new(&table, &space);
-    let drawn = stratified(&costs, args.architectures, args.seed);
-    ensure!(!drawn.is_empty(), "no architecture of {} can be predicted", space.name);
-    let architectures: Vec<Architecture> = drawn.iter().map(|(architecture, _, _)| architecture.clone()).collect();
-    let states = profile::measure_wholes(&space, &architectures, &settings, &mut say)?;
-    let rows: Vec<Row> = drawn.into_iter().zip(states).filter_map(row).collect();
+    let rows: Vec<Row> = architectures
+        .into_iter()
+        .zip(states)
+        .filter_map(|(architecture, state)| row(&costs, architecture, state))
+        .collect();
     ensure!(!rows.is_empty(), "none of the architectures could be measured whole");
     print(&space, &table, &rows, args)
 }
 
-/// Distinct architectures at even steps of predicted latency, with predicted latency and memory.
-fn stratified(costs: &LutCosts<'_>, count: usize, seed: u64) -> Vec<(Architecture, f64, f64)> {
+/// Distinct architectures at even steps of predicted latency.
+fn stratified(costs: &LutCosts<'_>, count: usize, seed: u64) -> Vec<Architecture> {
     let mut rng = generator(seed, 0);
     let positions = &costs.space().positions;
-    let mut drawn: Vec<(Architecture, f64, f64)> = Vec::new();
-    let mut seen = std::collections::BTreeSet::new();
+    let mut latencies: BTreeMap<Architecture, f64> = BTreeMap::new();
     for _ in 0..count.saturating_mul(DRAWN_FOR_EACH) {
         let choices: Vec<u16> = positions
             .iter()
             .map(|position| rng.random_range(0..position.choices.len()) as u16)
             .collect();
         let architecture = Architecture::new(choices);
-        let Ok(cost) = costs.compose(&architecture) else {
-            continue;
-        };
-        if let (Some(latency), Some(memory)) = (cost.latency_ms, cost.peak_memory_bytes)
-            && seen.insert(architecture.clone())
-        {
-            drawn.push((architecture, latency.value, memory.value));
+        if let Some(latency) = costs.compose(&architecture).ok().and_then(|cost| cost.latency_ms) {
+            latencies.insert(architecture, latency.value);
         }
     }
-    drawn.sort_by(|a, b| a.1.total_cmp(&b.1));
-    let (have, take) = (drawn.len(), count.min(drawn.len()));
-    (0..take)
-        .map(|i| drawn[if take > 1 { i * (have - 1) / (take - 1) } else { 0 }].clone())
-        .collect()
+    nearest_to_even_steps(latencies.into_iter().collect(), count)
 }
 
-fn row(((architecture, latency, memory), state): ((Architecture, f64, f64), EntryState)) -> Option<Row> {
+/// For each of `count` values at even steps from the lowest to the highest latency the nearest one not yet taken;
+/// cheapest first.
+fn nearest_to_even_steps(mut drawn: Vec<(Architecture, f64)>, count: usize) -> Vec<Architecture> {
+    let latencies = drawn.iter().map(|(_, latency)| *latency);
+    let (low, high) = (
+        latencies.clone().fold(f64::INFINITY, f64::min),
+        latencies.fold(0.0, f64::max),
+    );
+    let mut taken = Vec::new();
+    for i in 0..count.min(drawn.len()) {
+        let wanted = low + (high - low) * i as f64 / count.saturating_sub(1).max(1) as f64;
+        let distance = |(_, latency): &(Architecture, f64)| (latency - wanted).abs();
+        let nearest = (0..drawn.len()).min_by(|&a, &b| distance(&drawn[a]).total_cmp(&distance(&drawn[b])));
+        taken.extend(nearest.map(|at| drawn.swap_remove(at)));
+    }
+    taken.sort_by(|a, b| a.1.total_cmp(&b.1));
+    taken.into_iter().map(|(architecture, _)| architecture).collect()
+}
+
+fn row(costs: &LutCosts<'_>, architecture: Architecture, state: EntryState) -> Option<Row> {
     let EntryState::Measured(Measurement {
         latency_ms,
         peak_memory_bytes,
@@ -128,24 +152,25 @@ fn row(((architecture, latency, memory), state): ((Architecture, f64, f64), Entr
     else {
         return None;
     };
+    let predicted = costs.compose(&architecture).ok()?;
     let half = |parity: usize| {
         let values = latency_ms.values().iter().skip(parity).step_by(2).copied().collect();
         Samples::new(values).ok()?.median()
     };
     Some(Row {
-        architecture,
         latency_ms: Pair {
-            predicted: latency,
+            predicted: predicted.latency_ms?.value,
             measured: latency_ms.median()?,
         },
         memory_bytes: Pair {
-            predicted: memory,
+            predicted: predicted.peak_memory_bytes?.value,
             measured: peak_memory_bytes.median()?,
         },
         repeated_ms: Pair {
             predicted: half(0)?,
             measured: half(1)?,
         },
+        architecture,
     })
 }
 
@@ -225,5 +250,46 @@ fn teller() -> impl FnMut(f64, &str) -> ControlFlow<()> {
             eprintln!("{:>3.0} % {what}", share * 100.0);
         }
         ControlFlow::Continue(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use search_spaces::Dtype;
+
+    use super::*;
+
+    /// A table whose latencies are the block's MACs, so that predictions are known without measuring.
+    fn by_macs(space: &Space) -> Lut {
+        let mut table = Lut::new("paper", Runtime::new("libtorch-cpu-1t", "2.11.0"), Dtype::F32);
+        for block in space.blocks() {
+            let work = search_spaces::work(&block, Dtype::F32).expect("every block of a UNet has a closed form");
+            let samples = |value: u64| Samples::new(vec![value as f64]).expect("finite");
+            let measurement = Measurement {
+                latency_ms: samples(work.macs),
+                peak_memory_bytes: samples(work.activation_bytes),
+            };
+            table.insert(block, EntryState::Measured(measurement));
+        }
+        table
+    }
+
+    #[test]
+    fn the_draw_spans_the_range_of_costs_in_even_steps_without_repeats() {
+        let text = include_str!("../../search-spaces/spaces/shapes-tiny.toml");
+        let space = Space::parse(text).expect("the shipped space");
+        let table = by_macs(&space);
+        let costs = LutCosts::new(&table, &space);
+        let latency = |a: &Architecture| costs.compose(a).expect("in the table").latency_ms.expect("known").value;
+        let drawn = stratified(&costs, 40, 1);
+        assert_eq!(drawn, stratified(&costs, 40, 1), "one seed, one draw");
+        assert_eq!(drawn.iter().collect::<std::collections::BTreeSet<_>>().len(), 40);
+        let latencies: Vec<f64> = drawn.iter().map(latency).collect();
+        assert!(latencies.is_sorted());
+        let (low, high) = (latencies[0], latencies[39]);
+        let heaviest = latency(&space.architecture("s3.c3.c3.c3.c3").expect("of the space"));
+        assert!(low <= 1.15 * latency(&space.backbone().expect("all null")) && high > 0.85 * heaviest);
+        let widest = latencies.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
+        assert!(widest < 5.0 * (high - low) / 39.0, "{latencies:?}");
     }
 }

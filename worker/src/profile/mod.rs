@@ -2,7 +2,8 @@
 //!
 //! - **Latency.** Everything that is measured together runs in rounds: each round runs every subject once, in an order
 //!   drawn anew, so a slow moment of the machine falls on all alike and each run finds the caches as other blocks left
-//!   them. A sample is one run. On one processor thread it is the time that the thread held its core: what other
+//!   them. A sample is the fastest of [`RUNS_PER_SAMPLE`] runs in successive rounds: other processes can only slow a run
+//!   down, and a long run is more surely disturbed than a short one. On one processor thread it is the time that the thread held its core: what other
 //!   processes take away is not the model's. On more threads and on CUDA it is the time on the wall.
 //! - **Peak memory.** The allocator's own count (see [`crate::shim`]) above what was allocated when the run began.
 //! - **Out of memory** is a result. An allocation above the memory budget is refused before it is touched.
@@ -27,6 +28,9 @@ use crate::shim::{MemoryTracker, PeakBytes, thread_seconds};
 
 pub use subject::{Inputs, Subject, kind_of};
 
+/// Runs of which a latency sample is the fastest.
+pub const RUNS_PER_SAMPLE: u32 = 4;
+
 /// How to measure.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -45,7 +49,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Two rounds of warm-up, 30 samples, at most 20 seconds a subject.
+    /// Two rounds of warm-up, 15 samples, at most 20 seconds a subject.
     #[must_use]
     pub const fn new(device: Device, threads: u32, memory_bytes: u64) -> Self {
         Self {
@@ -53,7 +57,7 @@ impl Settings {
             threads,
             memory_bytes,
             warmups: 2,
-            samples: 30,
+            samples: 15,
             seconds_per_subject: 20.0,
         }
     }
@@ -159,6 +163,42 @@ pub fn measure_wholes(
     Ok(states.into_iter().map(|state| state.whole).collect())
 }
 
+/// Measures blocks and whole architectures in the same rounds, so that the machine's changes of pace fall on both.
+///
+/// # Errors
+/// Where `progress` breaks off.
+pub fn measure_together(
+    space: &Space,
+    blocks: &[Block],
+    architectures: &[Architecture],
+    settings: &Settings,
+    progress: Progress<'_>,
+) -> Result<(Vec<(Block, EntryState)>, Vec<EntryState>), Interrupted> {
+    let dtype = dtype_of(space);
+    let build = |i: usize| match i.checked_sub(blocks.len()) {
+        None => block_bench(space, &blocks[i], dtype, settings),
+        Some(i) => whole_bench(space, &architectures[i], settings),
+    };
+    let label = |i: usize| match i.checked_sub(blocks.len()) {
+        None => blocks[i].to_string(),
+        Some(i) => space.print(&architectures[i]),
+    };
+    let mut found = measure(blocks.len() + architectures.len(), &build, &label, settings, progress)?;
+    let wholes = found
+        .split_off(blocks.len())
+        .into_iter()
+        .map(|state| state.whole)
+        .collect();
+    Ok((
+        blocks
+            .iter()
+            .cloned()
+            .zip(found.into_iter().map(|state| state.above_start))
+            .collect(),
+        wholes,
+    ))
+}
+
 /// Entries as they are uploaded.
 #[must_use]
 pub fn uploads(entries: Vec<(Block, EntryState)>, dtype: Dtype) -> Vec<EntryUpload> {
@@ -196,6 +236,16 @@ struct Bench {
     /// How long a run takes, roughly.
     seconds: f64,
     samples: Vec<f64>,
+}
+
+impl Bench {
+    /// A run: the first of a new sample, or one more of the last.
+    fn add(&mut self, latency_ms: f64, begins_sample: bool) {
+        match self.samples.last_mut() {
+            Some(fastest) if !begins_sample => *fastest = fastest.min(latency_ms),
+            _ => self.samples.push(latency_ms),
+        }
+    }
 }
 
 /// What was found of one subject, with its peak told in both ways.
@@ -270,7 +320,7 @@ fn measure(
 }
 
 fn run_rounds(group: &mut [(usize, Bench)], settings: &Settings, progress: Progress<'_>) -> Result<(), Interrupted> {
-    let rounds = settings.warmups + settings.samples;
+    let rounds = settings.warmups + settings.samples * RUNS_PER_SAMPLE;
     let mut order: Vec<usize> = (0..group.len()).collect();
     for round in 0..rounds {
         go_on(progress(f64::from(round) / f64::from(rounds), "measuring in rounds"))?;
@@ -284,7 +334,7 @@ fn run_rounds(group: &mut [(usize, Bench)], settings: &Settings, progress: Progr
             }
             let seconds = settings.seconds(|| (bench.run)());
             if round >= settings.warmups {
-                bench.samples.push(1000.0 * seconds);
+                bench.add(1000.0 * seconds, (round - settings.warmups) % RUNS_PER_SAMPLE == 0);
             }
         }
     }

@@ -128,3 +128,64 @@ fn measuring_can_be_broken_off() {
     let stopped = profile_blocks(&space(), &blocks, &settings(), &mut |_, _| ControlFlow::Break(()));
     assert_eq!(stopped.unwrap_err(), Interrupted);
 }
+
+#[test]
+fn text_encoder_and_decoder_of_the_dataset_are_measured() {
+    let space = space();
+    let unet = space.unet().unwrap();
+    let blocks = [unet.text_encoder_block(), unet.decoder_block()];
+    for (block, state) in profile_blocks(&space, &blocks, &settings(), &mut on).unwrap() {
+        assert!(measured(&state).latency_ms.median().unwrap() > 0.0, "{block}");
+    }
+}
+
+#[test]
+fn an_upload_carries_every_sample_and_every_state() {
+    let block = attention_at(4);
+    let samples = |values: &[f64]| Samples::new(values.to_vec()).unwrap();
+    let states = [
+        EntryState::Measured(Measurement {
+            latency_ms: samples(&[1.0, 2.0]),
+            peak_memory_bytes: samples(&[8.0]),
+        }),
+        EntryState::OutOfMemory {
+            detail: "full".to_owned(),
+        },
+        EntryState::Unsupported {
+            detail: "unknown".to_owned(),
+        },
+    ];
+    let sent = uploads(states.map(|state| (block.clone(), state)).to_vec(), Dtype::F32);
+    assert_eq!(sent[0].block.shape["heads"], 4);
+    assert_eq!(sent[0].dtype, "f32");
+    assert_eq!(
+        sent.into_iter().map(|entry| entry.outcome).collect::<Vec<_>>(),
+        [
+            EntryOutcome::Measured {
+                latency_ms: vec![1.0, 2.0],
+                peak_memory_bytes: vec![8.0]
+            },
+            EntryOutcome::OutOfMemory {
+                detail: "full".to_owned()
+            },
+            EntryOutcome::Unsupported {
+                detail: "unknown".to_owned()
+            },
+        ]
+    );
+}
+
+#[test]
+fn a_sample_is_the_fastest_of_its_runs() {
+    let mut bench = Bench {
+        run: Box::new(|| ()),
+        standing_bytes: 0,
+        peaks: vec![],
+        seconds: 0.0,
+        samples: vec![],
+    };
+    for (i, latency) in [5.0, 3.0, 4.0, 9.0, 7.0, 8.0].into_iter().enumerate() {
+        bench.add(latency, i % 3 == 0);
+    }
+    assert_eq!(bench.samples, [3.0, 7.0]);
+}
