@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use lut::{Accuracy, EntryState, Lut, LutCosts, Measurement, Pair, Runtime, Samples};
 use rand::RngExt;
-use search_spaces::{Architecture, Block, Space};
+use search_spaces::{Architecture, Space};
 use tch::Device;
 
 use crate::models::seeded::generator;
@@ -73,7 +73,7 @@ pub fn command(args: &LutAccuracyArgs) -> anyhow::Result<()> {
     let mut say = teller();
     let blocks = space.blocks();
     let name = profile::runtime_name(Device::Cpu, args.threads);
-    let table_of = |entries: Vec<(Block, EntryState)>| {
+    let table_of = |entries: Vec<profile::MeasuredBlock>| {
         let runtime = Runtime::new(name.name.clone(), name.version.clone());
         let mut table = Lut::new("this machine", runtime, profile::dtype_of(&space));
         entries

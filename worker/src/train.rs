@@ -68,7 +68,6 @@ impl<'a> Training<'a> {
     }
 
     /// The trained weights by name.
-    #[must_use]
     pub fn weights(&self) -> &[(String, Tensor)] {
         &self.weights
     }

@@ -103,6 +103,9 @@ pub fn runtime_name(device: Device, threads: u32) -> RuntimeName {
 #[error("measuring was interrupted")]
 pub struct Interrupted;
 
+/// A block and how measuring it ended.
+pub type MeasuredBlock = (Block, EntryState);
+
 /// Called with the share done and what is being measured; `Break` ends the measuring.
 pub type Progress<'a> = &'a mut dyn FnMut(f64, &str) -> ControlFlow<()>;
 
@@ -115,7 +118,7 @@ pub fn profile_blocks(
     blocks: &[Block],
     settings: &Settings,
     progress: Progress<'_>,
-) -> Result<Vec<(Block, EntryState)>, Interrupted> {
+) -> Result<Vec<MeasuredBlock>, Interrupted> {
     let dtype = dtype_of(space);
     let build = |i: usize| block_bench(space, &blocks[i], dtype, settings);
     let states = measure(blocks.len(), &build, &|i| blocks[i].to_string(), settings, progress)?;
@@ -173,7 +176,7 @@ pub fn measure_together(
     architectures: &[Architecture],
     settings: &Settings,
     progress: Progress<'_>,
-) -> Result<(Vec<(Block, EntryState)>, Vec<EntryState>), Interrupted> {
+) -> Result<(Vec<MeasuredBlock>, Vec<EntryState>), Interrupted> {
     let dtype = dtype_of(space);
     let build = |i: usize| match i.checked_sub(blocks.len()) {
         None => block_bench(space, &blocks[i], dtype, settings),
@@ -201,8 +204,8 @@ pub fn measure_together(
 
 /// Entries as they are uploaded.
 #[must_use]
-pub fn uploads(entries: Vec<(Block, EntryState)>, dtype: Dtype) -> Vec<EntryUpload> {
-    let upload = |(block, state): (Block, EntryState)| EntryUpload {
+pub fn uploads(entries: Vec<MeasuredBlock>, dtype: Dtype) -> Vec<EntryUpload> {
+    let upload = |(block, state): MeasuredBlock| EntryUpload {
         block: protocol::luts::Block {
             operator: block.operator.clone(),
             shape: block.shape.iter().map(|(name, size)| (name.to_owned(), size)).collect(),
@@ -334,7 +337,10 @@ fn run_rounds(group: &mut [(usize, Bench)], settings: &Settings, progress: Progr
             }
             let seconds = settings.seconds(|| (bench.run)());
             if round >= settings.warmups {
-                bench.add(1000.0 * seconds, (round - settings.warmups) % RUNS_PER_SAMPLE == 0);
+                bench.add(
+                    1000.0 * seconds,
+                    (round - settings.warmups).is_multiple_of(RUNS_PER_SAMPLE),
+                );
             }
         }
     }

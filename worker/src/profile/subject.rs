@@ -54,13 +54,13 @@ enum Kernel {
     ConvIn(nn::Conv2D),
     Down(Layer),
     Up(Layer),
-    Mid(MidBlock),
+    Mid(Box<MidBlock>),
     Downsample(Downsample),
     Upsample(Upsample),
     Head(Head),
     Temporal(TemporalOperator),
     Text(TextEncoder),
-    Decoder(Vae),
+    Decoder(Box<Vae>),
 }
 
 /// libtorch's number format for ours.
@@ -190,7 +190,7 @@ impl Dimensions<'_> {
             "unet.up" => Kernel::Up(self.layer(vs, self.get("c_in")? + self.get("skip")?)?),
             "unet.mid" => {
                 let c = self.get("c")?;
-                Kernel::Mid(MidBlock::new(vs, self.resnet(c, c)?, self.transformer(c)?))
+                Kernel::Mid(Box::new(MidBlock::new(vs, self.resnet(c, c)?, self.transformer(c)?)))
             }
             "unet.downsample" => Kernel::Downsample(Downsample::new(vs / "downsample", self.get("c")?)),
             "unet.upsample" => Kernel::Upsample(Upsample::new(vs / "upsample", self.get("c")?)),
@@ -201,7 +201,7 @@ impl Dimensions<'_> {
                 self.get("groups")?,
             )),
             "text_encoder" => Kernel::Text(self.text_encoder(vs, space)?),
-            "vae.decode" => Kernel::Decoder(Vae::new(vs, &recipe(space)?.vae)),
+            "vae.decode" => Kernel::Decoder(Box::new(Vae::new(vs, &recipe(space)?.vae))),
             other => {
                 return Err(format!(
                     "`{other}` is no operator of this worker; allowed: the six temporal operators, unet.*, text_encoder, vae.decode"
