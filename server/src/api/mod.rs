@@ -28,6 +28,7 @@ pub mod events;
 pub mod extract;
 pub mod health;
 pub mod page;
+pub mod plots;
 pub mod problem;
 mod candidates;
 mod devices;
@@ -65,6 +66,7 @@ fn resources() -> OpenApiRouter<Arc<App>> {
         .merge(fronts::routes())
         .merge(jobs::routes())
         .merge(leases::routes())
+        .merge(plots::routes())
         .merge(luts::routes())
         .merge(searches::routes())
         .merge(spaces::routes())
@@ -88,6 +90,7 @@ pub fn router(app: Arc<App>) -> Router {
     let guarded = resources
         .route("/metrics", axum::routing::get(health::metrics))
         .route("/v1", axum::routing::any(unknown_route))
+        .route("/v1/", axum::routing::any(unknown_route))
         .route("/v1/{*rest}", axum::routing::any(unknown_route))
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn(in_time))

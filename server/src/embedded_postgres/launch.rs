@@ -22,6 +22,9 @@ pub const SHIM: &str = "run-until-parent-dies";
 #[derive(Debug)]
 pub(super) struct Launcher {
     requests: Sender<Request>,
+    /// Whether this program knows the hidden command. Asked at the start: once an upgrade has replaced its
+    /// file, the name that the system tells is another.
+    has_shim: bool,
     child: Mutex<Option<Child>>,
 }
 
@@ -43,12 +46,12 @@ impl Launcher {
                 thread::park();
             }
         });
-        Self { requests, child: Mutex::new(None) }
+        Self { requests, has_shim: is_temponas(), child: Mutex::new(None) }
     }
 
     /// Starts a postmaster, without waiting for it to be ready.
     pub(super) fn postgres(&self, programs: &Programs, place: &Place, user: Option<&User>) -> Result<(), ClusterError> {
-        let shimmed = self.spawn(postgres_command(programs, place, user, true)?);
+        let shimmed = self.spawn(postgres_command(programs, place, user, self.has_shim)?);
         let child = match shimmed {
             Ok(child) => child,
             // This program's own file cannot be executed by the user; Postgres' can.
@@ -87,7 +90,7 @@ fn postgres_command(
     let log = std::fs::File::options().create(true).append(true).open(place.log());
     let log = log.map_err(ClusterError::files("cannot write the log", &place.log()))?;
     let errors = log.try_clone().map_err(ClusterError::files("cannot write the log", &place.log()))?;
-    let mut command = if shimmed && is_temponas() {
+    let mut command = if shimmed {
         // By this name the file is found even where the user cannot reach its folder.
         let mut command = Command::new("/proc/self/exe");
         command.arg(SHIM).arg(std::process::id().to_string()).arg(programs.postgres());

@@ -5,8 +5,8 @@
 //!   (Postgres replays its log by itself).
 //! - **Shared.** Every process that uses the cluster (coordinators, `temponas token`) holds a shared lock
 //!   for as long as it lives; the last one to leave stops the cluster.
-//! - **Ends with its owner.** On Linux the postmaster is told to shut down when the process that started
-//!   it dies, however that happens; whoever still uses the cluster then starts it again.
+//! - **Leaves nothing behind.** On Linux the postmaster is told to shut down when the process that started
+//!   it ends, however that happens; whoever still uses the cluster starts it again at once.
 //! - **Not as root.** Postgres refuses that; then it runs as the user `postgres`, else `nobody`, and where
 //!   that user cannot reach the data folder, the cluster lies in `/var/lib/temponas` and the data folder
 //!   has a link to it.
@@ -169,7 +169,7 @@ impl Cluster {
         let _starting = locks.starting().await.map_err(ClusterError::files("cannot lock", locks.folder()))?;
         drop(self.usage);
         if locks.is_used() {
-            tracing::info!("the private Postgres cluster is left running: another process uses it");
+            tracing::info!("the private Postgres cluster is left to the other process that uses it");
             return Ok(());
         }
         self.site.stop().await

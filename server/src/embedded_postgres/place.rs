@@ -202,6 +202,7 @@ mod tests {
         fs::create_dir(&data_dir).unwrap();
         let stranger = User { name: "stranger".to_owned(), uid: 4_000_000, gid: 4_000_000 };
         fs::set_permissions(&data_dir, fs::Permissions::from_mode(0o700)).unwrap();
+        fs::set_permissions(outer.path(), fs::Permissions::from_mode(0o700)).unwrap();
         assert!(!make_reachable(&data_dir, &stranger));
         fs::set_permissions(outer.path(), fs::Permissions::from_mode(0o755)).unwrap();
         assert!(make_reachable(&data_dir, &stranger));

@@ -15,7 +15,7 @@ const SCALE: [(u8, u8, u8); 5] = [(253, 202, 80), (243, 130, 94), (203, 71, 119)
 
 /// A colour of the scale, `share` from 0 to 1.
 pub(super) fn on_scale(share: f64) -> RGBColor {
-    let position = share.clamp(0.0, 1.0) * (SCALE.len() - 1) as f64;
+    let position = share.max(0.0).min(1.0) * (SCALE.len() - 1) as f64;
     let below = (position.floor() as usize).min(SCALE.len() - 2);
     let part = position - below as f64;
     let mix = |from: u8, to: u8| (f64::from(from) + part * (f64::from(to) - f64::from(from))).round() as u8;

@@ -174,8 +174,10 @@ impl Picture for FrontPicture {
         let (_, height) = self.size();
         let notes = 16 * i32::try_from(self.missing.len()).unwrap_or(0);
         area.draw(&Text::new(self.title.clone(), (pen.px(28), pen.px(22)), pen.heading(19)))?;
-        let errors = "bars: one standard error";
-        let subtitle = format!("{} points on the front · {errors}", self.points.len());
+        let mut subtitle = format!("{} points on the front · bars: one standard error", self.points.len());
+        if self.points.iter().any(|point| point.verified.is_some()) {
+            subtitle += " · diamonds: measured whole on the device";
+        }
         area.draw(&Text::new(subtitle, (pen.px(28), pen.px(48)), pen.text(13, FAINT_INK)))?;
         for (line, note) in (0..).zip(&self.missing) {
             let at = (pen.px(28), pen.px(height as i32 - notes - 8 + 16 * line));
@@ -257,17 +259,12 @@ impl FrontPicture {
             let disc = Circle::new((0, 0), pen.px(5), colour.filled());
             chart.draw_series([at + rim + disc])?;
             if self.points.len() <= NUMBERED {
-                let style = pen.text(11, INK).pos(Pos::new(HPos::Right, VPos::Bottom));
-                let label = Text::new(format!("#{}", mark.label), (pen.px(-7), pen.px(-6)), style);
+                let is_right = mark.verified.is_some_and(|(verified, _)| verified.at < mark.x.at);
+                let (side, shift) = if is_right { (HPos::Left, 7) } else { (HPos::Right, -7) };
+                let style = pen.text(11, INK).pos(Pos::new(side, VPos::Bottom));
+                let label = Text::new(format!("#{}", mark.label), (pen.px(shift), pen.px(-6)), style);
                 chart.draw_series([plotters::element::EmptyElement::at((mark.x.at, mark.y.at)) + label])?;
             }
-        }
-        if self.points.iter().any(|point| point.verified.is_some()) {
-            let style = pen.text(12, FAINT_INK).pos(Pos::new(HPos::Right, VPos::Top));
-            let area = chart.plotting_area();
-            let (width, _) = area.dim_in_pixel();
-            let corner = area.strip_coord_spec();
-            corner.draw(&Text::new("diamonds: measured whole on the device", (width as i32 - pen.px(4), pen.px(-22)), style))?;
         }
         Ok(())
     }

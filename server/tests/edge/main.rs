@@ -1,0 +1,11 @@
+//! The coordinator from outside: over REST, and as real processes that are killed.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+mod access;
+mod artifacts;
+mod cluster;
+mod document;
+mod events;
+mod problems;
+mod server;
