@@ -1,5 +1,6 @@
 //! The `temponas` command: one file a command.
 
+mod bench_search;
 mod demo;
 mod front;
 mod list;
@@ -12,7 +13,12 @@ mod submit;
 mod token;
 mod watch;
 
-use std::{ffi::OsString, io::Write, path::PathBuf, process::ExitCode};
+use std::{
+    ffi::OsString,
+    io::{IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -81,6 +87,8 @@ enum Command {
     Token(token::TokenArgs),
     /// A whole search on this machine: coordinator, workers, page
     Demo(demo::DemoArgs),
+    /// Searches over public benchmark tables: evaluations until the table's own front is reached
+    BenchSearch(bench_search::BenchSearchArgs),
     /// Print the OpenAPI document
     Openapi,
     #[command(name = embedded_postgres::SHIM, hide = true)]
@@ -103,7 +111,10 @@ pub(crate) struct Remote {
 impl Remote {
     fn client(self, file: &ConfigFile) -> anyhow::Result<Client> {
         let settings = self.settings.load(file)?;
-        Ok(Client::new(settings.url.as_deref().unwrap_or_default(), settings.token)?)
+        Ok(Client::new(
+            settings.url.as_deref().unwrap_or_default(),
+            settings.token,
+        )?)
     }
 }
 
@@ -112,9 +123,18 @@ impl Remote {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     // Before anything else starts: this process is about to become another program.
-    if let Command::RunUntilParentDies { parent, program, arguments } = &cli.command {
+    if let Command::RunUntilParentDies {
+        parent,
+        program,
+        arguments,
+    } = &cli.command
+    {
         let error = embedded_postgres::run_until_parent_dies(*parent, program, arguments).err();
-        eprintln!("cannot run {}: {}", program.display(), error.map_or_else(String::new, |error| error.to_string()));
+        eprintln!(
+            "cannot run {}: {}",
+            program.display(),
+            error.map_or_else(String::new, |error| error.to_string())
+        );
         return ExitCode::FAILURE;
     }
     start_log(&cli);
@@ -150,6 +170,10 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Lut(args) => lut::run(args, &file).await?,
         Command::Token(args) => token::run(args, &file).await?,
         Command::Demo(args) => return demo::run(args, &file).await,
+        Command::BenchSearch(args) => {
+            let reached = bench_search::run(args, &file).await?;
+            return Ok(if reached { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Command::Openapi => render::print(docs::text())?,
         Command::RunUntilParentDies { .. } => {}
     }
@@ -164,7 +188,10 @@ fn start_log(cli: &Cli) {
         eprintln!("--log {filter}: {error}; logging `{default}` instead");
         tracing_subscriber::EnvFilter::new(default)
     });
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match cli.log_format {
         LogFormat::Text => log.with_target(false).init(),
         LogFormat::Json => log.json().init(),
@@ -186,7 +213,12 @@ mod tests {
             assert!(command.get_about().is_some(), "{}", command.get_name());
             let arguments = command.get_arguments().filter(|argument| !argument.is_hide_set());
             for argument in arguments {
-                assert!(argument.get_help().is_some(), "{} {}", command.get_name(), argument.get_id());
+                assert!(
+                    argument.get_help().is_some(),
+                    "{} {}",
+                    command.get_name(),
+                    argument.get_id()
+                );
             }
         }
     }

@@ -6,6 +6,7 @@
 mod additive;
 mod advance;
 pub mod background;
+pub mod bench_search;
 mod context;
 mod elimination;
 mod estimate;
