@@ -7,7 +7,9 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::{artifacts::ArtifactStore, config::Config, event_hub::EventHub, metrics::Metrics, search::Caches, store::Store};
+use crate::{
+    artifacts::ArtifactStore, config::Config, event_hub::EventHub, metrics::Metrics, search::Caches, store::Store,
+};
 
 /// The coordinator's parts. It holds no state of its own: all that must last is in `store` and `artifacts`.
 #[derive(Debug)]

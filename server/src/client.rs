@@ -7,7 +7,7 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use protocol::{
     ArtifactDigest, CandidateId, Page, ProblemDocument, SearchId,
     artifacts::UPLOAD_OFFSET,
-    devices::DeviceView,
+    devices::{DeviceView, WorkerView},
     events::Event,
     luts::LutEntryView,
     searches::{CandidateDetail, CandidateView, FrontView, NewSearch, Recommendation, SearchEstimate, SearchView},
@@ -83,13 +83,22 @@ impl Client {
     /// # Errors
     /// When the address is none, or no connection can be made at all on this machine.
     pub fn new(url: &str, token: Option<Secret>) -> Result<Self, ClientError> {
-        let wrong = |reason: String| ClientError::Address { url: url.to_owned(), reason };
+        let wrong = |reason: String| ClientError::Address {
+            url: url.to_owned(),
+            reason,
+        };
         let base = Url::parse(url).map_err(|error| wrong(error.to_string()))?;
         if base.cannot_be_a_base() || !matches!(base.scheme(), "http" | "https") {
             return Err(wrong("it must begin with http:// or https://".to_owned()));
         }
-        let http = reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).build();
-        Ok(Self { http: http.map_err(|error| wrong(error.to_string()))?, base, token })
+        let http = reqwest::Client::builder()
+            .connect_timeout(Duration::from_secs(5))
+            .build();
+        Ok(Self {
+            http: http.map_err(|error| wrong(error.to_string()))?,
+            base,
+            token,
+        })
     }
 
     /// The coordinator's address, without a slash at the end.
@@ -100,7 +109,11 @@ impl Client {
 
     /// Whether the coordinator answers and its database does.
     pub async fn is_healthy(&self) -> bool {
-        let reply = self.request(Method::GET, "/healthz").timeout(Duration::from_secs(5)).send().await;
+        let reply = self
+            .request(Method::GET, "/healthz")
+            .timeout(Duration::from_secs(5))
+            .send()
+            .await;
         reply.is_ok_and(|reply| reply.status().is_success())
     }
 
@@ -109,7 +122,12 @@ impl Client {
     /// # Errors
     /// When it is refused or the coordinator cannot be reached.
     pub async fn submit(&self, search: &NewSearch, key: &str) -> Result<SearchView, ClientError> {
-        self.retry(|| self.request(Method::POST, "/v1/searches").header("idempotency-key", key).json(search)).await
+        self.retry(|| {
+            self.request(Method::POST, "/v1/searches")
+                .header("idempotency-key", key)
+                .json(search)
+        })
+        .await
     }
 
     /// What a submission would cost.
@@ -117,7 +135,12 @@ impl Client {
     /// # Errors
     /// When it is refused or the coordinator cannot be reached.
     pub async fn estimate(&self, search: &NewSearch) -> Result<SearchEstimate, ClientError> {
-        self.retry(|| self.request(Method::POST, "/v1/searches").query(&[("dry_run", true)]).json(search)).await
+        self.retry(|| {
+            self.request(Method::POST, "/v1/searches")
+                .query(&[("dry_run", true)])
+                .json(search)
+        })
+        .await
     }
 
     /// All searches, oldest first.
@@ -153,7 +176,8 @@ impl Client {
     /// # Errors
     /// When the search's state does not allow it, or the coordinator cannot be reached.
     pub async fn steer(&self, id: SearchId, what: &str) -> Result<SearchView, ClientError> {
-        self.retry(|| self.request(Method::POST, &format!("/v1/searches/{id}/{what}"))).await
+        self.retry(|| self.request(Method::POST, &format!("/v1/searches/{id}/{what}")))
+            .await
     }
 
     /// The front.
@@ -197,6 +221,14 @@ impl Client {
         self.list("/v1/devices", &[]).await
     }
 
+    /// All workers.
+    ///
+    /// # Errors
+    /// When the coordinator refuses or cannot be reached.
+    pub async fn workers(&self) -> Result<Vec<WorkerView>, ClientError> {
+        self.list("/v1/workers", &[]).await
+    }
+
     /// Entries of a device's table, of one operator or of all.
     ///
     /// # Errors
@@ -221,7 +253,9 @@ impl Client {
     /// When the coordinator refuses or cannot be reached.
     pub async fn post_text(&self, path: &str, media_type: &str, text: &str) -> Result<String, ClientError> {
         let request = || {
-            self.request(Method::POST, path).header(header::CONTENT_TYPE, media_type).body(text.to_owned())
+            self.request(Method::POST, path)
+                .header(header::CONTENT_TYPE, media_type)
+                .body(text.to_owned())
         };
         let reply = self.send(request).await?;
         reply.text().await.map_err(|source| self.unreachable(source))
@@ -232,17 +266,29 @@ impl Client {
     /// # Errors
     /// When the file cannot be read, or the coordinator refuses or cannot be reached.
     pub async fn upload(&self, path: &Path, media_type: &str) -> Result<ArtifactDigest, ClientError> {
-        let unreadable = |source| ClientError::File { path: path.display().to_string(), source };
+        let unreadable = |source| ClientError::File {
+            path: path.display().to_string(),
+            source,
+        };
         let digest = digest_file(path).await.map_err(unreadable)?;
         let route = format!("/v1/artifacts/{digest}");
-        let found = self.request(Method::HEAD, &route).send().await.map_err(|source| self.unreachable(source))?;
+        let found = self
+            .request(Method::HEAD, &route)
+            .send()
+            .await
+            .map_err(|source| self.unreachable(source))?;
         if found.status().is_success() {
             return Ok(digest);
         }
-        let offset = found.headers().get(UPLOAD_OFFSET).and_then(|value| value.to_str().ok()?.parse().ok());
+        let offset = found
+            .headers()
+            .get(UPLOAD_OFFSET)
+            .and_then(|value| value.to_str().ok()?.parse().ok());
         let offset: u64 = offset.unwrap_or(0);
         let mut file = tokio::fs::File::open(path).await.map_err(unreadable)?;
-        tokio::io::AsyncSeekExt::seek(&mut file, std::io::SeekFrom::Start(offset)).await.map_err(unreadable)?;
+        tokio::io::AsyncSeekExt::seek(&mut file, std::io::SeekFrom::Start(offset))
+            .await
+            .map_err(unreadable)?;
         let body = reqwest::Body::wrap_stream(tokio_util::io::ReaderStream::new(file));
         let request = self.request(Method::PUT, &route).header(UPLOAD_OFFSET, offset);
         let request = request.header(header::CONTENT_TYPE, media_type).body(body);
@@ -259,7 +305,9 @@ impl Client {
         id: SearchId,
         after: i64,
     ) -> Result<impl Stream<Item = Result<Event, String>> + Unpin + use<>, ClientError> {
-        let request = self.request(Method::GET, &format!("/v1/searches/{id}/events")).header("last-event-id", after);
+        let request = self
+            .request(Method::GET, &format!("/v1/searches/{id}/events"))
+            .header("last-event-id", after);
         let reply = accepted(request.send().await.map_err(|source| self.unreachable(source))?).await?;
         let events = reply.bytes_stream().eventsource().map_err(|error| error.to_string());
         let parsed = events.and_then(|event| {
@@ -279,7 +327,12 @@ impl Client {
         loop {
             let position = cursor.as_ref().map(|cursor| ("cursor", cursor.as_str()));
             let page: Page<T> = self
-                .retry(|| self.request(Method::GET, path).query(query).query(&[("limit", PAGE)]).query(&position.as_slice()))
+                .retry(|| {
+                    self.request(Method::GET, path)
+                        .query(query)
+                        .query(&[("limit", PAGE)])
+                        .query(&position.as_slice())
+                })
                 .await?;
             items.extend(page.items);
             cursor = page.next_cursor;
@@ -303,7 +356,11 @@ impl Client {
         let reply = self.send(request).await?;
         let (url, status) = (reply.url().to_string(), reply.status());
         let text = reply.text().await.map_err(|source| self.unreachable(source))?;
-        serde_json::from_str(&text).map_err(|error| ClientError::Strange { url, status, text: error.to_string() })
+        serde_json::from_str(&text).map_err(|error| ClientError::Strange {
+            url,
+            status,
+            text: error.to_string(),
+        })
     }
 
     /// Sends a request that may be sent twice, again where the coordinator asks to come back.
@@ -320,7 +377,10 @@ impl Client {
     }
 
     fn unreachable(&self, source: reqwest::Error) -> ClientError {
-        ClientError::Unreachable { url: self.url().to_owned(), source }
+        ClientError::Unreachable {
+            url: self.url().to_owned(),
+            source,
+        }
     }
 }
 
@@ -333,7 +393,11 @@ async fn accepted(reply: Response) -> Result<Response, ClientError> {
     let text = reply.text().await.unwrap_or_default();
     Err(match serde_json::from_str(&text) {
         Ok(problem) => ClientError::Refused(Box::new(problem)),
-        Err(_) => ClientError::Strange { url, status, text: text.chars().take(200).collect() },
+        Err(_) => ClientError::Strange {
+            url,
+            status,
+            text: text.chars().take(200).collect(),
+        },
     })
 }
 
@@ -384,10 +448,15 @@ pub fn expand<I: Display + FromStr + Copy>(text: &str, kind: &str, ids: &[I]) ->
     let found: Vec<&I> = ids.iter().filter(fits).collect();
     match found.as_slice() {
         [one] => Ok(**one),
-        [] => Err(ClientError::Id(format!("no {kind} has an id that begins or ends with `{text}`"))),
+        [] => Err(ClientError::Id(format!(
+            "no {kind} has an id that begins or ends with `{text}`"
+        ))),
         several => {
             let several: Vec<String> = several.iter().take(5).map(ToString::to_string).collect();
-            Err(ClientError::Id(format!("`{text}` fits more than one {kind}: {} …", several.join(", "))))
+            Err(ClientError::Id(format!(
+                "`{text}` fits more than one {kind}: {} …",
+                several.join(", ")
+            )))
         }
     }
 }
@@ -398,18 +467,39 @@ mod tests {
 
     #[test]
     fn an_id_may_be_abbreviated_to_what_is_unique() {
-        let ids: Vec<SearchId> =
-            ["018f0000-0000-7000-8000-00000000000a", "018f0000-0000-7000-8000-00000000000b"].map(|id| id.parse().unwrap()).to_vec();
+        let ids: Vec<SearchId> = [
+            "018f0000-0000-7000-8000-00000000000a",
+            "018f0000-0000-7000-8000-00000000000b",
+        ]
+        .map(|id| id.parse().unwrap())
+        .to_vec();
         assert_eq!(expand("00b", "search", &ids).unwrap(), ids[1]);
-        assert_eq!(expand::<SearchId>(&ids[0].to_string(), "search", &[]).unwrap(), ids[0], "a whole id need not be known");
-        assert!(expand("018f", "search", &ids).unwrap_err().to_string().contains("more than one"));
-        assert!(expand("xyz", "search", &ids).unwrap_err().to_string().contains("no search"));
+        assert_eq!(
+            expand::<SearchId>(&ids[0].to_string(), "search", &[]).unwrap(),
+            ids[0],
+            "a whole id need not be known"
+        );
+        assert!(
+            expand("018f", "search", &ids)
+                .unwrap_err()
+                .to_string()
+                .contains("more than one")
+        );
+        assert!(
+            expand("xyz", "search", &ids)
+                .unwrap_err()
+                .to_string()
+                .contains("no search")
+        );
         assert!(expand("", "search", &ids).is_err());
     }
 
     #[test]
     fn an_address_must_be_one() {
-        assert!(Client::new("localhost:8080", None).is_err(), "that is the scheme `localhost`");
+        assert!(
+            Client::new("localhost:8080", None).is_err(),
+            "that is the scheme `localhost`"
+        );
         assert!(Client::new("http://localhost:8080/", None).is_ok());
     }
 }

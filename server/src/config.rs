@@ -222,7 +222,10 @@ impl ClientSettings {
     /// When the file is wrong.
     pub fn load(self, file: &ConfigFile) -> Result<Self, ConfigError> {
         let other = File::read(file)?.client;
-        let url = self.url.or(other.url).unwrap_or_else(|| format!("http://{DEFAULT_LISTEN}"));
+        let url = self
+            .url
+            .or(other.url)
+            .unwrap_or_else(|| format!("http://{DEFAULT_LISTEN}"));
         // An empty variable is how scripts unset it.
         let token = self.token.or(other.token).filter(|token| !token.reveal().is_empty());
         Ok(Self { url: Some(url), token })
@@ -371,7 +374,11 @@ mod tests {
     fn what_was_given_goes_before_the_file_and_the_file_before_the_default() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.toml");
-        fs::write(&file, "[coordinator]\ndata_dir = '/from/file'\nlease = '1m'\nlisten = '127.0.0.1:1'\n").unwrap();
+        fs::write(
+            &file,
+            "[coordinator]\ndata_dir = '/from/file'\nlease = '1m'\nlisten = '127.0.0.1:1'\n",
+        )
+        .unwrap();
         let given = settings("listen = '127.0.0.1:2'");
         let config = Config::load(given, &ConfigFile { config: Some(file) }).unwrap();
         assert_eq!(config.listen.port(), 2, "given");
@@ -423,7 +430,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.toml");
         fs::write(&file, "[client]\nurl = 'http://there:1'\ntoken = 'from file'\n").unwrap();
-        let given = ClientSettings { url: None, token: Some(Secret("given".to_owned())) };
+        let given = ClientSettings {
+            url: None,
+            token: Some(Secret("given".to_owned())),
+        };
         let client = given.load(&ConfigFile { config: Some(file) }).unwrap();
         assert_eq!(client.url.as_deref(), Some("http://there:1"));
         assert_eq!(client.token.unwrap().reveal(), "given");

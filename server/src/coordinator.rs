@@ -64,7 +64,10 @@ impl Database {
     /// When the database cannot be used.
     pub async fn open(config: &Config) -> Result<Self, StartError> {
         let (options, cluster) = match &config.database_url {
-            Some(url) => (PgConnectOptions::from_str(url.reveal()).map_err(StartError::Database)?, None),
+            Some(url) => (
+                PgConnectOptions::from_str(url.reveal()).map_err(StartError::Database)?,
+                None,
+            ),
             None => {
                 let cluster = Cluster::open(&config.data_dir, config.postgres_bin.as_deref()).await?;
                 (cluster.connect_options(), Some(cluster))
@@ -133,7 +136,10 @@ impl Coordinator {
     /// When one of them cannot be used.
     pub async fn open(config: Config) -> Result<Self, StartError> {
         // First, so that a wrong address is told before a database is made.
-        let failed = |source| StartError::Listen { address: config.listen, source };
+        let failed = |source| StartError::Listen {
+            address: config.listen,
+            source,
+        };
         let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let database = Database::open(&config).await?;
@@ -146,7 +152,12 @@ impl Coordinator {
             searches: crate::search::Caches::default(),
             config,
         });
-        Ok(Self { app, database, listener, address })
+        Ok(Self {
+            app,
+            database,
+            listener,
+            address,
+        })
     }
 
     /// Where it listens; the port is known even where any was asked for.

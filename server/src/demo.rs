@@ -58,9 +58,16 @@ impl WorkerPlan {
         let here = std::env::current_exe().context("cannot find this program's own file")?;
         let program = here.with_file_name("temponas-worker");
         if !program.is_file() {
-            bail!("{} is missing: build it with `cargo build --workspace`", program.display());
+            bail!(
+                "{} is missing: build it with `cargo build --workspace`",
+                program.display()
+            );
         }
-        Ok(Self { program, server: server.to_owned(), folder: folder.to_owned() })
+        Ok(Self {
+            program,
+            server: server.to_owned(),
+            folder: folder.to_owned(),
+        })
     }
 }
 
@@ -76,7 +83,11 @@ impl Workers {
     /// When the folder cannot be made.
     pub fn start(plan: &WorkerPlan, count: u16) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&plan.folder).with_context(|| format!("cannot make {}", plan.folder.display()))?;
-        Ok(Self((1..=count).map(|number| tokio::spawn(keep_alive(plan.clone(), number))).collect()))
+        Ok(Self(
+            (1..=count)
+                .map(|number| tokio::spawn(keep_alive(plan.clone(), number)))
+                .collect(),
+        ))
     }
 
     /// Waits until a worker cannot be kept alive.
@@ -110,7 +121,11 @@ async fn keep_alive(plan: WorkerPlan, number: u16) -> anyhow::Result<()> {
         let status = worker.child.wait().await?;
         deaths = if started.elapsed() > A_WHILE { 1 } else { deaths + 1 };
         if deaths >= DEATHS {
-            bail!("worker {number} died {deaths} times ({status}); its log is {}\n{}", log.display(), tail(&log));
+            bail!(
+                "worker {number} died {deaths} times ({status}); its log is {}\n{}",
+                log.display(),
+                tail(&log)
+            );
         }
         eprintln!("worker {number} ended ({status}); starting it again");
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -137,7 +152,9 @@ impl Worker {
             .stderr(out)
             // Ctrl-C is for the demo, which then ends its workers.
             .process_group(0);
-        let mut child = command.spawn().with_context(|| format!("cannot start {}", plan.program.display()))?;
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot start {}", plan.program.display()))?;
         let _input = child.stdin.take();
         Ok(Self { child, _input })
     }

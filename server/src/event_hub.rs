@@ -101,7 +101,11 @@ fn bump(sender: &watch::Sender<u64>) {
 
 async fn listen_forever(pool: PgPool, jobs: watch::Sender<u64>, events: watch::Sender<u64>) {
     loop {
-        if let Err(error) = listen(&pool, &jobs, &events).await {
+        let outcome = listen(&pool, &jobs, &events).await;
+        if pool.is_closed() {
+            return;
+        }
+        if let Err(error) = outcome {
             tracing::warn!(%error, "lost the connection that hears notifications; trying again");
         }
         tokio::time::sleep(Duration::from_millis(500)).await;

@@ -74,10 +74,14 @@ async fn follow(
 }
 
 fn last_seen(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
-    let Some(value) = headers.get("last-event-id").filter(|value| !value.is_empty()) else { return Ok(None) };
+    let Some(value) = headers.get("last-event-id").filter(|value| !value.is_empty()) else {
+        return Ok(None);
+    };
     let text = value.to_str().unwrap_or("(not text)");
     let number = text.parse().ok().filter(|number| *number >= 0);
-    number.map(Some).ok_or_else(|| Problem::invalid("last-event-id", format_args!("`{text}` is no number of an event")))
+    number
+        .map(Some)
+        .ok_or_else(|| Problem::invalid("last-event-id", format_args!("`{text}` is no number of an event")))
 }
 
 /// Numbers become visible in order and without gaps, so reading on from the last one misses nothing.

@@ -23,24 +23,24 @@ use tracing::Span;
 use utoipa_axum::router::OpenApiRouter;
 
 pub mod artifacts;
+mod candidates;
+mod devices;
 pub mod docs;
 pub mod events;
 pub mod extract;
-pub mod health;
-pub mod page;
-pub mod plots;
-pub mod problem;
-mod candidates;
-mod devices;
 mod fronts;
+pub mod health;
 mod jobs;
 mod leases;
 mod luts;
+pub mod page;
+pub mod plots;
+pub mod problem;
 mod searches;
 mod spaces;
-mod workers;
 pub mod tokens;
 mod window;
+mod workers;
 
 use crate::{
     app::App,
@@ -83,7 +83,6 @@ pub fn document() -> utoipa::openapi::OpenApi {
 }
 
 /// Everything the coordinator answers.
-#[must_use]
 pub fn router(app: Arc<App>) -> Router {
     let (resources, document) = resources().split_for_parts();
     let gate = Gate::new(app.clone(), RouteRoles::from_document(&document));

@@ -31,9 +31,18 @@ const SIZES: [u64; 5] = [4, 8, 16, 32, 64];
 
 /// Shipped spaces whose UNets give the operators their channels, heads and text.
 const UNETS: [(&str, &str); 3] = [
-    ("snapgen-v", include_str!("../../../search-spaces/spaces/snapgen-v.toml")),
-    ("emoji-small", include_str!("../../../search-spaces/spaces/emoji-small.toml")),
-    ("shapes-tiny", include_str!("../../../search-spaces/spaces/shapes-tiny.toml")),
+    (
+        "snapgen-v",
+        include_str!("../../../search-spaces/spaces/snapgen-v.toml"),
+    ),
+    (
+        "emoji-small",
+        include_str!("../../../search-spaces/spaces/emoji-small.toml"),
+    ),
+    (
+        "shapes-tiny",
+        include_str!("../../../search-spaces/spaces/shapes-tiny.toml"),
+    ),
 ];
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
@@ -151,7 +160,10 @@ async fn plot_front(app: &App, id: SearchId, format: Format) -> Result<Response,
 
 async fn plot_hypervolume(app: &App, id: SearchId, format: Format) -> Result<Response, Problem> {
     let (view, title) = (search::front(app, id).await?, title(app, id).await?);
-    drawn(format, move || plots::hypervolume(&view, &format!("{title}: hypervolume"), format)).await
+    drawn(format, move || {
+        plots::hypervolume(&view, &format!("{title}: hypervolume"), format)
+    })
+    .await
 }
 
 async fn plot_figure3(app: &App, device: &str, wish: &Figure3Wish, format: Format) -> Result<Response, Problem> {
@@ -165,7 +177,9 @@ async fn plot_figure3(app: &App, device: &str, wish: &Figure3Wish, format: Forma
     let unets = unets(wish.space.as_deref())?;
     let table = tables.into_iter().max_by_key(Lut::len);
     let table = table.ok_or_else(|| Problem::not_found("table", format_args!("of device {device} with entries")))?;
-    let figures = unets.into_iter().map(|(name, unet)| (name, figure3(&table, &unet, &SIZES)));
+    let figures = unets
+        .into_iter()
+        .map(|(name, unet)| (name, figure3(&table, &unet, &SIZES)));
     let figure = figures.max_by_key(|(_, points)| points.iter().filter(|point| is_known(point)).count());
     let (name, points) = figure.ok_or_else(|| Problem::invalid("space", "has no UNet"))?;
     let title = format!("{device}, {} ({name})", table.runtime());
@@ -185,13 +199,20 @@ fn unets(wish: Option<&str>) -> Result<Vec<(&'static str, UnetConfig)>, Problem>
     if unets.is_empty() {
         let allowed: Vec<&str> = UNETS.iter().map(|(name, _)| *name).collect();
         let found = wish.unwrap_or_default();
-        return Err(Problem::invalid("space", format_args!("`{found}` is none of {}", allowed.join(", "))));
+        return Err(Problem::invalid(
+            "space",
+            format_args!("`{found}` is none of {}", allowed.join(", ")),
+        ));
     }
     Ok(unets)
 }
 
 async fn title(app: &App, id: SearchId) -> Result<String, Problem> {
-    let search = app.store.search(id).await?.ok_or_else(|| Problem::not_found("search", id))?;
+    let search = app
+        .store
+        .search(id)
+        .await?
+        .ok_or_else(|| Problem::not_found("search", id))?;
     Ok(match &search.device {
         Some(device) => format!("{} on {device}", search.name),
         None => search.name,
@@ -203,8 +224,13 @@ async fn drawn(
     format: Format,
     draw: impl FnOnce() -> Result<Vec<u8>, PlotError> + Send + 'static,
 ) -> Result<Response, Problem> {
-    let bytes = tokio::task::spawn_blocking(draw).await.map_err(|error| Problem::internal(&error))?;
+    let bytes = tokio::task::spawn_blocking(draw)
+        .await
+        .map_err(|error| Problem::internal(&error))?;
     let bytes = bytes.map_err(|error| Problem::internal(&error))?;
-    let headers = [(header::CONTENT_TYPE, format.media_type()), (header::CACHE_CONTROL, "no-cache")];
+    let headers = [
+        (header::CONTENT_TYPE, format.media_type()),
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
     Ok((headers, bytes).into_response())
 }

@@ -3,11 +3,16 @@
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
+use chrono::TimeDelta;
 use clap::Args;
-use protocol::searches::{NewSearch, SearchState};
+use protocol::{
+    devices::{WorkerRegistration, WorkerView},
+    searches::{NewSearch, SearchState},
+};
 
 use super::{render, serve::stop_signal, watch};
 use crate::{
+    app::Clock,
     client::Client,
     config::{Config, ConfigFile, Settings},
     coordinator::Coordinator,
@@ -16,6 +21,9 @@ use crate::{
 
 /// How long a worker may take to tell of its device: libtorch is large, the disk may be slow.
 const DEVICE_PATIENCE: Duration = Duration::from_secs(180);
+
+/// A worker that was heard of this recently is one of this demo's.
+const ALIVE: TimeDelta = TimeDelta::seconds(20);
 
 /// The front must have this many points for the demo to have worked.
 const ENOUGH: usize = 3;
@@ -47,7 +55,11 @@ pub(super) struct DemoArgs {
 pub(super) async fn run(args: DemoArgs, file: &ConfigFile) -> anyhow::Result<ExitCode> {
     let mut config = Config::load(Settings::clone(&args.settings), file)?;
     let folder = args.demo_dir.clone().unwrap_or_else(|| config.data_dir.join("demo"));
-    config = Config { listen: free_address(args.port)?, artifacts: folder.join("artifacts").display().to_string(), ..config };
+    config = Config {
+        listen: free_address(args.port)?,
+        artifacts: folder.join("artifacts").display().to_string(),
+        ..config
+    };
     config.data_dir = std::path::absolute(&folder)?;
     eprintln!("starting the coordinator (its folder: {})", config.data_dir.display());
     let coordinator = Coordinator::open(config).await?;
@@ -72,7 +84,11 @@ pub(super) async fn run(args: DemoArgs, file: &ConfigFile) -> anyhow::Result<Exi
 async fn search(args: &DemoArgs, url: &str, folder: &std::path::Path) -> anyhow::Result<ExitCode> {
     let client = Client::new(url, None)?;
     let plan = WorkerPlan::beside_this_program(url, &folder.join("workers"))?;
-    eprintln!("starting {} workers (their logs: {})", args.workers, plan.folder.display());
+    eprintln!(
+        "starting {} workers (their logs: {})",
+        args.workers,
+        plan.folder.display()
+    );
     let mut workers = Workers::start(&plan, args.workers)?;
     let outcome = tokio::select! {
         outcome = one_search(args, &client) => outcome,
@@ -91,11 +107,12 @@ async fn search(args: &DemoArgs, url: &str, folder: &std::path::Path) -> anyhow:
 }
 
 async fn one_search(args: &DemoArgs, client: &Client) -> anyhow::Result<ExitCode> {
-    let device = device(client).await?;
+    let worker = measuring_worker(client).await?;
+    let device = worker.device.name;
     let search = NewSearch {
         space: args.data.space().to_owned(),
         device: Some(device.clone()),
-        runtime: None,
+        runtime: worker.runtime,
         table: None,
         seed: args.seed,
         name: None,
@@ -120,23 +137,28 @@ async fn one_search(args: &DemoArgs, client: &Client) -> anyhow::Result<ExitCode
         search.budget.evaluations,
         search.budget.device_hours,
     ))?;
-    Ok(if front.points.len() >= ENOUGH { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if front.points.len() >= ENOUGH {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
-/// The device that the workers run on, once one of them has told of it.
-async fn device(client: &Client) -> anyhow::Result<String> {
+/// A worker that measures, once one has told of itself.
+async fn measuring_worker(client: &Client) -> anyhow::Result<WorkerRegistration> {
     let give_up = tokio::time::Instant::now() + DEVICE_PATIENCE;
     loop {
-        let seen = client.devices().await?.into_iter().filter(|device| device.last_seen.is_some());
-        let latest = seen.max_by_key(|device| device.last_seen);
-        let alive = latest.filter(|device| {
-            device.last_seen.is_some_and(|seen| (crate::app::Clock::System.now() - seen).num_seconds() < 30)
-        });
-        if let Some(device) = alive {
-            return Ok(device.device.name);
+        let now = Clock::System.now();
+        let alive = |worker: &WorkerView| worker.worker.runtime.is_some() && (now - worker.last_seen) < ALIVE;
+        let workers = client.workers().await?.into_iter().filter(alive);
+        if let Some(worker) = workers.max_by_key(|worker| worker.last_seen) {
+            return Ok(worker.worker);
         }
         if tokio::time::Instant::now() > give_up {
-            bail!("no worker has told of its device within {} s; see the workers' logs", DEVICE_PATIENCE.as_secs());
+            bail!(
+                "no worker has told of its device within {} s; see the workers' logs",
+                DEVICE_PATIENCE.as_secs()
+            );
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }

@@ -56,6 +56,13 @@ enum LutCommand {
         /// How to write it; by the file's name unless given
         #[arg(long, value_enum)]
         format: Option<PlotFormat>,
+        /// Shipped space whose UNet gives channels, heads and text, such as `snapgen-v`; the one of which most
+        /// was measured, unless given
+        #[arg(long)]
+        space: Option<String>,
+        /// The runtime as NAME@VERSION; the one with most entries, unless given
+        #[arg(long)]
+        runtime: Option<String>,
         /// Write into a file instead of standard output
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
@@ -82,13 +89,25 @@ enum PlotFormat {
 
 pub(super) async fn run(args: LutArgs, file: &ConfigFile) -> anyhow::Result<()> {
     match args.command {
-        LutCommand::List { device: None, remote, .. } => list_devices(*remote, file).await,
-        LutCommand::List { device: Some(device), operator, remote } => {
-            list_entries(&device, operator.as_deref(), *remote, file).await
-        }
-        LutCommand::Export { device, format, output, remote } => {
+        LutCommand::List {
+            device: None, remote, ..
+        } => list_devices(*remote, file).await,
+        LutCommand::List {
+            device: Some(device),
+            operator,
+            remote,
+        } => list_entries(&device, operator.as_deref(), *remote, file).await,
+        LutCommand::Export {
+            device,
+            format,
+            output,
+            remote,
+        } => {
             let extension = if format == TableFormat::Csv { "csv" } else { "json" };
-            let bytes = remote.client(file)?.bytes(&format!("/v1/luts/{device}/export.{extension}"), &[]).await?;
+            let bytes = remote
+                .client(file)?
+                .bytes(&format!("/v1/luts/{device}/export.{extension}"), &[])
+                .await?;
             render::deliver(&bytes, output.as_deref())
         }
         LutCommand::Import { device, table, remote } => {
@@ -98,18 +117,45 @@ pub(super) async fn run(args: LutArgs, file: &ConfigFile) -> anyhow::Result<()> 
                 Some("json") => "application/json",
                 _ => bail!("{}: a table's name ends with .csv or .json", table.display()),
             };
-            remote.client(file)?.post_text(&format!("/v1/luts/{device}/import"), media_type, &text).await?;
+            remote
+                .client(file)?
+                .post_text(&format!("/v1/luts/{device}/import"), media_type, &text)
+                .await?;
             render::say(&format!("{} is in the table of {device}", table.display()))?;
             Ok(())
         }
-        LutCommand::Plot { device, format, output, remote } => {
-            let named = output.as_ref().and_then(|path| path.extension()).is_some_and(|extension| extension == "png");
+        LutCommand::Plot {
+            device,
+            format,
+            space,
+            runtime,
+            output,
+            remote,
+        } => {
+            let named = output
+                .as_ref()
+                .and_then(|path| path.extension())
+                .is_some_and(|extension| extension == "png");
             let extension = match format {
                 Some(PlotFormat::Png) => "png",
                 Some(PlotFormat::Svg) => "svg",
-                None => if named { "png" } else { "svg" },
+                None => {
+                    if named {
+                        "png"
+                    } else {
+                        "svg"
+                    }
+                }
             };
-            let bytes = remote.client(file)?.bytes(&format!("/v1/luts/{device}/figure3.{extension}"), &[]).await?;
+            let wishes = [("space", &space), ("runtime", &runtime)];
+            let query: Vec<(&str, &str)> = wishes
+                .into_iter()
+                .filter_map(|(name, wish)| Some((name, wish.as_deref()?)))
+                .collect();
+            let bytes = remote
+                .client(file)?
+                .bytes(&format!("/v1/luts/{device}/figure3.{extension}"), &query)
+                .await?;
             render::deliver(&bytes, output.as_deref())
         }
     }
@@ -118,10 +164,16 @@ pub(super) async fn run(args: LutArgs, file: &ConfigFile) -> anyhow::Result<()> 
 async fn list_devices(remote: Remote, file: &ConfigFile) -> anyhow::Result<()> {
     let mut table = render::table(["device", "what it is", "memory", "runtimes", "entries"]);
     for view in remote.client(file)?.devices().await? {
-        let runtimes: Vec<String> =
-            view.runtimes.iter().map(|runtime| format!("{}@{}", runtime.name, runtime.version)).collect();
+        let runtimes: Vec<String> = view
+            .runtimes
+            .iter()
+            .map(|runtime| format!("{}@{}", runtime.name, runtime.version))
+            .collect();
         #[expect(clippy::cast_precision_loss, reason = "shown with four digits")]
-        let memory = view.device.memory_bytes.map(|bytes| render::value("peak_memory_bytes", bytes as f64));
+        let memory = view
+            .device
+            .memory_bytes
+            .map(|bytes| render::value("peak_memory_bytes", bytes as f64));
         table.add_row([
             view.device.name,
             view.device.description,
@@ -135,21 +187,39 @@ async fn list_devices(remote: Remote, file: &ConfigFile) -> anyhow::Result<()> {
 }
 
 async fn list_entries(device: &str, operator: Option<&str>, remote: Remote, file: &ConfigFile) -> anyhow::Result<()> {
-    let mut table = render::table(["operator", "shape", "dtype", "runtime", "latency", "spread", "peak memory", "samples"]);
+    let mut table = render::table([
+        "operator",
+        "shape",
+        "dtype",
+        "runtime",
+        "latency",
+        "spread",
+        "peak memory",
+        "samples",
+    ]);
     for entry in remote.client(file)?.lut(device, operator).await? {
-        let shape: Vec<String> = entry.block.shape.iter().map(|(name, size)| format!("{name}={size}")).collect();
+        let shape: Vec<String> = entry
+            .block
+            .shape
+            .iter()
+            .map(|(name, size)| format!("{name}={size}"))
+            .collect();
         let latency = match entry.latency_ms {
             Some(latency) => render::figure("latency_ms", &latency),
             None => format!("{}: {}", entry.state, entry.detail.unwrap_or_default()),
         };
-        let memory = entry.peak_memory_bytes.map(|memory| render::figure("peak_memory_bytes", &memory));
+        let memory = entry
+            .peak_memory_bytes
+            .map(|memory| render::figure("peak_memory_bytes", &memory));
         table.add_row([
             entry.block.operator,
             shape.join(" "),
             entry.dtype,
             format!("{}@{}", entry.runtime.name, entry.runtime.version),
             latency,
-            entry.latency_spread_ms.map_or_else(String::new, |spread| render::value("latency_ms", spread)),
+            entry
+                .latency_spread_ms
+                .map_or_else(String::new, |spread| render::value("latency_ms", spread)),
             memory.unwrap_or_default(),
             entry.samples.to_string(),
         ]);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use comfy_table::{ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
+use comfy_table::{ContentArrangement, LineStyle, Table, presets::NOTHING};
 use protocol::{
     Figure, Metrics,
     searches::{Budget, FrontView, SearchState},
@@ -43,7 +43,10 @@ pub(super) fn deliver(bytes: &[u8], output: Option<&Path>) -> anyhow::Result<()>
 /// A table with these column heads.
 pub(super) fn table<const N: usize>(heads: [&str; N]) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic).set_header(heads);
+    table
+        .load_style(NOTHING.header_separator(LineStyle::none().fill('─').junction('─')))
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(heads);
     table
 }
 
@@ -65,7 +68,7 @@ pub(super) fn value(metric: &str, number: f64) -> String {
         return format!("{} ms", significant(number));
     }
     match metric {
-        "parameters" | "macs" => short_count(number),
+        "parameters" | "params" | "macs" | "flops" => short_count(number),
         _ => significant(number),
     }
 }
@@ -145,7 +148,11 @@ pub(super) fn state(state: SearchState) -> &'static str {
 
 /// A front as a table: best first, predicted beside verified.
 pub(super) fn front(front: &FrontView) -> Table {
-    let metrics: Vec<&str> = front.objectives.iter().map(|objective| objective.metric.as_str()).collect();
+    let metrics: Vec<&str> = front
+        .objectives
+        .iter()
+        .map(|objective| objective.metric.as_str())
+        .collect();
     let mut heads = vec!["#".to_owned(), "architecture".to_owned()];
     heads.extend(metrics.iter().map(|metric| head(metric)));
     let is_verified = |metric: &&&str| front.points.iter().any(|point| point.verified.contains_key(**metric));
@@ -153,7 +160,11 @@ pub(super) fn front(front: &FrontView) -> Table {
     heads.extend(verified.iter().map(|metric| format!("{} verified", head(metric))));
     let mut table = table([]);
     table.set_header(heads);
-    let cell = |metrics: &Metrics, metric: &str| metrics.get(metric).map_or_else(String::new, |found| figure(metric, found));
+    let cell = |metrics: &Metrics, metric: &str| {
+        metrics
+            .get(metric)
+            .map_or_else(String::new, |found| figure(metric, found))
+    };
     for point in &front.points {
         let name = match &point.reference {
             Some(reference) => format!("{} ({reference})", point.architecture),

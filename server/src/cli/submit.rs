@@ -1,6 +1,7 @@
 //! `temponas submit`.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -45,13 +46,19 @@ pub(super) struct SubmitArgs {
 }
 
 fn parse_runtime(text: &str) -> Result<RuntimeName, String> {
-    let (name, version) = text.rsplit_once('@').ok_or("write NAME@VERSION, such as libtorch-cpu-1t@2.11.0")?;
-    Ok(RuntimeName { name: name.to_owned(), version: version.to_owned() })
+    let (name, version) = text
+        .rsplit_once('@')
+        .ok_or("write NAME@VERSION, such as libtorch-cpu-1t@2.11.0")?;
+    Ok(RuntimeName {
+        name: name.to_owned(),
+        version: version.to_owned(),
+    })
 }
 
 pub(super) async fn run(args: SubmitArgs, file: &ConfigFile) -> anyhow::Result<ExitCode> {
     let client = args.remote.client(file)?;
-    let space = std::fs::read_to_string(&args.space).with_context(|| format!("cannot read {}", args.space.display()))?;
+    let space =
+        std::fs::read_to_string(&args.space).with_context(|| format!("cannot read {}", args.space.display()))?;
     let table = match &args.table {
         Some(path) => Some(client.upload(path, table_media_type(path)).await?),
         None => None,
@@ -82,14 +89,35 @@ pub(super) async fn run(args: SubmitArgs, file: &ConfigFile) -> anyhow::Result<E
     Ok(ExitCode::SUCCESS)
 }
 
-/// Where there is one device, it is meant; where there are several, the coordinator says what is missing.
+/// Where one device is measured, it is meant; where there are several, the coordinator says what is missing.
 async fn only_device(client: &Client) -> anyhow::Result<Option<String>> {
-    let mut devices = client.devices().await?;
-    Ok(if devices.len() == 1 { devices.pop().map(|device| device.device.name) } else { None })
+    let tables = client
+        .devices()
+        .await?
+        .into_iter()
+        .filter(|device| device.lut_entries > 0);
+    let measuring = client
+        .workers()
+        .await?
+        .into_iter()
+        .filter(|worker| worker.worker.runtime.is_some());
+    let names: BTreeSet<String> = tables
+        .map(|device| device.device.name)
+        .chain(measuring.map(|worker| worker.worker.device.name))
+        .collect();
+    Ok(if names.len() == 1 {
+        names.into_iter().next()
+    } else {
+        None
+    })
 }
 
 fn table_media_type(path: &Path) -> &'static str {
-    if path.extension().is_some_and(|extension| extension == "gz") { "application/gzip" } else { "text/csv" }
+    if path.extension().is_some_and(|extension| extension == "gz") {
+        "application/gzip"
+    } else {
+        "text/csv"
+    }
 }
 
 fn print_estimate(estimate: &protocol::searches::SearchEstimate) -> std::io::Result<()> {
@@ -102,8 +130,14 @@ fn print_estimate(estimate: &protocol::searches::SearchEstimate) -> std::io::Res
         ("blocks to measure first", estimate.blocks_to_profile.to_string()),
         ("evaluations at most", estimate.max_evaluations.to_string()),
         ("an evaluation takes", seconds),
-        ("device-hours at most", estimate.device_hours.map_or_else(unknown, render::hours)),
-        ("wall-clock time with today's workers", estimate.wall_hours.map_or_else(unknown, render::hours)),
+        (
+            "device-hours at most",
+            estimate.device_hours.map_or_else(unknown, render::hours),
+        ),
+        (
+            "wall-clock time with today's workers",
+            estimate.wall_hours.map_or_else(unknown, render::hours),
+        ),
         ("this rests on", estimate.basis.clone()),
     ];
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);

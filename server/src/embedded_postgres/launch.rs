@@ -46,7 +46,11 @@ impl Launcher {
                 thread::park();
             }
         });
-        Self { requests, has_shim: is_temponas(), child: Mutex::new(None) }
+        Self {
+            requests,
+            has_shim: is_temponas(),
+            child: Mutex::new(None),
+        }
     }
 
     /// Starts a postmaster, without waiting for it to be ready.
@@ -68,7 +72,10 @@ impl Launcher {
     /// Takes note of a postmaster that ended; until then the system keeps its number alive.
     pub(super) fn reap(&self) {
         let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
-        if child.as_mut().is_some_and(|child| !matches!(child.try_wait(), Ok(None))) {
+        if child
+            .as_mut()
+            .is_some_and(|child| !matches!(child.try_wait(), Ok(None)))
+        {
             *child = None;
         }
     }
@@ -89,11 +96,16 @@ fn postgres_command(
 ) -> Result<Command, ClusterError> {
     let log = std::fs::File::options().create(true).append(true).open(place.log());
     let log = log.map_err(ClusterError::files("cannot write the log", &place.log()))?;
-    let errors = log.try_clone().map_err(ClusterError::files("cannot write the log", &place.log()))?;
+    let errors = log
+        .try_clone()
+        .map_err(ClusterError::files("cannot write the log", &place.log()))?;
     let mut command = if shimmed {
         // By this name the file is found even where the user cannot reach its folder.
         let mut command = Command::new("/proc/self/exe");
-        command.arg(SHIM).arg(std::process::id().to_string()).arg(programs.postgres());
+        command
+            .arg(SHIM)
+            .arg(std::process::id().to_string())
+            .arg(programs.postgres());
         command
     } else {
         Command::new(programs.postgres())

@@ -22,7 +22,9 @@ pub(super) struct Usage(#[expect(dead_code, reason = "held, not read")] File);
 
 impl Locks {
     pub(super) fn open(data_dir: &Path) -> io::Result<Self> {
-        let locks = Self { folder: data_dir.to_owned() };
+        let locks = Self {
+            folder: data_dir.to_owned(),
+        };
         locks.file("starting")?;
         locks.file("users")?;
         Ok(locks)
@@ -46,11 +48,16 @@ impl Locks {
 
     /// Whether any process uses the cluster; only under the starting lock, and without using it oneself.
     pub(super) fn is_used(&self) -> bool {
-        self.file("users").is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+        self.file("users")
+            .is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
     }
 
     fn file(&self, name: &str) -> io::Result<File> {
-        File::options().create(true).truncate(false).write(true).open(self.folder.join(format!("postgres.{name}.lock")))
+        File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(self.folder.join(format!("postgres.{name}.lock")))
     }
 }
 

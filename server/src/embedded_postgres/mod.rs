@@ -144,10 +144,17 @@ impl Cluster {
         let (data_dir, postgres_bin) = (data_dir.to_owned(), postgres_bin.map(Path::to_owned));
         let prepared = tokio::task::spawn_blocking(move || Site::prepare(&data_dir, postgres_bin.as_deref()));
         let site = Arc::new(joined(prepared.await)?);
-        let starting = site.locks.starting().await.map_err(ClusterError::files("cannot lock", site.locks.folder()))?;
+        let starting = site
+            .locks
+            .starting()
+            .await
+            .map_err(ClusterError::files("cannot lock", site.locks.folder()))?;
         site.ensure_running().await?;
         site.ensure_database().await?;
-        let usage = site.locks.use_cluster().map_err(ClusterError::files("cannot lock", site.locks.folder()))?;
+        let usage = site
+            .locks
+            .use_cluster()
+            .map_err(ClusterError::files("cannot lock", site.locks.folder()))?;
         drop(starting);
         let watcher = tokio::spawn(watch(site.clone()));
         Ok(Self { site, usage, watcher })
@@ -166,7 +173,10 @@ impl Cluster {
     pub async fn close(self) -> Result<(), ClusterError> {
         self.watcher.abort();
         let locks = &self.site.locks;
-        let _starting = locks.starting().await.map_err(ClusterError::files("cannot lock", locks.folder()))?;
+        let _starting = locks
+            .starting()
+            .await
+            .map_err(ClusterError::files("cannot lock", locks.folder()))?;
         drop(self.usage);
         if locks.is_used() {
             tracing::info!("the private Postgres cluster is left to the other process that uses it");
@@ -185,8 +195,11 @@ async fn watch(site: Arc<Site>) {
         }
         tracing::warn!("the private Postgres cluster is gone; starting it again");
         let outcome = async {
-            let _starting =
-                site.locks.starting().await.map_err(ClusterError::files("cannot lock", site.locks.folder()))?;
+            let _starting = site
+                .locks
+                .starting()
+                .await
+                .map_err(ClusterError::files("cannot lock", site.locks.folder()))?;
             site.ensure_running().await
         };
         match outcome.await {
@@ -203,7 +216,13 @@ impl Site {
         let user = User::for_postgres()?;
         let place = Place::choose(data_dir, user.as_ref())?;
         let programs = Programs::find(postgres_bin, place.major_version(), place.cluster(), user.as_ref())?;
-        Ok(Self { place, programs, user, locks, launcher: Launcher::start() })
+        Ok(Self {
+            place,
+            programs,
+            user,
+            locks,
+            launcher: Launcher::start(),
+        })
     }
 
     fn postmaster(&self) -> Option<Postmaster> {
@@ -265,20 +284,26 @@ impl Site {
         tracing::info!(folder = %self.place.cluster().display(), "making a private Postgres cluster");
         let fresh = self.place.fresh(self.user.as_ref())?;
         self.programs.initdb(&fresh, NAME, self.user.as_ref()).await?;
-        std::fs::rename(&fresh, self.place.cluster())
-            .map_err(ClusterError::files("cannot move the new cluster to", self.place.cluster()))
+        std::fs::rename(&fresh, self.place.cluster()).map_err(ClusterError::files(
+            "cannot move the new cluster to",
+            self.place.cluster(),
+        ))
     }
 
     fn start(&self) -> Result<(), ClusterError> {
         self.place.prepare_socket(self.user.as_ref())?;
-        Postmaster::disown_reused_pid(self.place.cluster())
-            .map_err(ClusterError::files("cannot mend postmaster.pid in", self.place.cluster()))?;
+        Postmaster::disown_reused_pid(self.place.cluster()).map_err(ClusterError::files(
+            "cannot mend postmaster.pid in",
+            self.place.cluster(),
+        ))?;
         self.launcher.postgres(&self.programs, &self.place, self.user.as_ref())
     }
 
     async fn stop(&self) -> Result<(), ClusterError> {
         let deadline = Instant::now() + STOP_TIME;
-        let Some(postmaster) = self.postmaster() else { return Ok(()) };
+        let Some(postmaster) = self.postmaster() else {
+            return Ok(());
+        };
         postmaster.interrupt();
         while self.postmaster().is_some() {
             if Instant::now() > deadline {
@@ -295,6 +320,9 @@ impl Site {
 
 fn joined<T>(outcome: Result<Result<T, ClusterError>, tokio::task::JoinError>) -> Result<T, ClusterError> {
     outcome.unwrap_or_else(|error| {
-        Err(ClusterError::Failed { program: "the preparation of the private cluster", detail: error.to_string() })
+        Err(ClusterError::Failed {
+            program: "the preparation of the private cluster",
+            detail: error.to_string(),
+        })
     })
 }

@@ -33,8 +33,9 @@ impl Place {
     /// `postgres` in the data folder, or, where `user` cannot reach that, a folder of [`SHARED`] to which
     /// `postgres` is a link.
     pub(super) fn choose(data_dir: &Path, user: Option<&User>) -> Result<Self, ClusterError> {
-        let data_dir =
-            data_dir.canonicalize().map_err(ClusterError::files("cannot find the data folder", data_dir))?;
+        let data_dir = data_dir
+            .canonicalize()
+            .map_err(ClusterError::files("cannot find the data folder", data_dir))?;
         let home = data_dir.join("postgres");
         if let Some(user) = user
             && !home.is_dir()
@@ -88,7 +89,11 @@ impl Place {
 
     /// The major version that made the cluster; absent before there is one.
     pub(super) fn major_version(&self) -> Option<u32> {
-        fs::read_to_string(self.cluster.join("PG_VERSION")).ok()?.trim().parse().ok()
+        fs::read_to_string(self.cluster.join("PG_VERSION"))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
     }
 
     /// An empty folder for `initdb`, without what an interrupted one left.
@@ -137,9 +142,15 @@ fn make_reachable(data_dir: &Path, user: &User) -> bool {
 
 /// Removes clusters whose data folders are gone.
 fn remove_orphans(shared: &Path) {
-    let homes = fs::read_dir(shared).into_iter().flatten().flatten().map(|entry| entry.path());
+    let homes = fs::read_dir(shared)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
     for home in homes {
-        let Ok(owner) = fs::read_to_string(home.join(OWNER_NOTE)) else { continue };
+        let Ok(owner) = fs::read_to_string(home.join(OWNER_NOTE)) else {
+            continue;
+        };
         let alive = super::Postmaster::of(&home.join("cluster")).is_some();
         if !alive && !Path::new(&owner).exists() {
             tracing::info!(folder = %home.display(), data_folder = owner, "removing a cluster whose data folder is gone");
@@ -176,7 +187,10 @@ fn link(target: &Path, link: &Path) -> io::Result<()> {
 }
 
 fn digest(path: &Path) -> String {
-    Sha256::digest(path.as_os_str().as_encoded_bytes())[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(path.as_os_str().as_encoded_bytes())[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -191,7 +205,11 @@ mod tests {
         let deep = folder.path().join("a-rather-long-name-of-a-folder".repeat(4));
         fs::create_dir_all(&deep).unwrap();
         let long = Place::choose(&deep, None).unwrap();
-        assert!(long.socket().as_os_str().len() <= SOCKET_FOLDER_LIMIT, "{:?}", long.socket());
+        assert!(
+            long.socket().as_os_str().len() <= SOCKET_FOLDER_LIMIT,
+            "{:?}",
+            long.socket()
+        );
         assert_ne!(long.socket(), short.socket());
     }
 
@@ -200,13 +218,21 @@ mod tests {
         let outer = tempfile::tempdir().unwrap();
         let data_dir = outer.path().join("data");
         fs::create_dir(&data_dir).unwrap();
-        let stranger = User { name: "stranger".to_owned(), uid: 4_000_000, gid: 4_000_000 };
+        let stranger = User {
+            name: "stranger".to_owned(),
+            uid: 4_000_000,
+            gid: 4_000_000,
+        };
         fs::set_permissions(&data_dir, fs::Permissions::from_mode(0o700)).unwrap();
         fs::set_permissions(outer.path(), fs::Permissions::from_mode(0o700)).unwrap();
         assert!(!make_reachable(&data_dir, &stranger));
         fs::set_permissions(outer.path(), fs::Permissions::from_mode(0o755)).unwrap();
         assert!(make_reachable(&data_dir, &stranger));
-        assert_eq!(fs::metadata(&data_dir).unwrap().mode() & 0o777, 0o701, "passable, not readable");
+        assert_eq!(
+            fs::metadata(&data_dir).unwrap().mode() & 0o777,
+            0o701,
+            "passable, not readable"
+        );
         assert_eq!(fs::metadata(outer.path()).unwrap().mode() & 0o777, 0o755);
     }
 }

@@ -24,7 +24,10 @@ impl Postmaster {
         if test_kill_process(pid).is_err() || !works_in(pid, cluster) {
             return None;
         }
-        let ready = text.lines().nth(STATUS_LINE).is_some_and(|status| status.trim() == "ready");
+        let ready = text
+            .lines()
+            .nth(STATUS_LINE)
+            .is_some_and(|status| status.trim() == "ready");
         Some(Self { pid, ready })
     }
 
@@ -45,7 +48,9 @@ impl Postmaster {
     /// of the file stays, because by it Postgres finds survivors that still use the cluster's memory.
     pub(super) fn disown_reused_pid(cluster: &Path) -> io::Result<()> {
         let path = cluster.join(FILE);
-        let Ok(text) = fs::read_to_string(&path) else { return Ok(()) };
+        let Ok(text) = fs::read_to_string(&path) else {
+            return Ok(());
+        };
         let reused = pid(&text).is_some_and(|pid| test_kill_process(pid).is_ok() && !works_in(pid, cluster));
         if !reused {
             return Ok(());
@@ -86,7 +91,11 @@ mod tests {
     #[test]
     fn a_file_whose_process_is_gone_or_is_another_is_no_postmaster() {
         assert_eq!(Postmaster::of(cluster_with(4_000_000).path()), None);
-        assert_eq!(Postmaster::of(cluster_with(std::process::id()).path()), None, "works elsewhere");
+        assert_eq!(
+            Postmaster::of(cluster_with(std::process::id()).path()),
+            None,
+            "works elsewhere"
+        );
         assert_eq!(Postmaster::of(tempfile::tempdir().unwrap().path()), None);
     }
 

@@ -39,15 +39,27 @@ impl Programs {
             }
         }
         let Some(first) = usable.first().cloned() else {
-            let looked = if looked.is_empty() { "nowhere on this machine".to_owned() } else { looked.join("; ") };
+            let looked = if looked.is_empty() {
+                "nowhere on this machine".to_owned()
+            } else {
+                looked.join("; ")
+            };
             return Err(ClusterError::NoPrograms { oldest: OLDEST, looked });
         };
         match major {
             None => Ok(first),
-            Some(made_by) => usable.iter().find(|programs| programs.major == made_by).cloned().ok_or_else(|| {
-                let found: Vec<String> = usable.iter().map(|programs| programs.major.to_string()).collect();
-                ClusterError::OtherVersion { folder: cluster.to_owned(), made_by, found: found.join(", ") }
-            }),
+            Some(made_by) => usable
+                .iter()
+                .find(|programs| programs.major == made_by)
+                .cloned()
+                .ok_or_else(|| {
+                    let found: Vec<String> = usable.iter().map(|programs| programs.major.to_string()).collect();
+                    ClusterError::OtherVersion {
+                        folder: cluster.to_owned(),
+                        made_by,
+                        found: found.join(", "),
+                    }
+                }),
         }
     }
 
@@ -59,11 +71,21 @@ impl Programs {
             return Err("no initdb there".to_owned());
         }
         if let Some(user) = user.filter(|user| !user.reaches(&postgres)) {
-            return Err(format!("the user `{}`, as whom Postgres must run for root, cannot get there", user.name));
+            return Err(format!(
+                "the user `{}`, as whom Postgres must run for root, cannot get there",
+                user.name
+            ));
         }
-        let output = Command::new(&postgres).arg("--version").output().map_err(|error| error.to_string())?;
+        let output = Command::new(&postgres)
+            .arg("--version")
+            .output()
+            .map_err(|error| error.to_string())?;
         let major = major_version(&String::from_utf8_lossy(&output.stdout)).ok_or("it does not run")?;
-        if major < OLDEST { Err(format!("Postgres {major} is too old")) } else { Ok(Self { folder, major }) }
+        if major < OLDEST {
+            Err(format!("Postgres {major} is too old"))
+        } else {
+            Ok(Self { folder, major })
+        }
     }
 
     pub(super) fn postgres(&self) -> PathBuf {
@@ -74,11 +96,23 @@ impl Programs {
     pub(super) async fn initdb(&self, folder: &Path, name: &str, user: Option<&User>) -> Result<(), ClusterError> {
         let mut command = Command::new(self.folder.join("initdb"));
         command.arg("--pgdata").arg(folder).args(["--username", name]);
-        command.args(["--encoding", "UTF8", "--no-locale", "--auth", "trust", "--no-instructions"]);
+        command.args([
+            "--encoding",
+            "UTF8",
+            "--no-locale",
+            "--auth",
+            "trust",
+            "--no-instructions",
+        ]);
         become_user(&mut command, user, folder);
         let output = tokio::task::spawn_blocking(move || command.stdin(Stdio::null()).output()).await;
-        let failed = |detail: String| ClusterError::Failed { program: "initdb", detail };
-        let output = output.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.to_string()))?;
+        let failed = |detail: String| ClusterError::Failed {
+            program: "initdb",
+            detail,
+        };
+        let output = output
+            .map_err(|error| failed(error.to_string()))?
+            .map_err(|error| failed(error.to_string()))?;
         if output.status.success() {
             return Ok(());
         }
@@ -93,23 +127,40 @@ pub(super) fn become_user(command: &mut Command, user: Option<&User>, folder: &P
         command.env_remove(name);
     }
     if let Some(user) = user {
-        command.env("HOME", folder).env("USER", &user.name).uid(user.uid).gid(user.gid);
+        command
+            .env("HOME", folder)
+            .env("USER", &user.name)
+            .uid(user.uid)
+            .gid(user.gid);
     }
 }
 
 fn candidates() -> Vec<PathBuf> {
-    let mut folders: Vec<PathBuf> =
-        env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default();
+    let mut folders: Vec<PathBuf> = env::var_os("PATH")
+        .map(|path| env::split_paths(&path).collect())
+        .unwrap_or_default();
     folders.retain(|folder| folder.join("postgres").exists());
     let mut usual = Vec::new();
-    for (parent, below) in [("/usr/lib/postgresql", "bin"), ("/usr", "bin"), ("/usr/local", "bin"), ("/opt/homebrew/opt", "bin")] {
+    for (parent, below) in [
+        ("/usr/lib/postgresql", "bin"),
+        ("/usr", "bin"),
+        ("/usr/local", "bin"),
+        ("/opt/homebrew/opt", "bin"),
+    ] {
         for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
             usual.push(entry.path().join(below));
         }
     }
     let home = env::var_os("HOME").map(PathBuf::from);
-    let caches = [env::var_os("TEMPONAS_CACHE").map(PathBuf::from), home.map(|home| home.join(".cache/temponas"))];
-    for cache in caches.into_iter().flatten().chain([PathBuf::from("/var/cache/temponas")]) {
+    let caches = [
+        env::var_os("TEMPONAS_CACHE").map(PathBuf::from),
+        home.map(|home| home.join(".cache/temponas")),
+    ];
+    for cache in caches
+        .into_iter()
+        .flatten()
+        .chain([PathBuf::from("/var/cache/temponas")])
+    {
         for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
             if entry.file_name().as_encoded_bytes().starts_with(b"postgres-") {
                 usual.extend(program_folders(&entry.path()));
@@ -127,7 +178,11 @@ fn program_folders(package: &Path) -> Vec<PathBuf> {
     let mut level = vec![package.to_owned()];
     let mut found = Vec::new();
     for _ in 0..3 {
-        let below = level.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
+        let below = level
+            .iter()
+            .filter_map(|folder| fs::read_dir(folder).ok())
+            .flatten()
+            .flatten();
         level = below.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
         found.extend(level.iter().filter(|folder| folder.ends_with("bin")).cloned());
     }
@@ -150,7 +205,10 @@ mod tests {
 
     #[test]
     fn versions_are_read_as_the_programs_write_them() {
-        assert_eq!(major_version("postgres (PostgreSQL) 15.13 (Debian 15.13-0+deb12u1)\n"), Some(15));
+        assert_eq!(
+            major_version("postgres (PostgreSQL) 15.13 (Debian 15.13-0+deb12u1)\n"),
+            Some(15)
+        );
         assert_eq!(major_version("postgres (PostgreSQL) 18beta1\n"), Some(18));
         assert_eq!(major_version("bash: no such thing"), None);
     }
@@ -158,7 +216,12 @@ mod tests {
     #[test]
     fn a_folder_without_programs_is_refused_with_the_way_out() {
         let folder = tempfile::tempdir().unwrap();
-        let error = Programs::find(Some(folder.path()), None, Path::new("/x"), None).unwrap_err().to_string();
-        assert!(error.contains("no postgres there") && error.contains("apt-get install postgresql"), "{error}");
+        let error = Programs::find(Some(folder.path()), None, Path::new("/x"), None)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("no postgres there") && error.contains("apt-get install postgresql"),
+            "{error}"
+        );
     }
 }

@@ -42,7 +42,8 @@ pub(super) fn name_and_scale(metric: &str) -> (String, f64) {
         return (format!("{} (MiB)", words(name)), f64::from(1 << 20));
     }
     match metric {
-        "parameters" => ("Parameters (millions)".to_owned(), 1e6),
+        "parameters" | "params" => ("Parameters (millions)".to_owned(), 1e6),
+        "flops" => ("FLOPs (millions)".to_owned(), 1e6),
         "macs" => ("MACs (billions)".to_owned(), 1e9),
         _ => (words(metric), 1.0),
     }
@@ -77,7 +78,10 @@ mod tests {
     #[test]
     fn metrics_are_named_with_their_unit() {
         assert_eq!(name_and_scale("latency_ms").0, "Latency (ms)");
-        assert_eq!(name_and_scale("peak_memory_bytes"), ("Peak memory (MiB)".to_owned(), 1_048_576.0));
+        assert_eq!(
+            name_and_scale("peak_memory_bytes"),
+            ("Peak memory (MiB)".to_owned(), 1_048_576.0)
+        );
         assert_eq!(name_and_scale("quality").0, "Quality");
     }
 

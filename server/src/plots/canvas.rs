@@ -91,7 +91,10 @@ impl Pen {
     }
 
     pub(super) fn heading(self, units: u32) -> TextStyle<'static> {
-        ("sans-serif", f64::from(units * self.0)).into_font().style(FontStyle::Bold).color(&INK)
+        ("sans-serif", f64::from(units * self.0))
+            .into_font()
+            .style(FontStyle::Bold)
+            .color(&INK)
     }
 }
 
@@ -125,11 +128,7 @@ pub(super) fn render(picture: &impl Picture, format: Format) -> Result<Vec<u8>, 
     }
 }
 
-fn paint<DB: DrawingBackend>(
-    picture: &impl Picture,
-    area: &DrawingArea<DB, Shift>,
-    pen: Pen,
-) -> Result<(), PlotError> {
+fn paint<DB: DrawingBackend>(picture: &impl Picture, area: &DrawingArea<DB, Shift>, pen: Pen) -> Result<(), PlotError> {
     let fail = |error: &dyn fmt::Display| PlotError::Draw(error.to_string());
     area.fill(&WHITE).map_err(|error| fail(&error))?;
     picture.draw(area, pen).map_err(|error| fail(&error))?;
@@ -140,8 +139,14 @@ fn load_fonts() {
     static LOADED: Once = Once::new();
     LOADED.call_once(|| {
         let fonts: [(FontStyle, &'static [u8]); 2] = [
-            (FontStyle::Normal, include_bytes!("../../../assets/fonts/Inter-Regular.ttf")),
-            (FontStyle::Bold, include_bytes!("../../../assets/fonts/Inter-SemiBold.ttf")),
+            (
+                FontStyle::Normal,
+                include_bytes!("../../../assets/fonts/Inter-Regular.ttf"),
+            ),
+            (
+                FontStyle::Bold,
+                include_bytes!("../../../assets/fonts/Inter-SemiBold.ttf"),
+            ),
         ];
         for (style, bytes) in fonts {
             if register_font("sans-serif", style, bytes).is_err() {

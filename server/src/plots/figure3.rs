@@ -72,14 +72,24 @@ impl Figure3Picture {
             Lookup::OutOfMemory { .. } | Lookup::Unsupported { .. } | Lookup::Missing(_) => None,
         };
         let panels = vec![
-            panel("Computation, closed form (GMACs)", points, false, |point| exactly(point.work.macs as f64 / 1e9)),
-            panel("Latency, measured (ms)", points, true, |point| cost(point, |cost| Some(cost.latency_ms.value))),
-            panel("Activations, closed form (MiB)", points, false, |point| exactly(point.work.activation_bytes as f64 / MIB)),
+            panel("Computation, closed form (GMACs)", points, false, |point| {
+                exactly(point.work.macs as f64 / 1e9)
+            }),
+            panel("Latency, measured (ms)", points, true, |point| {
+                cost(point, |cost| Some(cost.latency_ms.value))
+            }),
+            panel("Activations, closed form (MiB)", points, false, |point| {
+                exactly(point.work.activation_bytes as f64 / MIB)
+            }),
             panel("Peak memory, measured (MiB)", points, true, |point| {
                 cost(point, |cost| cost.peak_memory_bytes.map(|bytes| bytes.value / MIB))
             }),
         ];
-        Self { title: title.to_owned(), sizes, panels }
+        Self {
+            title: title.to_owned(),
+            sizes,
+            panels,
+        }
     }
 }
 
@@ -91,13 +101,23 @@ fn panel(
 ) -> Panel {
     let curve = |operator: Operator| {
         let of_operator = || points.iter().filter(move |point| point.operator == operator);
-        let values = of_operator().filter_map(|point| value(point).map(|(value, known)| (point.size as f64, value, known)));
+        let values =
+            of_operator().filter_map(|point| value(point).map(|(value, known)| (point.size as f64, value, known)));
         // A logarithmic axis has no place for zero.
-        let values = values.filter(|(_, value, _)| value.is_finite() && *value > 0.0).collect();
+        let values = values
+            .filter(|(_, value, _)| value.is_finite() && *value > 0.0)
+            .collect();
         let failed = of_operator().filter(|point| measured && matches!(point.answer, Lookup::OutOfMemory { .. }));
-        Curve { operator, values, out_of_memory: failed.map(|point| point.size as f64).collect() }
+        Curve {
+            operator,
+            values,
+            out_of_memory: failed.map(|point| point.size as f64).collect(),
+        }
     };
-    Panel { name, curves: Operator::ALL.into_iter().map(curve).collect() }
+    Panel {
+        name,
+        curves: Operator::ALL.into_iter().map(curve).collect(),
+    }
 }
 
 impl Picture for Figure3Picture {
@@ -106,7 +126,11 @@ impl Picture for Figure3Picture {
     }
 
     fn draw<DB: DrawingBackend>(&self, area: &DrawingArea<DB, Shift>, pen: Pen) -> Outcome<DB> {
-        area.draw(&Text::new(self.title.clone(), (pen.px(28), pen.px(22)), pen.heading(19)))?;
+        area.draw(&Text::new(
+            self.title.clone(),
+            (pen.px(28), pen.px(22)),
+            pen.heading(19),
+        ))?;
         let subtitle = format!(
             "temporal operators over the size of their input, {FIGURE_3_FRAMES} frames · hollow: between measured sizes · ×: out of memory"
         );
@@ -128,7 +152,12 @@ impl Figure3Picture {
             (Some(low), Some(high)) => low * 0.85..high * 1.18,
             _ => 1.0..100.0,
         };
-        let y = decades(panel.curves.iter().flat_map(|curve| curve.values.iter().map(|(_, value, _)| *value)));
+        let y = decades(
+            panel
+                .curves
+                .iter()
+                .flat_map(|curve| curve.values.iter().map(|(_, value, _)| *value)),
+        );
         let mut chart = ChartBuilder::on(area)
             .margin_top(pen.px(34))
             .margin_left(pen.px(16))
@@ -136,7 +165,10 @@ impl Figure3Picture {
             .margin_bottom(pen.px(8))
             .x_label_area_size(pen.px(40))
             .y_label_area_size(pen.px(56))
-            .build_cartesian_2d(x.clone().log_scale().with_key_points(self.sizes.clone()), y.clone().log_scale())?;
+            .build_cartesian_2d(
+                x.clone().log_scale().with_key_points(self.sizes.clone()),
+                y.clone().log_scale(),
+            )?;
         chart
             .configure_mesh()
             .light_line_style(plotters::style::TRANSPARENT)
@@ -150,7 +182,11 @@ impl Figure3Picture {
             .axis_desc_style(pen.text(12, INK))
             .x_desc("Height × width of the input")
             .draw()?;
-        if panel.curves.iter().all(|curve| curve.values.is_empty() && curve.out_of_memory.is_empty()) {
+        if panel
+            .curves
+            .iter()
+            .all(|curve| curve.values.is_empty() && curve.out_of_memory.is_empty())
+        {
             let style = pen.text(13, FAINT_INK).pos(Pos::new(HPos::Center, VPos::Center));
             let middle = (f64::sqrt(x.start * x.end), f64::sqrt(y.start * y.end));
             chart.draw_series([EmptyElement::at(middle) + Text::new("not measured yet", (0, 0), style)])?;
@@ -161,7 +197,11 @@ impl Figure3Picture {
             chart.draw_series([PathElement::new(line, colour.stroke_width(pen.size(2)))])?;
             for &(size, value, known) in &curve.values {
                 chart.draw_series([Circle::new((size, value), pen.px(5), plotters::style::WHITE.filled())])?;
-                let style = if known == Known::Exactly { colour.filled() } else { colour.stroke_width(pen.size(2)) };
+                let style = if known == Known::Exactly {
+                    colour.filled()
+                } else {
+                    colour.stroke_width(pen.size(2))
+                };
                 chart.draw_series([Circle::new((size, value), pen.px(4), style)])?;
             }
             for &size in &curve.out_of_memory {
@@ -189,7 +229,9 @@ fn legend<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, pen: Pen) -> Outcom
 
 /// Whole decades around the values.
 fn decades(values: impl Iterator<Item = f64>) -> Range<f64> {
-    let (low, high) = values.fold((f64::INFINITY, 0.0_f64), |(low, high), value| (low.min(value), high.max(value)));
+    let (low, high) = values.fold((f64::INFINITY, 0.0_f64), |(low, high), value| {
+        (low.min(value), high.max(value))
+    });
     if low > high {
         return 0.1..100.0;
     }
@@ -222,7 +264,82 @@ fn name(operator: Operator) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use lut::{EntryState, Lut, Measurement, Runtime, Samples, figure3_blocks};
+    use search_spaces::{Dtype, Space};
+
     use super::*;
+
+    /// A table that knows some sizes of every operator, and that SelfAttention3D does not fit at the largest.
+    fn example() -> Vec<FigurePoint> {
+        let space = Space::parse(include_str!("../../../search-spaces/spaces/snapgen-v.toml")).unwrap();
+        let unet = space.unet().unwrap();
+        let sizes = [8, 16, 32, 64];
+        let mut table = Lut::new(
+            "phone",
+            Runtime {
+                name: "test".to_owned(),
+                version: "1".to_owned(),
+            },
+            Dtype::F32,
+        );
+        for (operator, size, block) in figure3_blocks(unet, &sizes) {
+            if (operator, size) == (Operator::SelfAttention3d, 64) {
+                table.insert(
+                    block,
+                    EntryState::OutOfMemory {
+                        detail: "3 GiB asked for".to_owned(),
+                    },
+                );
+                continue;
+            }
+            if size == 32 && operator != Operator::Conv1d {
+                continue;
+            }
+            let work = search_spaces::work(&block, Dtype::F32).unwrap();
+            let samples = |value: f64| Samples::new(vec![value; 3]).unwrap();
+            let measured = Measurement {
+                latency_ms: samples(0.05 + work.macs as f64 / 4e7),
+                peak_memory_bytes: samples(1.3 * work.activation_bytes as f64),
+            };
+            table.insert(block, EntryState::Measured(measured));
+        }
+        lut::figure3(&table, unet, &sizes)
+    }
+
+    #[test]
+    fn closed_form_and_measurement_stand_side_by_side() {
+        let svg = String::from_utf8(figure3(&example(), "phone, test@1", Format::Svg).unwrap()).unwrap();
+        for text in [
+            "Conv1D",
+            "CrossAttention3D",
+            "Latency, measured (ms)",
+            "out of memory",
+            "64²",
+        ] {
+            assert!(svg.contains(text), "{text} is missing");
+        }
+        insta::assert_snapshot!("figure3", svg);
+        if let Some(folder) = std::env::var_os("TEMPONAS_SHOW_PLOTS") {
+            let png = figure3(&example(), "phone, test@1", Format::Png).unwrap();
+            std::fs::write(std::path::Path::new(&folder).join("figure3.png"), png).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_empty_table_says_that_nothing_is_measured() {
+        let space = Space::parse(include_str!("../../../search-spaces/spaces/snapgen-v.toml")).unwrap();
+        let table = Lut::new(
+            "phone",
+            Runtime {
+                name: "test".to_owned(),
+                version: "1".to_owned(),
+            },
+            Dtype::F32,
+        );
+        let points = lut::figure3(&table, space.unet().unwrap(), &[8, 16]);
+        let svg = String::from_utf8(figure3(&points, "phone", Format::Svg).unwrap()).unwrap();
+        assert_eq!(svg.matches("not measured yet").count(), 2);
+    }
 
     #[test]
     fn an_axis_spans_whole_decades() {

@@ -5,10 +5,10 @@ use std::ops::Range;
 use plotters::{
     chart::{ChartBuilder, ChartContext},
     coord::{Shift, types::RangedCoordf64},
-    element::{Circle, PathElement, Polygon, Rectangle, Text},
+    element::{Circle, DashedPathElement, EmptyElement, PathElement, Polygon, Rectangle, Text},
     prelude::{Cartesian2d, DrawingArea, DrawingBackend},
     style::{
-        Color, RGBColor, ShapeStyle,
+        Color, RGBColor, ShapeStyle, TRANSPARENT, WHITE,
         text_anchor::{HPos, Pos, VPos},
     },
 };
@@ -24,8 +24,8 @@ use super::{
     colours::{AXIS, FAINT_INK, GRID, INK, LIMIT, MAIN, REFERENCE, on_scale},
 };
 
-/// Above this many points, numbers beside them would only be in the way.
-const NUMBERED: usize = 25;
+/// A number beside a point takes this share of the chart's width and height.
+const LABEL: (f64, f64) = (0.045, 0.032);
 
 /// Draws a front under a title: its points with their standard errors, coloured by a third objective where
 /// there is one; verified figures joined to the predicted ones; limits; reference architectures.
@@ -72,16 +72,47 @@ struct FrontPicture {
     y_rises: bool,
 }
 
+/// Keeps numbers from being written over each other.
+struct Labels {
+    taken: Vec<(f64, f64)>,
+    x: Range<f64>,
+    y: Range<f64>,
+}
+
+impl Labels {
+    /// Whether there is room for a mark's number; if so it is taken.
+    fn is_free(&mut self, mark: &Mark) -> bool {
+        let share = |value: f64, range: &Range<f64>| (value - range.start) / (range.end - range.start);
+        let at = (share(mark.x.at, &self.x), share(mark.y.at, &self.y));
+        let overlaps = |other: &(f64, f64)| (at.0 - other.0).abs() < LABEL.0 && (at.1 - other.1).abs() < LABEL.1;
+        let is_free = !self.taken.iter().any(overlaps);
+        if is_free {
+            self.taken.push(at);
+        }
+        is_free
+    }
+}
+
 type Chart<'a, DB> = ChartContext<'a, DB, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
 impl FrontPicture {
     fn of(front: &FrontView, title: &str) -> Self {
         let rises = |direction: &str| direction.starts_with("max");
         let objectives = &front.objectives;
-        let y = objectives.iter().position(|objective| rises(&objective.direction)).unwrap_or(0);
+        let y = objectives
+            .iter()
+            .position(|objective| rises(&objective.direction))
+            .unwrap_or(0);
         let others: Vec<usize> = (0..objectives.len()).filter(|index| *index != y).collect();
-        let metric = |index: Option<&usize>| index.and_then(|index| objectives.get(*index)).map(|found| found.metric.as_str());
-        let (y_metric, x_metric) = (metric(Some(&y)).unwrap_or("quality"), metric(others.first()).unwrap_or("latency_ms"));
+        let metric = |index: Option<&usize>| {
+            index
+                .and_then(|index| objectives.get(*index))
+                .map(|found| found.metric.as_str())
+        };
+        let (y_metric, x_metric) = (
+            metric(Some(&y)).unwrap_or("quality"),
+            metric(others.first()).unwrap_or("latency_ms"),
+        );
         let shade_metric = metric(others.get(1));
         let ((x_name, x_scale), (y_name, y_scale)) = (name_and_scale(x_metric), name_and_scale(y_metric));
         let mark = |label: String, metrics: &Metrics, verified: &Metrics, within: Option<bool>| {
@@ -90,7 +121,9 @@ impl FrontPicture {
                 label,
                 x: scaled(metrics.get(x_metric)?, x_scale),
                 y: scaled(metrics.get(y_metric)?, y_scale),
-                verified: verified.get(x_metric).map(|found| (scaled(found, x_scale), within != Some(false))),
+                verified: verified
+                    .get(x_metric)
+                    .map(|found| (scaled(found, x_scale), within != Some(false))),
                 shade,
             })
         };
@@ -98,34 +131,66 @@ impl FrontPicture {
             .points
             .iter()
             .filter_map(|point| {
-                mark(format!("{}", point.number), &point.metrics, &point.verified, point.verified_within_limits)
+                mark(
+                    format!("{}", point.number),
+                    &point.metrics,
+                    &point.verified,
+                    point.verified_within_limits,
+                )
             })
             .collect();
         let (mut references, mut missing) = (Vec::new(), Vec::new());
         for candidate in &front.references {
-            let name = candidate.reference.clone().unwrap_or_else(|| candidate.architecture.clone());
+            let name = candidate
+                .reference
+                .clone()
+                .unwrap_or_else(|| candidate.architecture.clone());
             let mut metrics = candidate.predicted.clone();
             metrics.extend(candidate.measured.clone());
             match mark(name.clone(), &metrics, &candidate.verified, None) {
                 Some(found) => references.push(found),
-                None => missing.push(format!("{name}: {}", reason(candidate.state, candidate.state_reason.as_deref()))),
+                None => missing.push(format!(
+                    "{name}: {}",
+                    reason(candidate.state, candidate.state_reason.as_deref())
+                )),
             }
         }
         let shade = shade_metric.and_then(|metric| {
             let values = || points.iter().filter_map(|point| point.shade);
-            let (low, high) = values().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
-            (low <= high).then(|| Shade { name: name_and_scale(metric).0, range: low..high })
+            let (low, high) = values().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
+                (low.min(value), high.max(value))
+            });
+            (low <= high).then(|| Shade {
+                name: name_and_scale(metric).0,
+                range: low..high,
+            })
         });
-        let limit = front.limits.iter().find(|limit| limit.metric == x_metric).map(|limit| limit.at_most / x_scale);
+        let limit = front
+            .limits
+            .iter()
+            .find(|limit| limit.metric == x_metric)
+            .map(|limit| limit.at_most / x_scale);
         let y_rises = objectives.get(y).is_none_or(|objective| rises(&objective.direction));
-        Self { title: title.to_owned(), x_name, y_name, points, references, missing, limit, shade, y_rises }
+        Self {
+            title: title.to_owned(),
+            x_name,
+            y_name,
+            points,
+            references,
+            missing,
+            limit,
+            shade,
+            y_rises,
+        }
     }
 
     fn x_range(&self) -> Range<f64> {
         let marks = self.points.iter().chain(&self.references);
         let values = marks.flat_map(|mark| {
             let verified = mark.verified.iter().map(|(value, _)| value.at);
-            [mark.x.at - mark.x.error, mark.x.at + mark.x.error].into_iter().chain(verified)
+            [mark.x.at - mark.x.error, mark.x.at + mark.x.error]
+                .into_iter()
+                .chain(verified)
         });
         let range = around(values, true);
         match self.limit {
@@ -137,7 +202,10 @@ impl FrontPicture {
 
     fn y_range(&self) -> Range<f64> {
         let marks = self.points.iter().chain(&self.references);
-        around(marks.flat_map(|mark| [mark.y.at - mark.y.error, mark.y.at + mark.y.error]), false)
+        around(
+            marks.flat_map(|mark| [mark.y.at - mark.y.error, mark.y.at + mark.y.error]),
+            false,
+        )
     }
 
     /// The outline of what is best in these two objectives alone, left to right.
@@ -173,7 +241,11 @@ impl Picture for FrontPicture {
     fn draw<DB: DrawingBackend>(&self, area: &DrawingArea<DB, Shift>, pen: Pen) -> Outcome<DB> {
         let (_, height) = self.size();
         let notes = 16 * i32::try_from(self.missing.len()).unwrap_or(0);
-        area.draw(&Text::new(self.title.clone(), (pen.px(28), pen.px(22)), pen.heading(19)))?;
+        area.draw(&Text::new(
+            self.title.clone(),
+            (pen.px(28), pen.px(22)),
+            pen.heading(19),
+        ))?;
         let mut subtitle = format!("{} points on the front · bars: one standard error", self.points.len());
         if self.points.iter().any(|point| point.verified.is_some()) {
             subtitle += " · diamonds: measured whole on the device";
@@ -194,7 +266,10 @@ impl Picture for FrontPicture {
             .build_cartesian_2d(x_range.clone(), y_range.clone())?;
         grid(&mut chart, &self.x_name, &self.y_name, pen)?;
         self.draw_limit(&mut chart, &x_range, &y_range, pen)?;
-        chart.draw_series([PathElement::new(self.outline(), MAIN.mix(0.55).stroke_width(pen.size(2)))])?;
+        chart.draw_series([PathElement::new(
+            self.outline(),
+            MAIN.mix(0.55).stroke_width(pen.size(2)),
+        )])?;
         self.draw_references(&mut chart, pen)?;
         self.draw_points(&mut chart, pen)?;
         if let Some(shade) = &self.shade {
@@ -212,14 +287,19 @@ impl FrontPicture {
         y: &Range<f64>,
         pen: Pen,
     ) -> Outcome<DB> {
-        let Some(limit) = self.limit.filter(|limit| x.contains(limit)) else { return Ok(()) };
-        chart.draw_series([Rectangle::new([(limit, y.start), (x.end, y.end)], LIMIT.mix(0.06).filled())])?;
+        let Some(limit) = self.limit.filter(|limit| x.contains(limit)) else {
+            return Ok(());
+        };
+        chart.draw_series([Rectangle::new(
+            [(limit, y.start), (x.end, y.end)],
+            LIMIT.mix(0.06).filled(),
+        )])?;
         let ends = vec![(limit, y.start), (limit, y.end)];
-        let line = plotters::element::DashedPathElement::new(ends, pen.size(6), pen.size(5), LIMIT.stroke_width(pen.size(1)));
+        let line = DashedPathElement::new(ends, pen.size(6), pen.size(5), LIMIT.stroke_width(pen.size(1)));
         chart.draw_series([line])?;
         let style = pen.text(12, LIMIT).pos(Pos::new(HPos::Right, VPos::Top));
         let label = Text::new(format!("limit {}", tick(limit)), (pen.px(-6), pen.px(6)), style);
-        chart.draw_series([plotters::element::EmptyElement::at((limit, y.end)) + label])?;
+        chart.draw_series([EmptyElement::at((limit, y.end)) + label])?;
         Ok(())
     }
 
@@ -230,7 +310,7 @@ impl FrontPicture {
             let square = Rectangle::new([(-side, -side), (side, side)], REFERENCE.filled());
             let style = pen.text(11, FAINT_INK).pos(Pos::new(HPos::Left, VPos::Center));
             let label = Text::new(mark.label.clone(), (pen.px(10), 0), style);
-            let at = plotters::element::EmptyElement::at((mark.x.at, mark.y.at));
+            let at = EmptyElement::at((mark.x.at, mark.y.at));
             chart.draw_series([at + square + label])?;
         }
         Ok(())
@@ -238,33 +318,44 @@ impl FrontPicture {
 
     fn draw_points<DB: DrawingBackend>(&self, chart: &mut Chart<'_, DB>, pen: Pen) -> Outcome<DB> {
         for mark in &self.points {
-            let Some((verified, within)) = mark.verified else { continue };
+            let Some((verified, within)) = mark.verified else {
+                continue;
+            };
             let colour = if within { INK } else { LIMIT };
             let (from, to) = ((mark.x.at, mark.y.at), (verified.at, mark.y.at));
-            chart.draw_series([PathElement::new(vec![from, to], colour.mix(0.6).stroke_width(pen.size(1)))])?;
+            chart.draw_series([PathElement::new(
+                vec![from, to],
+                colour.mix(0.6).stroke_width(pen.size(1)),
+            )])?;
             let r = pen.px(7);
             let corners = vec![(0, -r), (r, 0), (0, r), (-r, 0)];
             let mut outline = corners.clone();
             outline.push((0, -r));
-            let at = plotters::element::EmptyElement::at(to);
-            let diamond = Polygon::new(corners, plotters::style::WHITE.filled());
+            let at = EmptyElement::at(to);
+            let diamond = Polygon::new(corners, WHITE.filled());
             let edge = PathElement::new(outline, colour.stroke_width(pen.size(2)));
             chart.draw_series([at + diamond + edge])?;
         }
+        let mut labels = Labels {
+            taken: Vec::new(),
+            x: self.x_range(),
+            y: self.y_range(),
+        };
         for mark in &self.points {
             let colour = self.colour(mark);
             bars(chart, mark, colour.stroke_width(pen.size(1)), pen)?;
-            let at = plotters::element::EmptyElement::at((mark.x.at, mark.y.at));
-            let rim = Circle::new((0, 0), pen.px(6), plotters::style::WHITE.filled());
+            let at = EmptyElement::at((mark.x.at, mark.y.at));
+            let rim = Circle::new((0, 0), pen.px(6), WHITE.filled());
             let disc = Circle::new((0, 0), pen.px(5), colour.filled());
             chart.draw_series([at + rim + disc])?;
-            if self.points.len() <= NUMBERED {
-                let is_right = mark.verified.is_some_and(|(verified, _)| verified.at < mark.x.at);
-                let (side, shift) = if is_right { (HPos::Left, 7) } else { (HPos::Right, -7) };
-                let style = pen.text(11, INK).pos(Pos::new(side, VPos::Bottom));
-                let label = Text::new(format!("#{}", mark.label), (pen.px(shift), pen.px(-6)), style);
-                chart.draw_series([plotters::element::EmptyElement::at((mark.x.at, mark.y.at)) + label])?;
+            if !labels.is_free(mark) {
+                continue;
             }
+            let is_right = mark.verified.is_some_and(|(verified, _)| verified.at < mark.x.at);
+            let (side, shift) = if is_right { (HPos::Left, 7) } else { (HPos::Right, -7) };
+            let style = pen.text(11, INK).pos(Pos::new(side, VPos::Bottom));
+            let label = Text::new(format!("#{}", mark.label), (pen.px(shift), pen.px(-6)), style);
+            chart.draw_series([EmptyElement::at((mark.x.at, mark.y.at)) + label])?;
         }
         Ok(())
     }
@@ -273,7 +364,7 @@ impl FrontPicture {
 fn bars<DB: DrawingBackend>(chart: &mut Chart<'_, DB>, mark: &Mark, style: ShapeStyle, pen: Pen) -> Outcome<DB> {
     let cap = pen.px(3);
     let (x, y) = (mark.x, mark.y);
-    let at = plotters::element::EmptyElement::at;
+    let at = EmptyElement::at;
     if y.error > 0.0 {
         let ends = [(x.at, y.at - y.error), (x.at, y.at + y.error)];
         chart.draw_series([PathElement::new(ends.to_vec(), style)])?;
@@ -291,7 +382,7 @@ fn bars<DB: DrawingBackend>(chart: &mut Chart<'_, DB>, mark: &Mark, style: Shape
 pub(super) fn grid<DB: DrawingBackend>(chart: &mut Chart<'_, DB>, x: &str, y: &str, pen: Pen) -> Outcome<DB> {
     chart
         .configure_mesh()
-        .light_line_style(plotters::style::TRANSPARENT)
+        .light_line_style(TRANSPARENT)
         .bold_line_style(GRID.stroke_width(pen.size(1)))
         .axis_style(AXIS.stroke_width(pen.size(1)))
         .set_all_tick_mark_size(pen.px(4))
@@ -326,24 +417,43 @@ fn draw_scale<DB: DrawingBackend>(
         area.draw(&Rectangle::new(corners, on_scale(share).filled()))?;
     }
     let middle = f64::midpoint(shade.range.start, shade.range.end);
-    for (value, y) in [(shade.range.start, bottom), (middle, (top + bottom) / 2), (shade.range.end, top)] {
+    for (value, y) in [
+        (shade.range.start, bottom),
+        (middle, (top + bottom) / 2),
+        (shade.range.end, top),
+    ] {
         let style = pen.text(11, FAINT_INK).pos(Pos::new(HPos::Left, VPos::Center));
         area.draw(&Text::new(three_digits(value), (pen.px(left + 18), pen.px(y)), style))?;
     }
     let (name, unit) = shade.name.split_once(" (").unwrap_or((&shade.name, ""));
     let style = || pen.text(12, INK).pos(Pos::new(HPos::Left, VPos::Bottom));
-    area.draw(&Text::new(name.to_owned(), (pen.px(left - 14), pen.px(top - 22)), style()))?;
+    area.draw(&Text::new(
+        name.to_owned(),
+        (pen.px(left - 14), pen.px(top - 22)),
+        style(),
+    ))?;
     let unit = unit.trim_end_matches(')').to_owned();
-    area.draw(&Text::new(unit, (pen.px(left - 14), pen.px(top - 8)), pen.text(11, FAINT_INK).pos(Pos::new(HPos::Left, VPos::Bottom))))
+    area.draw(&Text::new(
+        unit,
+        (pen.px(left - 14), pen.px(top - 8)),
+        pen.text(11, FAINT_INK).pos(Pos::new(HPos::Left, VPos::Bottom)),
+    ))
 }
 
 fn three_digits(value: f64) -> String {
-    let decimals = if value == 0.0 { 0.0 } else { (2.0 - value.abs().log10().floor()).clamp(0.0, 4.0) };
+    let decimals = if value == 0.0 {
+        0.0
+    } else {
+        (2.0 - value.abs().log10().floor()).clamp(0.0, 4.0)
+    };
     format!("{value:.*}", decimals as usize)
 }
 
 fn scaled(figure: &Figure, scale: f64) -> Value {
-    Value { at: figure.value / scale, error: figure.standard_error / scale }
+    Value {
+        at: figure.value / scale,
+        error: figure.standard_error / scale,
+    }
 }
 
 fn reason(state: CandidateState, reason: Option<&str>) -> String {
@@ -369,7 +479,10 @@ mod tests {
 
     fn metrics(figures: &[(&str, f64, f64)]) -> Metrics {
         let figure = |value, standard_error| Figure { value, standard_error };
-        figures.iter().map(|(name, value, error)| ((*name).to_owned(), figure(*value, *error))).collect()
+        figures
+            .iter()
+            .map(|(name, value, error)| ((*name).to_owned(), figure(*value, *error)))
+            .collect()
     }
 
     fn point(number: u64, quality: f64, latency: f64, mebibytes: f64) -> FrontPoint {
@@ -397,7 +510,11 @@ mod tests {
             number,
             architecture: "s3.s3.s3.s3.s3".to_owned(),
             layers: Vec::new(),
-            state: if reason.is_some() { CandidateState::Infeasible } else { CandidateState::Evaluated },
+            state: if reason.is_some() {
+                CandidateState::Infeasible
+            } else {
+                CandidateState::Evaluated
+            },
             state_reason: reason.map(str::to_owned),
             reference: Some(name.to_owned()),
             parent: None,
@@ -435,7 +552,11 @@ mod tests {
             direction: direction.to_owned(),
             range: None,
         };
-        let step = |evaluations, hypervolume| HypervolumePoint { evaluations, device_hours: 0.1, hypervolume };
+        let step = |evaluations, hypervolume| HypervolumePoint {
+            evaluations,
+            device_hours: 0.1,
+            hypervolume,
+        };
         FrontView {
             search_id: SearchId(Uuid::nil()),
             objectives: vec![
@@ -443,21 +564,53 @@ mod tests {
                 objective("latency_ms", "minimize"),
                 objective("peak_memory_bytes", "minimize"),
             ],
-            limits: vec![LimitView { metric: "latency_ms".to_owned(), at_most: 43.0 }],
+            limits: vec![LimitView {
+                metric: "latency_ms".to_owned(),
+                at_most: 43.0,
+            }],
             points,
             references: vec![
-                reference(1, "backbone alone", &[("quality", 0.2, 0.02), ("latency_ms", 8.0, 0.1)], None),
-                reference(2, "AnimateDiff-like", &[("quality", 0.47, 0.02), ("latency_ms", 25.0, 0.1)], None),
-                reference(3, "SelfAttention3D everywhere", &[], Some("out of memory on the device")),
+                reference(
+                    1,
+                    "backbone alone",
+                    &[("quality", 0.2, 0.02), ("latency_ms", 8.0, 0.1)],
+                    None,
+                ),
+                reference(
+                    2,
+                    "AnimateDiff-like",
+                    &[("quality", 0.47, 0.02), ("latency_ms", 25.0, 0.1)],
+                    None,
+                ),
+                reference(
+                    3,
+                    "SelfAttention3D everywhere",
+                    &[],
+                    Some("out of memory on the device"),
+                ),
             ],
-            history: vec![step(1, 0.11), step(3, 0.2), step(4, 0.34), step(9, 0.41), step(15, 0.47), step(24, 0.48)],
+            history: vec![
+                step(1, 0.11),
+                step(3, 0.2),
+                step(4, 0.34),
+                step(9, 0.41),
+                step(15, 0.47),
+                step(24, 0.48),
+            ],
         }
     }
 
     #[test]
     fn the_front_shows_points_errors_limits_references_and_verified_figures() {
         let svg = String::from_utf8(front(&example(), "shapes-tiny on a test machine", Format::Svg).unwrap()).unwrap();
-        for text in ["Quality", "Latency (ms)", "limit 43", "#14", "backbone alone", "out of memory on the device"] {
+        for text in [
+            "Quality",
+            "Latency (ms)",
+            "limit 43",
+            "#14",
+            "backbone alone",
+            "out of memory on the device",
+        ] {
             assert!(svg.contains(text), "{text} is missing");
         }
         insta::assert_snapshot!("front", svg);
@@ -475,7 +628,11 @@ mod tests {
         if let Some(folder) = std::env::var_os("TEMPONAS_SHOW_PLOTS") {
             let folder = std::path::PathBuf::from(folder);
             std::fs::write(folder.join("front.png"), png).unwrap();
-            std::fs::write(folder.join("hypervolume.png"), hypervolume(&example(), "Hypervolume", Format::Png).unwrap()).unwrap();
+            std::fs::write(
+                folder.join("hypervolume.png"),
+                hypervolume(&example(), "Hypervolume", Format::Png).unwrap(),
+            )
+            .unwrap();
         }
     }
 
@@ -495,7 +652,12 @@ mod tests {
         with_third.points.push(point(30, 0.45, 30.0, 1.0));
         let picture = FrontPicture::of(&with_third, "");
         let outline = picture.outline();
-        assert!(outline.windows(2).all(|pair| pair[0].0 <= pair[1].0 && pair[0].1 <= pair[1].1), "{outline:?}");
+        assert!(
+            outline
+                .windows(2)
+                .all(|pair| pair[0].0 <= pair[1].0 && pair[0].1 <= pair[1].1),
+            "{outline:?}"
+        );
         assert!(!outline.contains(&(30.0, 0.45)));
     }
 }

@@ -22,9 +22,20 @@ use super::{
 /// # Errors
 /// When the picture cannot be drawn or written.
 pub fn hypervolume(front: &FrontView, title: &str, format: Format) -> Result<Vec<u8>, PlotError> {
-    let steps = front.history.iter().map(|point| (point.evaluations as f64, point.hypervolume)).collect();
+    let steps = front
+        .history
+        .iter()
+        .map(|point| (point.evaluations as f64, point.hypervolume))
+        .collect();
     let hours = front.history.last().map_or(0.0, |point| point.device_hours);
-    render(&HypervolumePicture { title: title.to_owned(), steps, hours }, format)
+    render(
+        &HypervolumePicture {
+            title: title.to_owned(),
+            steps,
+            hours,
+        },
+        format,
+    )
 }
 
 struct HypervolumePicture {
@@ -54,10 +65,17 @@ impl Picture for HypervolumePicture {
     }
 
     fn draw<DB: DrawingBackend>(&self, area: &DrawingArea<DB, Shift>, pen: Pen) -> Outcome<DB> {
-        area.draw(&Text::new(self.title.clone(), (pen.px(28), pen.px(22)), pen.heading(19)))?;
+        area.draw(&Text::new(
+            self.title.clone(),
+            (pen.px(28), pen.px(22)),
+            pen.heading(19),
+        ))?;
         let subtitle = match self.steps.last() {
             Some((evaluations, volume)) => {
-                format!("{volume:.4} after {evaluations} evaluations and {:.2} device-hours", self.hours)
+                format!(
+                    "{volume:.4} after {evaluations} evaluations and {:.2} device-hours",
+                    self.hours
+                )
             }
             None => "no evaluation yet".to_owned(),
         };

@@ -17,7 +17,11 @@ const ROLES: [Role; 5] = [Role::Admin, Role::Researcher, Role::Worker, Role::Dev
 /// A path that fits a route's template and names nothing that exists.
 fn path_of(route: &str) -> String {
     let id = "018f0000-0000-7000-8000-000000000000";
-    route.replace("{digest}", &"0".repeat(64)).replace("{device}", "nowhere").replace("{name}", "nowhere").replace("{id}", id)
+    route
+        .replace("{digest}", &"0".repeat(64))
+        .replace("{device}", "nowhere")
+        .replace("{name}", "nowhere")
+        .replace("{id}", id)
 }
 
 #[sqlx::test(migrator = "temponas_server::MIGRATOR")]
@@ -29,10 +33,18 @@ async fn each_route_admits_the_roles_it_states_and_no_other(pool: PgPool) {
         let secret = server.token(role).await;
         for (method, route, admitted) in routes.iter() {
             let path = path_of(route);
-            let reply = server.request(method.clone(), &path).bearer_auth(&secret).send().await.unwrap();
+            let reply = server
+                .request(method.clone(), &path)
+                .bearer_auth(&secret)
+                .send()
+                .await
+                .unwrap();
             let status = reply.status();
             if role == Role::Admin || admitted.contains(&role) {
-                assert!(!matches!(status.as_u16(), 401 | 403), "{role:?} {method} {route}: {status}");
+                assert!(
+                    !matches!(status.as_u16(), 401 | 403),
+                    "{role:?} {method} {route}: {status}"
+                );
             } else {
                 assert_eq!(status, StatusCode::FORBIDDEN, "{role:?} {method} {route}");
                 if method != RouteMethod::HEAD {
@@ -55,26 +67,50 @@ fn roles_are_what_their_names_say() {
     for (method, route, roles) in routes.iter() {
         let writes = !matches!(*method, RouteMethod::GET | RouteMethod::HEAD);
         let only_checks = route == "/v1/spaces:validate";
-        assert!(!(writes && roles.contains(&Role::Viewer)) || only_checks, "a viewer only reads: {method} {route}");
+        assert!(
+            !(writes && roles.contains(&Role::Viewer)) || only_checks,
+            "a viewer only reads: {method} {route}"
+        );
     }
 }
 
 #[sqlx::test(migrator = "temponas_server::MIGRATOR")]
 async fn without_a_valid_token_nothing_is_answered(pool: PgPool) {
     let server = Server::start(pool, TokenMode::Required).await;
-    for header in [None, Some("Bearer nonsense"), Some("Basic dXNlcjpwYXNz"), Some("Bearer"), Some("Bearer ")] {
+    for header in [
+        None,
+        Some("Bearer nonsense"),
+        Some("Basic dXNlcjpwYXNz"),
+        Some("Bearer"),
+        Some("Bearer "),
+    ] {
         let mut request = server.request(Method::GET, "/v1/searches");
         if let Some(header) = header {
             request = request.header("authorization", header);
         }
         let reply = request.send().await.unwrap();
-        assert!(reply.headers()["www-authenticate"].to_str().unwrap().starts_with("Bearer"), "{header:?}");
+        assert!(
+            reply.headers()["www-authenticate"]
+                .to_str()
+                .unwrap()
+                .starts_with("Bearer"),
+            "{header:?}"
+        );
         assert_eq!(problem(reply).await.status, 401, "{header:?}");
     }
     let metrics = server.request(Method::GET, "/metrics").send().await.unwrap();
     assert_eq!(metrics.status(), StatusCode::UNAUTHORIZED);
     for open in ["/healthz", "/", "/docs/", "/openapi.json"] {
-        assert!(server.request(Method::GET, open).send().await.unwrap().status().is_success(), "{open}");
+        assert!(
+            server
+                .request(Method::GET, open)
+                .send()
+                .await
+                .unwrap()
+                .status()
+                .is_success(),
+            "{open}"
+        );
     }
 }
 
@@ -83,31 +119,64 @@ async fn a_token_is_shown_once_and_ends_by_time_or_by_revocation(pool: PgPool) {
     let server = Server::start(pool.clone(), TokenMode::Required).await;
     let admin = server.token(Role::Admin).await;
     let make = async |body: serde_json::Value| -> CreatedToken {
-        let reply = server.request(Method::POST, "/v1/tokens").bearer_auth(&admin).json(&body).send().await.unwrap();
+        let reply = server
+            .request(Method::POST, "/v1/tokens")
+            .bearer_auth(&admin)
+            .json(&body)
+            .send()
+            .await
+            .unwrap();
         assert_eq!(reply.status(), StatusCode::CREATED);
         reply.json().await.unwrap()
     };
     let read = async |secret: &str| {
-        server.request(Method::GET, "/v1/searches").bearer_auth(secret).send().await.unwrap().status()
+        server
+            .request(Method::GET, "/v1/searches")
+            .bearer_auth(secret)
+            .send()
+            .await
+            .unwrap()
+            .status()
     };
     let short = make(serde_json::json!({"role": "viewer", "name": "for an hour", "expires_in_seconds": 3600})).await;
     let long = make(serde_json::json!({"role": "researcher"})).await;
     assert_eq!(read(&short.secret).await, StatusCode::OK);
     assert_eq!(read(&long.secret).await, StatusCode::OK);
 
-    let list = server.request(Method::GET, "/v1/tokens").bearer_auth(&admin).send().await.unwrap().text().await.unwrap();
+    let list = server
+        .request(Method::GET, "/v1/tokens")
+        .bearer_auth(&admin)
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
     assert!(!list.contains(&short.secret), "the list shows no secrets");
     let page: Page<TokenView> = serde_json::from_str(&list).unwrap();
     let shown = page.items.iter().find(|token| token.id == short.token.id).unwrap();
     assert_eq!(shown.last_used_at, Some(server.app.clock.now()));
-    let stored: Vec<Vec<u8>> = sqlx::query_scalar("SELECT secret_sha256 FROM tokens").fetch_all(&pool).await.unwrap();
-    assert!(stored.iter().all(|hash| hash.len() == 32 && hash != short.secret.as_bytes()), "only hashes are stored");
+    let stored: Vec<Vec<u8>> = sqlx::query_scalar("SELECT secret_sha256 FROM tokens")
+        .fetch_all(&pool)
+        .await
+        .unwrap();
+    assert!(
+        stored
+            .iter()
+            .all(|hash| hash.len() == 32 && hash != short.secret.as_bytes()),
+        "only hashes are stored"
+    );
 
     server.app.clock.advance(TimeDelta::seconds(3601));
     assert_eq!(read(&short.secret).await, StatusCode::UNAUTHORIZED, "expired");
     assert_eq!(read(&long.secret).await, StatusCode::OK);
     let revoke = format!("/v1/tokens/{}", long.token.id);
-    let reply = server.request(Method::DELETE, &revoke).bearer_auth(&admin).send().await.unwrap();
+    let reply = server
+        .request(Method::DELETE, &revoke)
+        .bearer_auth(&admin)
+        .send()
+        .await
+        .unwrap();
     assert_eq!(reply.status(), StatusCode::NO_CONTENT);
     assert_eq!(read(&long.secret).await, StatusCode::UNAUTHORIZED, "revoked");
 }
@@ -121,7 +190,14 @@ async fn tokens_are_listed_page_by_page(pool: PgPool) {
     let mut path = "/v1/tokens?limit=2".to_owned();
     let mut sizes = Vec::new();
     loop {
-        let page: Page<TokenView> = server.request(Method::GET, &path).send().await.unwrap().json().await.unwrap();
+        let page: Page<TokenView> = server
+            .request(Method::GET, &path)
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap();
         sizes.push(page.items.len());
         let Some(cursor) = page.next_cursor else { break };
         path = format!("/v1/tokens?limit=2&cursor={cursor}");
@@ -133,17 +209,33 @@ async fn tokens_are_listed_page_by_page(pool: PgPool) {
 async fn an_open_coordinator_answers_this_machine_and_not_other_sites(pool: PgPool) {
     let server = Server::start(pool, TokenMode::Auto).await;
     let get = async |name: &'static str, value: String| {
-        server.request(Method::GET, "/v1/searches").header(name, value).send().await.unwrap().status()
+        server
+            .request(Method::GET, "/v1/searches")
+            .header(name, value)
+            .send()
+            .await
+            .unwrap()
+            .status()
     };
     assert_eq!(get("host", server.address.to_string()).await, StatusCode::OK);
     assert_eq!(get("host", "localhost:9".to_owned()).await, StatusCode::OK);
     assert_eq!(get("host", "rebound.example".to_owned()).await, StatusCode::FORBIDDEN);
     let post = async |origin: String| {
         let request = server.request(Method::POST, "/v1/tokens").header("origin", origin);
-        request.json(&serde_json::json!({"role": "viewer"})).send().await.unwrap()
+        request
+            .json(&serde_json::json!({"role": "viewer"}))
+            .send()
+            .await
+            .unwrap()
     };
-    assert_eq!(post(format!("http://{}", server.address)).await.status(), StatusCode::CREATED);
-    assert_eq!(problem(post("http://other.example".to_owned()).await).await.kind, "/problems/foreign-origin");
+    assert_eq!(
+        post(format!("http://{}", server.address)).await.status(),
+        StatusCode::CREATED
+    );
+    assert_eq!(
+        problem(post("http://other.example".to_owned()).await).await.kind,
+        "/problems/foreign-origin"
+    );
 }
 
 #[sqlx::test(migrator = "temponas_server::MIGRATOR")]
@@ -151,6 +243,12 @@ async fn whoever_shows_a_token_is_held_to_it_even_where_none_is_needed(pool: PgP
     let server = Server::start(pool, TokenMode::Auto).await;
     let viewer = server.token(Role::Viewer).await;
     let new = serde_json::json!({"role": "admin"});
-    let reply = server.request(Method::POST, "/v1/tokens").bearer_auth(viewer).json(&new).send().await.unwrap();
+    let reply = server
+        .request(Method::POST, "/v1/tokens")
+        .bearer_auth(viewer)
+        .json(&new)
+        .send()
+        .await
+        .unwrap();
     assert_eq!(reply.status(), StatusCode::FORBIDDEN);
 }

@@ -17,9 +17,19 @@ async fn what_was_sent_is_what_is_read(pool: PgPool) {
     let server = Server::start(pool, TokenMode::Auto).await;
     let sent = bytes(100_000);
     let path = format!("/v1/artifacts/{}", digest_of(&sent));
-    let put = || server.request(Method::PUT, &path).header(header::CONTENT_TYPE, "image/gif").body(sent.clone()).send();
+    let put = || {
+        server
+            .request(Method::PUT, &path)
+            .header(header::CONTENT_TYPE, "image/gif")
+            .body(sent.clone())
+            .send()
+    };
     assert_eq!(put().await.unwrap().status(), StatusCode::CREATED);
-    assert_eq!(put().await.unwrap().status(), StatusCode::OK, "once more changes nothing");
+    assert_eq!(
+        put().await.unwrap().status(),
+        StatusCode::OK,
+        "once more changes nothing"
+    );
 
     let reply = server.request(Method::GET, &path).send().await.unwrap();
     assert_eq!(reply.headers()[header::CONTENT_TYPE], "image/gif");
@@ -30,7 +40,12 @@ async fn what_was_sent_is_what_is_read(pool: PgPool) {
 
     let head = server.request(Method::HEAD, &path).send().await.unwrap();
     assert_eq!(head.headers()[header::CONTENT_LENGTH], "100000");
-    let known = server.request(Method::GET, &path).header(header::IF_NONE_MATCH, tag).send().await.unwrap();
+    let known = server
+        .request(Method::GET, &path)
+        .header(header::IF_NONE_MATCH, tag)
+        .send()
+        .await
+        .unwrap();
     assert_eq!(known.status(), StatusCode::NOT_MODIFIED);
 }
 
@@ -39,7 +54,12 @@ async fn a_range_is_a_part_and_one_beyond_the_end_is_refused(pool: PgPool) {
     let server = Server::start(pool, TokenMode::Auto).await;
     let sent = bytes(1000);
     let path = format!("/v1/artifacts/{}", digest_of(&sent));
-    server.request(Method::PUT, &path).body(sent.clone()).send().await.unwrap();
+    server
+        .request(Method::PUT, &path)
+        .body(sent.clone())
+        .send()
+        .await
+        .unwrap();
     let get = |range: &'static str| server.request(Method::GET, &path).header(header::RANGE, range).send();
     let part = get("bytes=100-199").await.unwrap();
     assert_eq!(part.status(), StatusCode::PARTIAL_CONTENT);
@@ -58,8 +78,14 @@ async fn corrupted_bytes_never_become_an_artifact(pool: PgPool) {
     let path = format!("/v1/artifacts/{}", digest_of(&sent));
     sent[4000] ^= 1;
     let document = problem(server.request(Method::PUT, &path).body(sent).send().await.unwrap()).await;
-    assert_eq!((document.status, document.kind.as_str()), (422, "/problems/wrong-digest"));
-    assert_eq!(server.request(Method::GET, &path).send().await.unwrap().status(), StatusCode::NOT_FOUND);
+    assert_eq!(
+        (document.status, document.kind.as_str()),
+        (422, "/problems/wrong-digest")
+    );
+    assert_eq!(
+        server.request(Method::GET, &path).send().await.unwrap().status(),
+        StatusCode::NOT_FOUND
+    );
 }
 
 #[sqlx::test(migrator = "temponas_server::MIGRATOR")]
@@ -69,7 +95,11 @@ async fn an_upload_whose_connection_broke_goes_on_from_the_offset_that_is_told(p
     let path = format!("/v1/artifacts/{}", digest_of(&sent));
     let half = 12_345_678;
     let mut connection = tokio::net::TcpStream::connect(server.address).await.unwrap();
-    let head = format!("PUT {path} HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\n\r\n", server.address, sent.len());
+    let head = format!(
+        "PUT {path} HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\n\r\n",
+        server.address,
+        sent.len()
+    );
     connection.write_all(head.as_bytes()).await.unwrap();
     connection.write_all(&sent[..half]).await.unwrap();
     drop(connection);
@@ -86,13 +116,27 @@ async fn an_upload_whose_connection_broke_goes_on_from_the_offset_that_is_told(p
     }
     assert_eq!(offset, half, "what had arrived was kept");
     let put = |from: usize| {
-        server.request(Method::PUT, &path).header(UPLOAD_OFFSET, from).body(sent[from..].to_vec()).send()
+        server
+            .request(Method::PUT, &path)
+            .header(UPLOAD_OFFSET, from)
+            .body(sent[from..].to_vec())
+            .send()
     };
     let early = put(half - 1).await.unwrap();
     assert_eq!(early.headers()[UPLOAD_OFFSET], half.to_string());
     assert_eq!(problem(early).await.status, 409);
     assert_eq!(put(half).await.unwrap().status(), StatusCode::CREATED);
-    assert_eq!(server.request(Method::GET, &path).send().await.unwrap().bytes().await.unwrap(), sent);
+    assert_eq!(
+        server
+            .request(Method::GET, &path)
+            .send()
+            .await
+            .unwrap()
+            .bytes()
+            .await
+            .unwrap(),
+        sent
+    );
 }
 
 #[sqlx::test(migrator = "temponas_server::MIGRATOR")]
@@ -100,8 +144,19 @@ async fn a_page_that_someone_uploaded_cannot_run_as_ours(pool: PgPool) {
     let server = Server::start(pool, TokenMode::Auto).await;
     let sent = b"<script>alert(1)</script>".to_vec();
     let path = format!("/v1/artifacts/{}", digest_of(&sent));
-    server.request(Method::PUT, &path).header(header::CONTENT_TYPE, "text/html").body(sent).send().await.unwrap();
+    server
+        .request(Method::PUT, &path)
+        .header(header::CONTENT_TYPE, "text/html")
+        .body(sent)
+        .send()
+        .await
+        .unwrap();
     let reply = server.request(Method::GET, &path).send().await.unwrap();
     assert_eq!(reply.headers()[header::CONTENT_DISPOSITION], "attachment");
-    assert!(reply.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap().contains("sandbox"));
+    assert!(
+        reply.headers()[header::CONTENT_SECURITY_POLICY]
+            .to_str()
+            .unwrap()
+            .contains("sandbox")
+    );
 }

@@ -29,12 +29,19 @@ impl Folder {
 
     /// Processes of Postgres that work in the cluster and are no child of another such process.
     fn postmasters(&self) -> Vec<u32> {
-        let Ok(cluster) = self.data().join("postgres/cluster").canonicalize() else { return Vec::new() };
+        let Ok(cluster) = self.data().join("postgres/cluster").canonicalize() else {
+            return Vec::new();
+        };
         let in_cluster = |pid: u32| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|folder| folder == cluster);
         let all = fs::read_dir("/proc").unwrap().flatten();
-        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(|pid| in_cluster(*pid));
+        let pids = all
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .filter(|pid| in_cluster(*pid));
         let pids: Vec<u32> = pids.collect();
-        pids.iter().copied().filter(|pid| parent(*pid).is_none_or(|parent| !pids.contains(&parent))).collect()
+        pids.iter()
+            .copied()
+            .filter(|pid| parent(*pid).is_none_or(|parent| !pids.contains(&parent)))
+            .collect()
     }
 }
 
@@ -70,12 +77,24 @@ fn temponas() -> Command {
 
 impl Coordinator {
     fn start(folder: &Folder) -> Self {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let log = folder.0.path().join(format!("log-{port}"));
         let mut command = temponas();
-        command.arg("serve").arg("--data-dir").arg(folder.data()).args(["--listen", &format!("127.0.0.1:{port}")]);
+        command
+            .arg("serve")
+            .arg("--data-dir")
+            .arg(folder.data())
+            .args(["--listen", &format!("127.0.0.1:{port}")]);
         let child = command.stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
-        let mut coordinator = Self { child, url: format!("127.0.0.1:{port}"), log };
+        let mut coordinator = Self {
+            child,
+            url: format!("127.0.0.1:{port}"),
+            log,
+        };
         coordinator.wait_until_healthy();
         coordinator
     }
@@ -85,7 +104,12 @@ impl Coordinator {
         use std::io::{Read, Write};
         let mut stream = std::net::TcpStream::connect(&self.url).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(15))).ok()?;
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.url).ok()?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n",
+            self.url
+        )
+        .ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
         text.split(' ').nth(1)?.parse().ok()
@@ -95,7 +119,11 @@ impl Coordinator {
         let deadline = Instant::now() + Duration::from_secs(90);
         while self.get("/healthz") != Some(200) {
             let ended = self.child.try_wait().unwrap();
-            assert!(ended.is_none() && Instant::now() < deadline, "{ended:?}\n{}", self.log());
+            assert!(
+                ended.is_none() && Instant::now() < deadline,
+                "{ended:?}\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -148,7 +176,11 @@ fn a_killed_coordinator_leaves_a_cluster_that_the_next_one_takes_over() {
     let listed = token(&folder.data(), &["list"]);
     assert!(String::from_utf8_lossy(&listed.stdout).contains("kept"), "{listed:?}");
     second.stop();
-    assert_eq!(folder.postmasters(), Vec::<u32>::new(), "the last user stops the cluster");
+    assert_eq!(
+        folder.postmasters(),
+        Vec::<u32>::new(),
+        "the last user stops the cluster"
+    );
 }
 
 #[test]
@@ -161,7 +193,12 @@ fn a_cluster_that_outlived_its_coordinator_is_adopted() {
     let opts = fs::read_to_string(cluster.join("postmaster.opts")).unwrap();
     let mut words = opts.split_whitespace().map(|word| word.trim_matches('"'));
     let mut command = Command::new(words.next().unwrap());
-    command.args(words).current_dir(&cluster).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .args(words)
+        .current_dir(&cluster)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     std::os::unix::process::CommandExt::uid(&mut command, owner);
     let mut postgres = command.spawn().unwrap();
     let coordinator = Coordinator::start(&folder);
@@ -187,7 +224,10 @@ fn a_killed_postgres_is_started_again_and_requests_meanwhile_are_told_to_come_ba
         std::thread::sleep(Duration::from_millis(20));
     }
     coordinator.wait_until_healthy();
-    assert!(answers.iter().all(|answer| matches!(answer, Some(200 | 503))), "{answers:?}");
+    assert!(
+        answers.iter().all(|answer| matches!(answer, Some(200 | 503))),
+        "{answers:?}"
+    );
     assert_eq!(coordinator.get("/v1/searches"), Some(200));
     assert_eq!(folder.postmasters().len(), 1);
     coordinator.stop();
@@ -214,11 +254,28 @@ fn a_token_can_be_made_before_the_first_coordinator_runs() {
     let made = token(&folder.data(), &["create", "--role", "worker", "--expires", "30d"]);
     let secret = String::from_utf8(made.stdout).unwrap();
     assert!(secret.starts_with("temponas_") && secret.trim().len() > 64, "{secret}");
-    assert_eq!(folder.postmasters(), Vec::<u32>::new(), "the command leaves nothing running");
+    assert_eq!(
+        folder.postmasters(),
+        Vec::<u32>::new(),
+        "the command leaves nothing running"
+    );
     let listed = String::from_utf8(token(&folder.data(), &["list"]).stdout).unwrap();
-    assert!(listed.contains("worker") && listed.contains("valid until") && !listed.contains(secret.trim()), "{listed}");
-    let id = listed.lines().find(|line| line.contains("worker")).unwrap().split_whitespace().next().unwrap().to_owned();
-    assert!(token(&folder.data(), &["revoke", &id[24..]]).status.success(), "by the end of its id");
+    assert!(
+        listed.contains("worker") && listed.contains("valid until") && !listed.contains(secret.trim()),
+        "{listed}"
+    );
+    let id = listed
+        .lines()
+        .find(|line| line.contains("worker"))
+        .unwrap()
+        .split_whitespace()
+        .next()
+        .unwrap()
+        .to_owned();
+    assert!(
+        token(&folder.data(), &["revoke", &id[24..]]).status.success(),
+        "by the end of its id"
+    );
     let listed = String::from_utf8(token(&folder.data(), &["list"]).stdout).unwrap();
     assert!(listed.contains("revoked"), "{listed}");
 }
@@ -232,7 +289,11 @@ fn a_data_folder_that_the_user_of_postgres_cannot_reach_links_to_one_that_it_can
     let coordinator = Coordinator::start(&folder);
     let home = fs::read_link(folder.data().join("postgres")).unwrap();
     assert!(home.starts_with("/var/lib/temponas"), "{}", home.display());
-    assert_eq!(fs::metadata(folder.0.path()).unwrap().permissions().mode() & 0o777, 0o700, "others' folders stay closed");
+    assert_eq!(
+        fs::metadata(folder.0.path()).unwrap().permissions().mode() & 0o777,
+        0o700,
+        "others' folders stay closed"
+    );
     coordinator.kill();
     Coordinator::start(&folder).stop();
     assert_eq!(fs::read_link(folder.data().join("postgres")).unwrap(), home);
@@ -242,7 +303,11 @@ fn a_data_folder_that_the_user_of_postgres_cannot_reach_links_to_one_that_it_can
 fn a_wrong_database_url_is_told_at_once() {
     let folder = Folder::new(0o755);
     let mut command = temponas();
-    command.arg("serve").arg("--data-dir").arg(folder.data()).args(["--listen", "127.0.0.1:0"]);
+    command
+        .arg("serve")
+        .arg("--data-dir")
+        .arg(folder.data())
+        .args(["--listen", "127.0.0.1:0"]);
     let output = command.args(["--database-url", "not a url"]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && text.contains("--database-url"), "{text}");

@@ -18,7 +18,10 @@ fn every_operation_says_whom_it_admits_and_that_errors_are_problem_documents() {
         for (method, operation) in item.as_object().unwrap() {
             let description = operation["description"].as_str().unwrap_or_default();
             assert!(description.contains("Admits: admin"), "{method} {path}");
-            assert!(operation["security"][0]["token"].is_array(), "{method} {path} states no roles");
+            assert!(
+                operation["security"][0]["token"].is_array(),
+                "{method} {path} states no roles"
+            );
             if method != "head" {
                 let problem = &operation["responses"]["default"]["content"]["application/problem+json"];
                 assert!(problem.is_object(), "{method} {path} does not describe its errors");

@@ -20,7 +20,11 @@ async fn insert_search(pool: &PgPool) -> SearchId {
     .execute(pool)
     .await
     .unwrap();
-    sqlx::query("INSERT INTO search_streams (search_id) VALUES ($1)").bind(id.0).execute(pool).await.unwrap();
+    sqlx::query("INSERT INTO search_streams (search_id) VALUES ($1)")
+        .bind(id.0)
+        .execute(pool)
+        .await
+        .unwrap();
     id
 }
 
@@ -43,7 +47,10 @@ async fn append(pool: &PgPool, id: SearchId, linger: Duration) {
         .execute(&mut *tx)
         .await
         .unwrap();
-    sqlx::query("SELECT pg_notify('temponas_events', '')").execute(&mut *tx).await.unwrap();
+    sqlx::query("SELECT pg_notify('temponas_events', '')")
+        .execute(&mut *tx)
+        .await
+        .unwrap();
     tokio::time::sleep(linger).await;
     tx.commit().await.unwrap();
 }
@@ -79,7 +86,9 @@ async fn a_reader_that_comes_back_misses_nothing_and_sees_nothing_twice(pool: Pg
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), reading).await.expect("all events within a minute");
+    tokio::time::timeout(Duration::from_secs(60), reading)
+        .await
+        .expect("all events within a minute");
     for writer in writers {
         writer.await.unwrap();
     }

@@ -52,7 +52,13 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let router = api::router(app.clone());
         let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { app, address, http: reqwest::Client::new(), _folder: folder, task }
+        Self {
+            app,
+            address,
+            http: reqwest::Client::new(),
+            _folder: folder,
+            task,
+        }
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -61,8 +67,15 @@ impl Server {
 
     /// A fresh token's secret.
     pub(crate) async fn token(&self, role: Role) -> String {
-        let request = NewToken { role, name: None, expires_in_seconds: None };
-        auth::create(&self.app.store, request, self.app.clock.now()).await.unwrap().secret
+        let request = NewToken {
+            role,
+            name: None,
+            expires_in_seconds: None,
+        };
+        auth::create(&self.app.store, request, self.app.clock.now())
+            .await
+            .unwrap()
+            .secret
     }
 }
 
@@ -78,6 +91,9 @@ pub(crate) async fn problem(reply: Response) -> ProblemDocument {
     assert_eq!(kind.unwrap(), "application/problem+json", "{status}: {text}");
     let document: ProblemDocument = serde_json::from_str(&text).unwrap();
     assert_eq!(document.status, status.as_u16());
-    assert!(document.kind.starts_with("/problems/") && !document.title.is_empty(), "{text}");
+    assert!(
+        document.kind.starts_with("/problems/") && !document.title.is_empty(),
+        "{text}"
+    );
     document
 }
