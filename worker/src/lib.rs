@@ -3,12 +3,16 @@
 
 pub mod assets;
 pub mod checkpoint;
+pub mod client;
 pub mod data;
 pub mod flow;
+pub mod jobs;
 pub mod lut_accuracy;
 pub mod models;
 pub mod optimizer;
 pub mod profile;
+pub mod proxy_check;
+pub mod runtime;
 pub mod scoring;
 pub mod shim;
 pub mod train;

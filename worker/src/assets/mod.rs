@@ -1,0 +1,200 @@
+//! The small pretrained parts: VAE, text encoder, backbone and evaluators of a dataset, as files with a manifest.
+//!
+//! They are trained by `temponas-worker assets` from clips that anyone can make again, and say in their manifest how
+//! good they are.
+
+mod command;
+mod evaluators;
+mod manifest;
+mod recipe;
+mod stage;
+mod train;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use tch::{Device, Tensor, nn};
+
+use crate::data::latents::TrainingSet;
+use crate::data::{DataError, Prompt, Vocabulary};
+use crate::models::text::{Text, TextEncoder};
+use crate::models::unet::is_temporal;
+use crate::models::vae::Vae;
+use crate::scoring::evaluators::{ClipReader, Evaluators, FrameReader};
+
+pub use command::{AssetsArgs, command};
+pub(crate) use manifest::digest_of;
+pub use manifest::{FileEntry, Manifest};
+pub use recipe::{Recipe, Schedule, Training};
+pub(crate) use stage::{read_tensors, write_tensors};
+
+const MANIFEST: &str = "manifest.json";
+const VAE: &str = "vae.safetensors";
+const TEXT: &str = "text.safetensors";
+const BACKBONE: &str = "backbone.safetensors";
+const EVALUATORS: &str = "evaluators.safetensors";
+
+/// Why assets could not be made or read.
+#[derive(Debug, thiserror::Error)]
+pub enum AssetsError {
+    /// A file could not be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A tensor file could not be read or written.
+    #[error("{path}: {source}")]
+    Tensors {
+        /// The file.
+        path: PathBuf,
+        /// What libtorch says.
+        source: tch::TchError,
+    },
+    /// A file holds something else than it should.
+    #[error("{path}: {problem}")]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What was found and what was expected.
+        problem: String,
+    },
+    /// A file is not the one the manifest names.
+    #[error("{path} has SHA-256 {found}, its manifest says {expected}; restore it or train it again with `temponas-worker assets --dataset {dataset}`")]
+    Checksum {
+        /// The file.
+        path: PathBuf,
+        /// Its digest.
+        found: String,
+        /// The manifest's.
+        expected: String,
+        /// The dataset it belongs to.
+        dataset: String,
+    },
+    /// The clips cannot be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
+}
+
+/// The trained parts of a dataset, ready for use; all weights are fixed.
+#[derive(Debug)]
+pub struct Assets {
+    /// What they are and how good.
+    pub manifest: Manifest,
+    /// Clips to latents and back.
+    pub vae: Vae,
+    /// Captions to embeddings.
+    pub text: Text,
+    /// What reads sampled clips.
+    pub evaluators: Evaluators,
+    folder: PathBuf,
+    device: Device,
+}
+
+impl Assets {
+    /// Reads `root/dataset/`, checks every file against the manifest and puts the parts on `device`.
+    ///
+    /// # Errors
+    /// Where a file is missing, changed, or does not fit the manifest's sizes.
+    pub fn open(root: &Path, dataset: &str, device: Device) -> Result<Self, AssetsError> {
+        let folder = root.join(dataset);
+        let manifest = Manifest::read(&folder)?;
+        manifest.check_files(&folder)?;
+        let recipe = &manifest.recipe;
+        let vae = load(&folder.join(VAE), device, |vs| Vae::new(&vs.root(), &recipe.vae))?;
+        let encoder = |vs: &nn::VarStore| TextEncoder::new(&vs.root(), &recipe.text, manifest.tokenizer.size());
+        let text = load(&folder.join(TEXT), device, encoder)?;
+        let Vocabulary { objects, colors, .. } = &manifest.vocabulary;
+        let (frames, clips) = load(&folder.join(EVALUATORS), device, |vs| {
+            let root = vs.root();
+            let (objects, colors) = (objects.len() as i64, colors.len() as i64);
+            (
+                FrameReader::new(&(&root / "frames"), recipe.evaluators, objects, colors),
+                ClipReader::new(&(&root / "clips"), recipe.evaluators, manifest.tokenizer.size()),
+            )
+        })?;
+        let (tokenizer, vocabulary) = (manifest.tokenizer.clone(), manifest.vocabulary.clone());
+        let evaluators = Evaluators::new(frames, clips, tokenizer.clone(), recipe.text.tokens, vocabulary);
+        let text = Text::new(text, tokenizer, &recipe.text, device);
+        Ok(Self { vae, text, evaluators, manifest, folder, device })
+    }
+
+    /// Copies the backbone's weights into every spatial variable of `vs`; temporal layers stay as they are.
+    ///
+    /// # Errors
+    /// Where a spatial variable is missing in the file or has another shape: the UNet is not the one that was trained.
+    pub fn load_backbone(&self, vs: &nn::VarStore) -> Result<(), AssetsError> {
+        let spatial: HashMap<String, Tensor> =
+            vs.variables().into_iter().filter(|(name, _)| !is_temporal(name)).collect();
+        fill(spatial, &self.folder.join(BACKBONE))
+    }
+
+    /// Latents and texts to train candidates on; made under `cache` where they are not there yet.
+    ///
+    /// # Errors
+    /// Where clips cannot be read or latents cannot be written.
+    pub fn training_set(&self, cache: &Path, progress: &mut dyn FnMut(f64)) -> Result<TrainingSet, AssetsError> {
+        TrainingSet::open(self, cache, progress)
+    }
+
+    /// Up to `count` prompts that were never trained on, spread over all of them.
+    #[must_use]
+    pub fn prompts(&self, count: usize) -> Vec<Prompt> {
+        let all = &self.manifest.held_out_prompts;
+        let count = count.min(all.len());
+        (0..count).map(|i| all[i * all.len() / count].clone()).collect()
+    }
+
+    /// Shape of one clip's latents: `[channels, frames, height, width]`.
+    #[must_use]
+    pub fn latent_shape(&self) -> [i64; 4] {
+        let unet = &self.manifest.recipe.backbone;
+        [unet.latent_channels, unet.frames, unet.height, unet.width].map(|size| size as i64)
+    }
+
+    /// Where the parts are.
+    #[must_use]
+    pub const fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Who scores, and how good it is on clips kept apart.
+    #[must_use]
+    pub fn evaluator_line(&self) -> String {
+        let accuracy = |name: &str| self.manifest.accuracies.get(name).copied().unwrap_or(0.0);
+        format!(
+            "built-in {} {} (right on held-out clips: consistency {:.3}, object {:.3}, color {:.3})",
+            self.manifest.dataset,
+            &self.manifest.digest()[..8],
+            accuracy("overall_consistency"),
+            accuracy("object_class"),
+            accuracy("color"),
+        )
+    }
+}
+
+/// Builds a part and fills it from a file.
+fn load<T>(path: &Path, device: Device, build: impl FnOnce(&nn::VarStore) -> T) -> Result<T, AssetsError> {
+    let vs = nn::VarStore::new(device);
+    let part = build(&vs);
+    fill(vs.variables(), path)?;
+    for (_, variable) in vs.variables() {
+        let _ = variable.set_requires_grad(false);
+    }
+    Ok(part)
+}
+
+fn fill(variables: HashMap<String, Tensor>, path: &Path) -> Result<(), AssetsError> {
+    let tensors = read_tensors(path)?;
+    for (name, mut variable) in variables {
+        let broken = |problem: String| AssetsError::Content { path: path.to_owned(), problem };
+        let saved = tensors.get(&name).ok_or_else(|| broken(format!("no tensor `{name}`")))?;
+        if saved.size() != variable.size() {
+            return Err(broken(format!("`{name}` has shape {:?}, needed is {:?}", saved.size(), variable.size())));
+        }
+        tch::no_grad(|| variable.copy_(saved));
+    }
+    Ok(())
+}

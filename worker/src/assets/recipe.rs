@@ -1,0 +1,115 @@
+//! Sizes and steps of everything `assets` trains, by dataset.
+
+use search_spaces::{Dtype, UnetConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::models::text::TextConfig;
+use crate::models::vae::{SpatialConfig, TemporalConfig, VaeConfig};
+use crate::scoring::evaluators::EvaluatorConfig;
+
+/// What is trained, and how long.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Recipe {
+    /// Seed of all weights and draws.
+    pub seed: u64,
+    /// The VAE.
+    pub vae: VaeConfig,
+    /// The text encoder.
+    pub text: TextConfig,
+    /// The backbone; number format and parts do not matter to it.
+    pub backbone: UnetConfig,
+    /// The evaluators.
+    pub evaluators: EvaluatorConfig,
+    /// Steps, batches and learning rates.
+    pub training: Training,
+}
+
+/// Steps, batch and learning rate of each stage.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Training {
+    /// The VAE's per-frame stage, on single frames.
+    pub vae_spatial: Schedule,
+    /// The VAE's stage over time, on the first stage's latents.
+    pub vae_temporal: Schedule,
+    /// Backbone and text encoder, on single latent frames.
+    pub backbone: Schedule,
+    /// The evaluator of single frames.
+    pub frame_reader: Schedule,
+    /// The evaluator of clips.
+    pub clip_reader: Schedule,
+}
+
+/// How long one stage trains.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Schedule {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Frames or clips a step.
+    pub batch: u64,
+    /// Height of the learning rate.
+    pub learning_rate: f64,
+}
+
+const fn schedule(steps: u64, batch: u64, learning_rate: f64) -> Schedule {
+    Schedule { steps, batch, learning_rate }
+}
+
+impl Recipe {
+    /// The recipe of a dataset, where there is one.
+    #[must_use]
+    pub fn of(dataset: &str) -> Option<Self> {
+        match dataset {
+            "shapes" => Some(Self::shapes()),
+            _ => None,
+        }
+    }
+
+    /// The recipe for `shapes`: about half an hour of one core.
+    #[must_use]
+    pub fn shapes() -> Self {
+        Self {
+            seed: 1,
+            vae: VaeConfig {
+                spatial: SpatialConfig {
+                    block_out_channels: vec![8, 8, 16, 32],
+                    layers_per_block: 1,
+                    norm_groups: 4,
+                    latent_channels: 4,
+                },
+                temporal: TemporalConfig {
+                    filters: 16,
+                    channel_multipliers: vec![1, 1, 2, 2],
+                    res_blocks: 1,
+                    norm_groups: 4,
+                },
+            },
+            text: TextConfig { tokens: 8, width: 32, heads: 2, layers: 1 },
+            backbone: UnetConfig {
+                latent_channels: 4,
+                frames: 5,
+                height: 8,
+                width: 8,
+                channels: vec![32, 64],
+                layers_per_block: 1,
+                attention: vec![false, true],
+                middle: true,
+                heads: 4,
+                text_tokens: 8,
+                text_width: 32,
+                norm_groups: 8,
+                ff_multiplier: 2,
+                qk_norm: true,
+                dtype: Dtype::F32,
+                parts: 1,
+            },
+            evaluators: EvaluatorConfig { width: 16, embedding: 48 },
+            training: Training {
+                vae_spatial: schedule(900, 12, 3e-3),
+                vae_temporal: schedule(600, 6, 3e-3),
+                backbone: schedule(2000, 48, 2e-3),
+                frame_reader: schedule(2000, 32, 2e-3),
+                clip_reader: schedule(900, 24, 2e-3),
+            },
+        }
+    }
+}

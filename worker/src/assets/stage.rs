@@ -1,0 +1,108 @@
+//! One resumable piece of training: a loss, a number of steps, and a checkpoint now and then.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use tch::{Tensor, nn};
+
+use super::AssetsError;
+use crate::optimizer::{AdamW, AdamWConfig};
+
+const CHECKPOINT_EVERY: u64 = 100;
+const WARMUP: u64 = 50;
+/// The learning rate ends at this share of its height.
+const LAST_SHARE: f64 = 0.03;
+
+/// How a stage trains.
+#[derive(Debug, Clone)]
+pub(super) struct Stage<'a> {
+    pub name: &'a str,
+    /// Where its checkpoint lies.
+    pub folder: &'a Path,
+    pub steps: u64,
+    pub learning_rate: f64,
+}
+
+impl Stage<'_> {
+    fn checkpoint(&self) -> PathBuf {
+        self.folder.join(format!("{}.safetensors", self.name))
+    }
+
+    /// Trains all trainable variables of `vs`; goes on where a checkpoint stands. Everything random in `loss` must
+    /// come from the step's number.
+    pub fn run(&self, vs: &nn::VarStore, mut loss: impl FnMut(u64) -> Tensor) -> Result<(), AssetsError> {
+        let mut adamw = AdamW::new(vs.variables(), AdamWConfig { weight_decay: 1e-4, ..Default::default() });
+        let done = self.resume(vs, &mut adamw)?;
+        let (started, mut sum, mut count) = (Instant::now(), 0.0, 0.0);
+        for step in done..self.steps {
+            let loss = loss(step);
+            sum += loss.double_value(&[]);
+            count += 1.0;
+            adamw.backward_step(&loss, self.rate(step));
+            let last = step + 1 == self.steps;
+            if (step + 1).is_multiple_of(CHECKPOINT_EVERY) || last {
+                self.save(vs, &adamw)?;
+                let seconds = started.elapsed().as_secs_f64();
+                tracing::info!(stage = self.name, step = step + 1, steps = self.steps, loss = sum / count, seconds);
+                (sum, count) = (0.0, 0.0);
+            }
+        }
+        Ok(())
+    }
+
+    /// A short warm-up, then half a cosine.
+    fn rate(&self, step: u64) -> f64 {
+        let warm = ((step + 1) as f64 / WARMUP as f64).min(1.0);
+        let way = step as f64 / self.steps as f64;
+        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * way).cos());
+        self.learning_rate * warm * (LAST_SHARE + (1.0 - LAST_SHARE) * cosine)
+    }
+
+    fn save(&self, vs: &nn::VarStore, adamw: &AdamW) -> Result<(), AssetsError> {
+        let weights = vs.variables().into_iter().map(|(name, tensor)| (format!("weight.{name}"), tensor));
+        let state = adamw.state().into_iter().map(|(name, tensor)| (format!("adamw.{name}"), tensor));
+        let all: Vec<(String, Tensor)> = weights.chain(state).collect();
+        write_tensors(&all, &self.checkpoint())
+    }
+
+    fn resume(&self, vs: &nn::VarStore, adamw: &mut AdamW) -> Result<u64, AssetsError> {
+        let path = self.checkpoint();
+        if !path.exists() {
+            return Ok(0);
+        }
+        let mut tensors = read_tensors(&path)?;
+        let broken = |problem: String| AssetsError::Content { path: path.clone(), problem };
+        for (name, mut variable) in vs.variables() {
+            let saved = tensors.remove(&format!("weight.{name}"));
+            let saved = saved.ok_or_else(|| broken(format!("no weight `{name}`; remove the file to start afresh")))?;
+            tch::no_grad(|| variable.f_copy_(&saved)).map_err(|error| broken(error.to_string()))?;
+        }
+        let state =
+            tensors.into_iter().filter_map(|(name, t)| Some((name.strip_prefix("adamw.")?.to_owned(), t))).collect();
+        adamw.load_state(&state).map_err(|error| broken(error.to_string()))?;
+        tracing::info!(stage = self.name, step = adamw.steps(), "resumed");
+        Ok(adamw.steps() as u64)
+    }
+}
+
+/// Writes a tensor file whole or not at all; tensors in the order of their names.
+pub(crate) fn write_tensors(tensors: &[(String, Tensor)], path: &Path) -> Result<(), AssetsError> {
+    let mut sorted: Vec<(&str, Tensor)> =
+        tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.detach().contiguous())).collect();
+    sorted.sort_by_key(|(name, _)| *name);
+    let partial = path.with_extension("partial");
+    let failed = |source| AssetsError::Tensors { path: path.to_owned(), source };
+    Tensor::write_safetensors(&sorted, &partial).map_err(failed)?;
+    let flush = || {
+        std::fs::File::open(&partial)?.sync_all()?;
+        std::fs::rename(&partial, path)
+    };
+    flush().map_err(|source| AssetsError::File { path: path.to_owned(), source })
+}
+
+/// Reads a tensor file.
+pub(crate) fn read_tensors(path: &Path) -> Result<HashMap<String, Tensor>, AssetsError> {
+    let failed = |source| AssetsError::Tensors { path: path.to_owned(), source };
+    Ok(Tensor::read_safetensors(path).map_err(failed)?.into_iter().collect())
+}

@@ -1,0 +1,252 @@
+//! The per-frame stage: diffusers' `AutoencoderKL` with its keys (spec section 3).
+
+use serde::{Deserialize, Serialize};
+use tch::{Tensor, nn};
+
+use crate::models::norm::{TRANSFORMER_EPS as EPS, Start, conv2d, group_norm, linear};
+
+/// Sizes of a [`SpatialVae`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpatialConfig {
+    /// Channels of each level; every level but the last halves height and width.
+    pub block_out_channels: Vec<i64>,
+    /// Residual blocks of an encoder level; a decoder level has one more.
+    pub layers_per_block: i64,
+    /// Groups of the norms.
+    pub norm_groups: i64,
+    /// Channels of the latents.
+    pub latent_channels: i64,
+}
+
+/// Encoder and decoder of single frames.
+///
+/// # Shapes
+/// - encode: `[n, 3, 8h, 8w] → [n, 4, h, w]` (means); decode: the reverse; 8 = 2^(levels − 1)
+#[derive(Debug)]
+pub struct SpatialVae {
+    encoder: Encoder,
+    decoder: Decoder,
+    quant_conv: nn::Conv2D,
+    post_quant_conv: nn::Conv2D,
+}
+
+impl SpatialVae {
+    /// Fresh weights under `vs`.
+    pub fn new(vs: &nn::Path<'_>, cfg: &SpatialConfig) -> Self {
+        let latent = cfg.latent_channels;
+        Self {
+            encoder: Encoder::new(&(vs / "encoder"), cfg),
+            decoder: Decoder::new(&(vs / "decoder"), cfg),
+            quant_conv: conv2d(vs / "quant_conv", 2 * latent, 2 * latent, 1, 1),
+            post_quant_conv: conv2d(vs / "post_quant_conv", latent, latent, 1, 1),
+        }
+    }
+
+    /// Means of the latents.
+    #[must_use]
+    pub fn encode(&self, frames: &Tensor) -> Tensor {
+        self.moments(frames).0
+    }
+
+    /// Means and logarithms of the variances, the latter clamped to −30..20.
+    #[must_use]
+    pub fn moments(&self, frames: &Tensor) -> (Tensor, Tensor) {
+        let moments = self.encoder.forward(frames).apply(&self.quant_conv);
+        let mut halves = moments.chunk(2, 1);
+        let log_variance = halves.remove(1).clamp(-30.0, 20.0);
+        (halves.remove(0), log_variance)
+    }
+
+    /// Bias of the last layer of the encoder: means first, then logarithms of variances.
+    pub(super) const fn moments_bias(&self) -> Option<&Tensor> {
+        self.quant_conv.bs.as_ref()
+    }
+
+    /// Frames from latents.
+    #[must_use]
+    pub fn decode(&self, latents: &Tensor) -> Tensor {
+        self.decoder.forward(&latents.apply(&self.post_quant_conv))
+    }
+}
+
+#[derive(Debug)]
+struct Encoder {
+    conv_in: nn::Conv2D,
+    levels: Vec<(Vec<Resnet>, Option<nn::Conv2D>)>,
+    middle: Middle,
+    norm: nn::GroupNorm,
+    conv_out: nn::Conv2D,
+}
+
+impl Encoder {
+    fn new(vs: &nn::Path<'_>, cfg: &SpatialConfig) -> Self {
+        let (widths, groups) = (&cfg.block_out_channels, cfg.norm_groups);
+        let mut inputs = widths[0];
+        let mut levels = Vec::new();
+        for (i, &width) in widths.iter().enumerate() {
+            let vs = vs / "down_blocks" / i;
+            let resnets = resnets(&vs, &mut inputs, width, cfg.layers_per_block, groups);
+            // Padding is asymmetric, right and below only, so it is done in `forward`.
+            let down = nn::ConvConfig { stride: 2, ..Default::default() };
+            let downsample = || nn::conv2d(&vs / "downsamplers" / 0 / "conv", width, width, 3, down);
+            levels.push((resnets, (i + 1 < widths.len()).then(downsample)));
+        }
+        Self {
+            conv_in: conv2d(vs / "conv_in", 3, widths[0], 3, 1),
+            levels,
+            middle: Middle::new(&(vs / "mid_block"), inputs, groups),
+            norm: group_norm(vs / "conv_norm_out", groups, inputs, EPS),
+            conv_out: conv2d(vs / "conv_out", inputs, 2 * cfg.latent_channels, 3, 1),
+        }
+    }
+
+    fn forward(&self, frames: &Tensor) -> Tensor {
+        let mut xs = frames.apply(&self.conv_in);
+        for (resnets, downsample) in &self.levels {
+            for resnet in resnets {
+                xs = resnet.forward(&xs);
+            }
+            if let Some(conv) = downsample {
+                xs = xs.constant_pad_nd([0, 1, 0, 1]).apply(conv);
+            }
+        }
+        self.middle.forward(&xs).apply(&self.norm).silu().apply(&self.conv_out)
+    }
+}
+
+#[derive(Debug)]
+struct Decoder {
+    conv_in: nn::Conv2D,
+    middle: Middle,
+    levels: Vec<(Vec<Resnet>, Option<nn::Conv2D>)>,
+    norm: nn::GroupNorm,
+    conv_out: nn::Conv2D,
+}
+
+impl Decoder {
+    fn new(vs: &nn::Path<'_>, cfg: &SpatialConfig) -> Self {
+        let groups = cfg.norm_groups;
+        let widths: Vec<i64> = cfg.block_out_channels.iter().rev().copied().collect();
+        let mut inputs = widths[0];
+        let mut levels = Vec::new();
+        for (i, &width) in widths.iter().enumerate() {
+            let vs = vs / "up_blocks" / i;
+            let resnets = resnets(&vs, &mut inputs, width, cfg.layers_per_block + 1, groups);
+            let upsample = || conv2d(&vs / "upsamplers" / 0 / "conv", width, width, 3, 1);
+            levels.push((resnets, (i + 1 < widths.len()).then(upsample)));
+        }
+        Self {
+            conv_in: conv2d(vs / "conv_in", cfg.latent_channels, widths[0], 3, 1),
+            middle: Middle::new(&(vs / "mid_block"), widths[0], groups),
+            levels,
+            norm: group_norm(vs / "conv_norm_out", groups, inputs, EPS),
+            conv_out: conv2d(vs / "conv_out", inputs, 3, 3, 1),
+        }
+    }
+
+    fn forward(&self, latents: &Tensor) -> Tensor {
+        let mut xs = self.middle.forward(&latents.apply(&self.conv_in));
+        for (resnets, upsample) in &self.levels {
+            for resnet in resnets {
+                xs = resnet.forward(&xs);
+            }
+            if let Some(conv) = upsample {
+                let (height, width) = (xs.size()[2], xs.size()[3]);
+                xs = xs.upsample_nearest2d([2 * height, 2 * width], None, None).apply(conv);
+            }
+        }
+        xs.apply(&self.norm).silu().apply(&self.conv_out)
+    }
+}
+
+fn resnets(vs: &nn::Path<'_>, inputs: &mut i64, width: i64, count: i64, groups: i64) -> Vec<Resnet> {
+    let make = |i| {
+        let resnet = Resnet::new(&(vs / "resnets" / i), *inputs, width, groups);
+        *inputs = width;
+        resnet
+    };
+    (0..count).map(make).collect()
+}
+
+/// ResNet, attention over all places, ResNet.
+#[derive(Debug)]
+struct Middle {
+    first: Resnet,
+    attention: Attention,
+    second: Resnet,
+}
+
+impl Middle {
+    fn new(vs: &nn::Path<'_>, width: i64, groups: i64) -> Self {
+        Self {
+            first: Resnet::new(&(vs / "resnets" / 0), width, width, groups),
+            attention: Attention::new(&(vs / "attentions" / 0), width, groups),
+            second: Resnet::new(&(vs / "resnets" / 1), width, width, groups),
+        }
+    }
+
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.second.forward(&self.attention.forward(&self.first.forward(xs)))
+    }
+}
+
+/// `y = S(x) + C₂ σ G₂ C₁ σ G₁ x`, σ SiLU, `S` a 1×1 convolution where the channels change.
+#[derive(Debug)]
+struct Resnet {
+    norm1: nn::GroupNorm,
+    conv1: nn::Conv2D,
+    norm2: nn::GroupNorm,
+    conv2: nn::Conv2D,
+    shortcut: Option<nn::Conv2D>,
+}
+
+impl Resnet {
+    fn new(vs: &nn::Path<'_>, inputs: i64, outputs: i64, groups: i64) -> Self {
+        Self {
+            norm1: group_norm(vs / "norm1", groups, inputs, EPS),
+            conv1: conv2d(vs / "conv1", inputs, outputs, 3, 1),
+            norm2: group_norm(vs / "norm2", groups, outputs, EPS),
+            conv2: conv2d(vs / "conv2", outputs, outputs, 3, 1),
+            shortcut: (inputs != outputs).then(|| conv2d(vs / "conv_shortcut", inputs, outputs, 1, 1)),
+        }
+    }
+
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        let branch = xs.apply(&self.norm1).silu().apply(&self.conv1).apply(&self.norm2).silu().apply(&self.conv2);
+        match &self.shortcut {
+            Some(shortcut) => xs.apply(shortcut) + branch,
+            None => xs + branch,
+        }
+    }
+}
+
+/// One head over all places of a frame.
+#[derive(Debug)]
+struct Attention {
+    norm: nn::GroupNorm,
+    to_q: nn::Linear,
+    to_k: nn::Linear,
+    to_v: nn::Linear,
+    to_out: nn::Linear,
+}
+
+impl Attention {
+    fn new(vs: &nn::Path<'_>, width: i64, groups: i64) -> Self {
+        let project = |path| linear(path, width, width, true, Start::Random);
+        Self {
+            norm: group_norm(vs / "group_norm", groups, width, EPS),
+            to_q: project(vs / "to_q"),
+            to_k: project(vs / "to_k"),
+            to_v: project(vs / "to_v"),
+            to_out: project(vs / "to_out" / 0),
+        }
+    }
+
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        let tokens = xs.apply(&self.norm).flatten(2, 3).transpose(1, 2); // [n, h*w, c]
+        let (q, k, v) = (tokens.apply(&self.to_q), tokens.apply(&self.to_k), tokens.apply(&self.to_v));
+        let scores = q.matmul(&k.transpose(1, 2)) / (q.size()[2] as f64).sqrt();
+        let mixed = scores.softmax(-1, tch::Kind::Float).matmul(&v).apply(&self.to_out);
+        xs + mixed.transpose(1, 2).reshape(xs.size())
+    }
+}

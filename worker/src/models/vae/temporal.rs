@@ -1,0 +1,242 @@
+//! The stage over time: causal 3-D convolutions, with Open-Sora 1.2's keys (spec section 3).
+
+use serde::{Deserialize, Serialize};
+use tch::{Tensor, nn};
+
+use super::TIME_FACTOR;
+use crate::models::norm::{RESNET_EPS as EPS, group_norm};
+
+/// Which levels are followed by a halving of the frames: the second and the third.
+const HALVES_TIME: [bool; 3] = [false, true, true];
+
+/// Sizes of a [`TemporalVae`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TemporalConfig {
+    /// Channels of the first level.
+    pub filters: i64,
+    /// Channels of the four levels as multiples of `filters`.
+    pub channel_multipliers: Vec<i64>,
+    /// Residual blocks of a level.
+    pub res_blocks: i64,
+    /// Groups of the norms.
+    pub norm_groups: i64,
+}
+
+/// Encoder and decoder over time; height and width stay.
+///
+/// # Shapes
+/// - encode: `[b, 4, t, h, w] → [b, 4, ⌈t/4⌉, h, w]`; decode: the reverse
+#[derive(Debug)]
+pub struct TemporalVae {
+    encoder: Encoder,
+    decoder: Decoder,
+    quant_conv: CausalConv3d,
+    post_quant_conv: CausalConv3d,
+}
+
+impl TemporalVae {
+    /// Fresh weights under `vs`, for latents of `channels` channels.
+    pub fn new(vs: &nn::Path<'_>, cfg: &TemporalConfig, channels: i64) -> Self {
+        Self {
+            encoder: Encoder::new(&(vs / "encoder"), cfg, channels),
+            decoder: Decoder::new(&(vs / "decoder"), cfg, channels),
+            quant_conv: CausalConv3d::new(&(vs / "quant_conv"), 2 * channels, 2 * channels, 1, 1, true),
+            post_quant_conv: CausalConv3d::new(&(vs / "post_quant_conv"), channels, channels, 1, 1, true),
+        }
+    }
+
+    /// Means and logarithms of the variances (clamped to −30..20). Time is padded with zero frames in front to a
+    /// multiple of 4.
+    #[must_use]
+    pub fn encode(&self, xs: &Tensor) -> (Tensor, Tensor) {
+        let padded = xs.constant_pad_nd([0, 0, 0, 0, padding(xs.size()[2]), 0]);
+        let moments = self.quant_conv.forward(&self.encoder.forward(&padded));
+        let mut halves = moments.chunk(2, 1);
+        let log_variance = halves.remove(1).clamp(-30.0, 20.0);
+        (halves.remove(0), log_variance)
+    }
+
+    /// Bias of the last layer of the encoder: means first, then logarithms of variances.
+    pub(super) const fn moments_bias(&self) -> Option<&Tensor> {
+        self.quant_conv.bias.as_ref()
+    }
+
+    /// `frames` frames; those that stand for the padding are dropped.
+    #[must_use]
+    pub fn decode(&self, latents: &Tensor, frames: i64) -> Tensor {
+        let all = self.decoder.forward(&self.post_quant_conv.forward(latents));
+        all.narrow(2, padding(frames), frames)
+    }
+}
+
+fn padding(frames: i64) -> i64 {
+    (TIME_FACTOR - frames % TIME_FACTOR) % TIME_FACTOR
+}
+
+#[derive(Debug)]
+struct Encoder {
+    conv_in: CausalConv3d,
+    levels: Vec<(Vec<ResBlock>, Option<CausalConv3d>)>,
+    res_blocks: Vec<ResBlock>,
+    norm1: nn::GroupNorm,
+    conv2: CausalConv3d,
+}
+
+impl Encoder {
+    fn new(vs: &nn::Path<'_>, cfg: &TemporalConfig, channels: i64) -> Self {
+        let mut inputs = cfg.filters;
+        let mut levels = Vec::new();
+        for (level, multiplier) in cfg.channel_multipliers.iter().enumerate() {
+            let width = cfg.filters * multiplier;
+            let blocks = res_blocks(&(vs / "block_res_blocks" / level), &mut inputs, width, cfg);
+            let halves = HALVES_TIME.get(level).copied().unwrap_or(false);
+            let conv = || CausalConv3d::new(&(vs / "conv_blocks" / level), width, width, 3, 2, true);
+            levels.push((blocks, halves.then(conv)));
+        }
+        let width = inputs;
+        Self {
+            conv_in: CausalConv3d::new(&(vs / "conv_in"), channels, cfg.filters, 3, 1, false),
+            levels,
+            res_blocks: res_blocks(&(vs / "res_blocks"), &mut inputs, width, cfg),
+            norm1: group_norm(vs / "norm1", cfg.norm_groups, width, EPS),
+            conv2: CausalConv3d::new(&(vs / "conv2"), width, 2 * channels, 1, 1, true),
+        }
+    }
+
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        let mut xs = self.conv_in.forward(xs);
+        for (blocks, conv) in &self.levels {
+            xs = through(blocks, xs);
+            if let Some(conv) = conv {
+                xs = conv.forward(&xs);
+            }
+        }
+        self.conv2.forward(&through(&self.res_blocks, xs).apply(&self.norm1).silu())
+    }
+}
+
+#[derive(Debug)]
+struct Decoder {
+    conv1: CausalConv3d,
+    res_blocks: Vec<ResBlock>,
+    /// From the last level to the first; each with the convolution that makes two frames of one.
+    levels: Vec<(Vec<ResBlock>, Option<CausalConv3d>)>,
+    norm1: nn::GroupNorm,
+    conv_out: CausalConv3d,
+}
+
+impl Decoder {
+    fn new(vs: &nn::Path<'_>, cfg: &TemporalConfig, channels: i64) -> Self {
+        let widths: Vec<i64> = cfg.channel_multipliers.iter().map(|m| m * cfg.filters).collect();
+        let mut inputs = widths[widths.len() - 1];
+        let conv1 = CausalConv3d::new(&(vs / "conv1"), channels, inputs, 3, 1, true);
+        let width = inputs;
+        let first = res_blocks(&(vs / "res_blocks"), &mut inputs, width, cfg);
+        let mut levels = Vec::new();
+        for (level, &width) in widths.iter().enumerate().rev() {
+            let blocks = res_blocks(&(vs / "block_res_blocks" / level), &mut inputs, width, cfg);
+            let doubles = level > 0 && HALVES_TIME[level - 1];
+            let conv = || CausalConv3d::new(&(vs / "conv_blocks" / (level - 1)), width, 2 * width, 3, 1, true);
+            levels.push((blocks, doubles.then(conv)));
+        }
+        Self {
+            conv1,
+            res_blocks: first,
+            levels,
+            norm1: group_norm(vs / "norm1", cfg.norm_groups, inputs, EPS),
+            conv_out: CausalConv3d::new(&(vs / "conv_out"), inputs, channels, 3, 1, true),
+        }
+    }
+
+    fn forward(&self, latents: &Tensor) -> Tensor {
+        let mut xs = through(&self.res_blocks, self.conv1.forward(latents));
+        for (blocks, conv) in &self.levels {
+            xs = through(blocks, xs);
+            if let Some(conv) = conv {
+                xs = unfold_time(&conv.forward(&xs));
+            }
+        }
+        self.conv_out.forward(&xs.apply(&self.norm1).silu())
+    }
+}
+
+/// "B (C ts) T H W → B C (T ts) H W" with ts = 2.
+fn unfold_time(xs: &Tensor) -> Tensor {
+    let size = xs.size();
+    xs.reshape([size[0], size[1] / 2, 2, size[2], size[3], size[4]])
+        .permute([0, 1, 3, 2, 4, 5])
+        .reshape([size[0], size[1] / 2, 2 * size[2], size[3], size[4]])
+}
+
+fn through(blocks: &[ResBlock], xs: Tensor) -> Tensor {
+    blocks.iter().fold(xs, |xs, block| block.forward(&xs))
+}
+
+fn res_blocks(vs: &nn::Path<'_>, inputs: &mut i64, width: i64, cfg: &TemporalConfig) -> Vec<ResBlock> {
+    let make = |i| {
+        let block = ResBlock::new(&(vs / i), *inputs, width, cfg.norm_groups);
+        *inputs = width;
+        block
+    };
+    (0..cfg.res_blocks).map(make).collect()
+}
+
+/// `y = S(x) + C₂ σ G₂ C₁ σ G₁ x`, convolutions without bias; `S` a 1³ convolution where the channels change.
+#[derive(Debug)]
+struct ResBlock {
+    norm1: nn::GroupNorm,
+    conv1: CausalConv3d,
+    norm2: nn::GroupNorm,
+    conv2: CausalConv3d,
+    conv3: Option<CausalConv3d>,
+}
+
+impl ResBlock {
+    fn new(vs: &nn::Path<'_>, inputs: i64, outputs: i64, groups: i64) -> Self {
+        Self {
+            norm1: group_norm(vs / "norm1", groups, inputs, EPS),
+            conv1: CausalConv3d::new(&(vs / "conv1"), inputs, outputs, 3, 1, false),
+            norm2: group_norm(vs / "norm2", groups, outputs, EPS),
+            conv2: CausalConv3d::new(&(vs / "conv2"), outputs, outputs, 3, 1, false),
+            conv3: (inputs != outputs).then(|| CausalConv3d::new(&(vs / "conv3"), inputs, outputs, 1, 1, false)),
+        }
+    }
+
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        let branch = self.conv1.forward(&xs.apply(&self.norm1).silu());
+        let branch = self.conv2.forward(&branch.apply(&self.norm2).silu());
+        match &self.conv3 {
+            Some(shortcut) => shortcut.forward(xs) + branch,
+            None => xs + branch,
+        }
+    }
+}
+
+/// A cubic convolution that sees no later frame: zeros on both sides of height and width, in time in front only,
+/// `(k − 1) + (1 − stride)` of them.
+#[derive(Debug)]
+struct CausalConv3d {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    kernel: i64,
+    stride: i64,
+}
+
+impl CausalConv3d {
+    fn new(vs: &nn::Path<'_>, inputs: i64, outputs: i64, kernel: i64, stride: i64, bias: bool) -> Self {
+        let vs = vs / "conv";
+        Self {
+            weight: vs.var("weight", &[outputs, inputs, kernel, kernel, kernel], nn::init::DEFAULT_KAIMING_UNIFORM),
+            bias: bias.then(|| vs.zeros("bias", &[outputs])),
+            kernel,
+            stride,
+        }
+    }
+
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        let space = self.kernel / 2;
+        let front = self.kernel - 1 + 1 - self.stride;
+        let padded = xs.constant_pad_nd([0, 0, 0, 0, front, 0]);
+        padded.conv3d(&self.weight, self.bias.as_ref(), [self.stride, 1, 1], [0, space, space], [1, 1, 1], 1)
+    }
+}

@@ -1,0 +1,180 @@
+//! AdamW whose whole state can be written down and read back.
+//!
+//! libtorch's own optimizers keep their moments out of reach of `tch`; a training that is to go on from a checkpoint
+//! with the same bytes needs them.
+
+use tch::{Kind, TchError, Tensor};
+
+/// Settings of [`AdamW`] (Loshchilov & Hutter 2019, algorithm 2).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamWConfig {
+    /// Decay of the mean of gradients.
+    pub beta1: f64,
+    /// Decay of the mean of squared gradients.
+    pub beta2: f64,
+    /// Added to the root of the mean of squares.
+    pub eps: f64,
+    /// Decay of the weights, a share of the learning rate.
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this norm, all together.
+    pub max_gradient_norm: f64,
+}
+
+impl Default for AdamWConfig {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, max_gradient_norm: 1.0 }
+    }
+}
+
+/// AdamW over named variables.
+#[derive(Debug)]
+pub struct AdamW {
+    cfg: AdamWConfig,
+    slots: Vec<Slot>,
+    steps: i64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    name: String,
+    variable: Tensor,
+    mean: Tensor,
+    square: Tensor,
+}
+
+impl AdamW {
+    /// Over `variables` by name; those that need no gradient are left out.
+    pub fn new(variables: impl IntoIterator<Item = (String, Tensor)>, cfg: AdamWConfig) -> Self {
+        let mut slots: Vec<Slot> = variables
+            .into_iter()
+            .filter(|(_, variable)| variable.requires_grad())
+            .map(|(name, variable)| {
+                let (mean, square) = (variable.zeros_like().detach(), variable.zeros_like().detach());
+                Slot { name, variable, mean, square }
+            })
+            .collect();
+        // The norm of all gradients is a sum: its order must not depend on a hash map's.
+        slots.sort_by(|a, b| a.name.cmp(&b.name));
+        Self { cfg, slots, steps: 0 }
+    }
+
+    /// Steps taken.
+    #[must_use]
+    pub const fn steps(&self) -> i64 {
+        self.steps
+    }
+
+    /// One step down the gradient of `loss`.
+    pub fn backward_step(&mut self, loss: &Tensor, learning_rate: f64) {
+        for slot in &mut self.slots {
+            slot.variable.zero_grad();
+        }
+        loss.backward();
+        tch::no_grad(|| self.step(learning_rate));
+    }
+
+    fn step(&mut self, learning_rate: f64) {
+        let AdamWConfig { beta1, beta2, eps, weight_decay, max_gradient_norm } = self.cfg;
+        self.steps += 1;
+        let (correction1, correction2) =
+            (1.0 - beta1.powi(self.steps as i32), 1.0 - beta2.powi(self.steps as i32));
+        let gradients: Vec<Option<Tensor>> =
+            self.slots.iter().map(|slot| Some(slot.variable.grad()).filter(Tensor::defined)).collect();
+        let squares: Vec<Tensor> = gradients.iter().flatten().map(|g| g.square().sum(Kind::Float)).collect();
+        if squares.is_empty() {
+            return;
+        }
+        let norm = Tensor::stack(&squares, 0).sum(Kind::Float).sqrt().double_value(&[]);
+        let shrink = (max_gradient_norm / (norm + 1e-6)).min(1.0);
+        for (slot, gradient) in self.slots.iter_mut().zip(gradients) {
+            let Some(gradient) = gradient else { continue };
+            let gradient = gradient * shrink;
+            let _ = slot.mean.g_mul_scalar_(beta1).g_add_(&(&gradient * (1.0 - beta1)));
+            let _ = slot.square.g_mul_scalar_(beta2).g_add_(&(gradient.square() * (1.0 - beta2)));
+            let root = (&slot.square / correction2).sqrt() + eps;
+            let change = &slot.mean / root * (learning_rate / correction1);
+            let _ = slot.variable.g_mul_scalar_(1.0 - learning_rate * weight_decay).g_sub_(&change);
+        }
+    }
+
+    /// The moments by name and the number of steps.
+    #[must_use]
+    pub fn state(&self) -> Vec<(String, Tensor)> {
+        let moments = self.slots.iter().flat_map(|slot| {
+            [
+                (format!("mean.{}", slot.name), slot.mean.shallow_clone()),
+                (format!("square.{}", slot.name), slot.square.shallow_clone()),
+            ]
+        });
+        moments.chain([("steps".to_owned(), Tensor::from_slice(&[self.steps]))]).collect()
+    }
+
+    /// Takes over a [`Self::state`] of the same variables.
+    ///
+    /// # Errors
+    /// Where a tensor is missing or has another shape.
+    pub fn load_state(&mut self, state: &std::collections::HashMap<String, Tensor>) -> Result<(), TchError> {
+        let find = |name: &str| {
+            state.get(name).ok_or_else(|| TchError::Torch(format!("the optimizer's state lacks `{name}`")))
+        };
+        tch::no_grad(|| {
+            for slot in &mut self.slots {
+                slot.mean.f_copy_(find(&format!("mean.{}", slot.name))?)?;
+                slot.square.f_copy_(find(&format!("square.{}", slot.name))?)?;
+            }
+            self.steps = find("steps")?.f_int64_value(&[0])?;
+            Ok(())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn variable(values: &[f64]) -> Tensor {
+        Tensor::from_slice(values).to_kind(Kind::Float).set_requires_grad(true)
+    }
+
+    fn adamw(x: &Tensor) -> AdamW {
+        AdamW::new([("x".to_owned(), x.shallow_clone())], AdamWConfig { max_gradient_norm: 1e9, ..Default::default() })
+    }
+
+    /// The first step of Adam is the learning rate times the sign of the gradient, after the weight decay.
+    #[test]
+    fn the_first_step_follows_the_sign_of_the_gradient() {
+        let x = variable(&[1.0, -2.0]);
+        adamw(&x).backward_step(&x.square().sum(Kind::Float), 0.1);
+        let values = Vec::<f32>::try_from(&x).expect("two numbers");
+        for (value, wanted) in values.iter().zip([0.999 - 0.1, -2.0 * 0.999 + 0.1]) {
+            assert!((f64::from(*value) - wanted).abs() < 1e-5, "{value} {wanted}");
+        }
+    }
+
+    #[test]
+    fn a_restored_state_goes_on_as_if_nothing_had_happened() {
+        let (x, y) = (variable(&[3.0, 1.0]), variable(&[3.0, 1.0]));
+        let loss = |x: &Tensor| (x.square() * Tensor::from_slice(&[1f32, 5.0])).sum(Kind::Float);
+        let (mut a, mut b) = (adamw(&x), adamw(&y));
+        for _ in 0..4 {
+            a.backward_step(&loss(&x), 0.01);
+            b.backward_step(&loss(&y), 0.01);
+        }
+        let mut restored = adamw(&y);
+        restored.load_state(&b.state().into_iter().collect()).expect("the same variables");
+        for _ in 0..4 {
+            a.backward_step(&loss(&x), 0.01);
+            restored.backward_step(&loss(&y), 0.01);
+        }
+        assert_eq!(Vec::<f32>::try_from(&x).expect("x"), Vec::<f32>::try_from(&y).expect("y"));
+    }
+
+    #[test]
+    fn gradients_are_scaled_down_to_the_allowed_norm() {
+        let x = variable(&[300.0]);
+        let mut adamw = AdamW::new([("x".to_owned(), x.shallow_clone())], AdamWConfig::default());
+        adamw.backward_step(&x.square().sum(Kind::Float), 0.0);
+        let mean = adamw.state()[0].1.double_value(&[0]);
+        assert!((mean - 0.1).abs() < 1e-4, "{mean}");
+    }
+}
