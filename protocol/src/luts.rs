@@ -46,7 +46,7 @@ pub enum EntryOutcome {
 pub struct EntryUpload {
     /// What was measured.
     pub block: Block,
-    /// Number format: `float32`, `float16`, `bfloat16`.
+    /// Number format: `f32`, `f16`, `bf16`.
     pub dtype: String,
     /// How it ended.
     #[serde(flatten)]

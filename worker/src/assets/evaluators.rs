@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor, nn};
 
 use super::AssetsError;
 use super::train::{Workshop, draw, in_chunks, pick};
-use crate::data::{FRAMES, Prompt, Split, Vocabulary};
+use crate::data::{Attributes, FRAMES, Prompt, Split, Vocabulary};
 use crate::models::seeded::{normal_from, seed_weights, standard_normal};
 use crate::models::text::Tokenizer;
 use crate::models::vae::Vae;
@@ -120,7 +120,7 @@ impl Workshop<'_> {
     }
 
     /// Good clips against all captions of the training set, bad ones against them too. Each clip's own caption counts
-    /// as much as all others together.
+    /// as much as all others together, and of those the few that differ in one word as much as the rest.
     fn clip_reader(
         &self,
         vs: &nn::VarStore,
@@ -136,6 +136,7 @@ impl Workshop<'_> {
         captions.sort_unstable();
         captions.dedup();
         let tokens = tokenizer.encode_all(&captions, self.recipe.text.tokens);
+        let others = weights_of_others(&captions, prompts);
         self.stage(NAME, schedule).run(vs, |step| {
             let mut rng = self.rng(NAME, step);
             let (mut clips, mut own, mut fits) = (Vec::new(), Vec::new(), Vec::new());
@@ -154,14 +155,41 @@ impl Workshop<'_> {
             }
             let clips = seen_by_evaluators(&Tensor::stack(&clips, 0), &mut rng);
             let logits = reader.logits(&reader.embed_clips(&clips), &reader.embed_captions(&tokens));
-            let own = Tensor::from_slice(&own).unsqueeze(1);
-            let is_own = logits.zeros_like().detach().scatter_value(1, &own, 1.0);
+            let own = Tensor::from_slice(&own);
+            let is_own = logits.zeros_like().detach().scatter_value(1, &own.unsqueeze(1), 1.0);
             let labels = &is_own * Tensor::from_slice(&fits).unsqueeze(1);
-            let weights = &is_own + (1.0 - &is_own) / (captions.len() - 1).max(1) as f64;
+            let weights = &is_own + others.index_select(0, &own);
             let loss = logits.binary_cross_entropy_with_logits(&labels, Some(&weights), None::<&Tensor>, tch::Reduction::Sum);
             loss / (2.0 * schedule.batch as f64)
         })
     }
+}
+
+/// What each caption (row) weighs against a clip of another: rows sum to 1, half of it on captions that differ in one
+/// attribute. `[captions, captions]`
+fn weights_of_others(captions: &[&str], prompts: &[Prompt]) -> Tensor {
+    let attributes: BTreeMap<&str, Attributes> = prompts.iter().map(|p| (&*p.caption, p.attributes)).collect();
+    let differences = |a: &str, b: &str| match (attributes.get(a), attributes.get(b)) {
+        (Some(a), Some(b)) => {
+            [a.object != b.object, a.color != b.color, a.motion != b.motion].into_iter().filter(|&d| d).count()
+        }
+        _ => 3,
+    };
+    let rows: Vec<f32> = captions
+        .iter()
+        .flat_map(|own| {
+            let apart: Vec<usize> = captions.iter().map(|other| differences(own, other)).collect();
+            let near = apart.iter().filter(|&&d| d == 1).count() as f32;
+            let far = apart.iter().filter(|&&d| d > 1).count() as f32;
+            apart.into_iter().map(move |d| match d {
+                0 => 0.0,
+                1 => if far > 0.0 { 0.5 / near } else { 1.0 / near },
+                _ => if near > 0.0 { 0.5 / far } else { 1.0 / far },
+            })
+        })
+        .collect();
+    let count = captions.len() as i64;
+    Tensor::from_slice(&rows).reshape([count, count])
 }
 
 fn only(vs: &nn::VarStore, prefix: &str) {

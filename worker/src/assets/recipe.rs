@@ -108,7 +108,7 @@ impl Recipe {
                 vae_temporal: schedule(600, 6, 3e-3),
                 backbone: schedule(2000, 48, 2e-3),
                 frame_reader: schedule(2000, 32, 2e-3),
-                clip_reader: schedule(900, 24, 2e-3),
+                clip_reader: schedule(1000, 24, 2e-3),
             },
         }
     }
