@@ -20,7 +20,7 @@ const complaints = [];
 
 before(async () => {
   const digest = await upload(Buffer.from(table()), "text/csv");
-  search = await post("/v1/searches", { space: space(NAME), table: digest });
+  search = await post("/v1/searches", { space: space(NAME), table: digest, name: NAME });
   // Held early, so that there are evaluations still to come when the page is open.
   await post(`/v1/searches/${search.id}/pause`);
   browser = await launch();
@@ -89,7 +89,7 @@ test("the chart shows what the coordinator says: every candidate, its front, its
   await page.waitForFunction((all) => document.querySelectorAll("a.mark").length === all, MAX_EVALUATIONS);
   const members = await page.locator("a.mark.front").evaluateAll((marks) => marks.map((mark) => mark.dataset.number));
   assert.deepEqual(members.map(Number).sort((a, b) => a - b), front.points.map(({ number }) => number).sort((a, b) => a - b));
-  const texts = await page.locator("figure text").allInnerTexts();
+  const texts = (await page.locator("figure text").allTextContents()).map((text) => text.trim());
   for (const text of ["nothing anywhere", "narrow"]) assert.ok(texts.includes(text), `no label ${text}`);
   assert.ok(texts.some((text) => /limit 30.ms/.test(text)), "the limit is not drawn");
   const rows = page.locator("section[aria-labelledby=front-table] tbody tr");
@@ -97,8 +97,8 @@ test("the chart shows what the coordinator says: every candidate, its front, its
 });
 
 test("axes can be chosen", async () => {
-  await page.getByLabel("y", { exact: true }).selectOption("latency_ms");
-  await page.getByLabel("x", { exact: true }).selectOption("accuracy");
+  await page.getByLabel("y axis").selectOption("latency_ms");
+  await page.getByLabel("x axis").selectOption("accuracy");
   await page.getByRole("group", { name: /^latency against accuracy/ }).waitFor();
   await page.reload();
   await page.getByRole("group", { name: /^accuracy against latency/ }).waitFor();
