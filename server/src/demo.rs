@@ -11,12 +11,17 @@ use anyhow::{Context, bail};
 use clap::ValueEnum;
 use tokio::{
     process::{Child, ChildStdin, Command},
+    sync::watch,
     task::JoinHandle,
+    time::Instant,
 };
 
 /// A worker that dies this often in a row, without having lived for a while, has a fault that stays.
 const DEATHS: u32 = 5;
 const A_WHILE: Duration = Duration::from_secs(30);
+
+/// How long a worker may take to hand back its job.
+const FAREWELL: Duration = Duration::from_secs(10);
 
 /// What is searched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -74,7 +79,10 @@ impl WorkerPlan {
 /// Workers that are started again when they die, and end with this process however it ends: each stops
 /// when its standard input is closed, which the system does.
 #[derive(Debug)]
-pub struct Workers(Vec<JoinHandle<anyhow::Result<()>>>);
+pub struct Workers {
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<anyhow::Result<()>>>,
+}
 
 impl Workers {
     /// Starts `count` workers, which log into the plan's folder.
@@ -83,19 +91,15 @@ impl Workers {
     /// When the folder cannot be made.
     pub fn start(plan: &WorkerPlan, count: u16) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&plan.folder).with_context(|| format!("cannot make {}", plan.folder.display()))?;
-        Ok(Self(
-            (1..=count)
-                .map(|number| tokio::spawn(keep_alive(plan.clone(), number)))
-                .collect(),
-        ))
+        let stop = watch::Sender::new(false);
+        let start = |number| tokio::spawn(keep_alive(plan.clone(), number, stop.subscribe()));
+        let tasks = (1..=count).map(start).collect();
+        Ok(Self { stop, tasks })
     }
 
-    /// Waits until a worker cannot be kept alive.
-    ///
-    /// # Errors
-    /// Always in the end: why it cannot.
+    /// Waits until a worker cannot be kept alive, and says why.
     pub async fn failed(&mut self) -> anyhow::Error {
-        let (outcome, ..) = futures::future::select_all(self.0.iter_mut()).await;
+        let (outcome, ..) = futures::future::select_all(self.tasks.iter_mut()).await;
         match outcome {
             Ok(Err(error)) => error,
             Ok(Ok(())) => anyhow::anyhow!("a worker ended"),
@@ -103,29 +107,33 @@ impl Workers {
         }
     }
 
-    /// Closes the workers' standard input and gives them a moment to hand back what they hold.
+    /// Closes the workers' standard input and waits while they hand back what they hold.
     pub async fn stop(self) {
-        for task in self.0 {
-            task.abort();
-            let _ = task.await;
+        self.stop.send_replace(true);
+        for task in self.tasks {
+            // One that has failed was told of before.
+            if !task.is_finished() {
+                let _ = task.await;
+            }
         }
     }
 }
 
-async fn keep_alive(plan: WorkerPlan, number: u16) -> anyhow::Result<()> {
+/// Starts a worker again and again until it is told to stop.
+async fn keep_alive(plan: WorkerPlan, number: u16, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
     let log = plan.folder.join(format!("worker-{number}.log"));
     let mut deaths = 0;
     loop {
-        let started = tokio::time::Instant::now();
+        let started = Instant::now();
         let mut worker = Worker::start(&plan, number, &log)?;
-        let status = worker.child.wait().await?;
+        let status = tokio::select! {
+            status = worker.child.wait() => Some(status?),
+            _ = stop.changed() => None,
+        };
+        let Some(status) = status else { return worker.end().await };
         deaths = if started.elapsed() > A_WHILE { 1 } else { deaths + 1 };
         if deaths >= DEATHS {
-            bail!(
-                "worker {number} died {deaths} times ({status}); its log is {}\n{}",
-                log.display(),
-                tail(&log)
-            );
+            bail!("worker {number} died {deaths} times ({status}); its log is {}\n{}", log.display(), tail(&log));
         }
         eprintln!("worker {number} ended ({status}); starting it again");
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -135,7 +143,7 @@ async fn keep_alive(plan: WorkerPlan, number: u16) -> anyhow::Result<()> {
 struct Worker {
     child: Child,
     /// Closed when the worker is not wanted any more.
-    _input: Option<ChildStdin>,
+    input: Option<ChildStdin>,
 }
 
 impl Worker {
@@ -155,8 +163,17 @@ impl Worker {
         let mut child = command
             .spawn()
             .with_context(|| format!("cannot start {}", plan.program.display()))?;
-        let _input = child.stdin.take();
-        Ok(Self { child, _input })
+        let input = child.stdin.take();
+        Ok(Self { child, input })
+    }
+
+    /// Lets the worker stop by itself, and kills it when it takes too long.
+    async fn end(mut self) -> anyhow::Result<()> {
+        drop(self.input.take());
+        if tokio::time::timeout(FAREWELL, self.child.wait()).await.is_err() {
+            self.child.kill().await?;
+        }
+        Ok(())
     }
 }
 

@@ -1,6 +1,10 @@
 //! `temponas demo`.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use chrono::TimeDelta;
@@ -24,6 +28,9 @@ const DEVICE_PATIENCE: Duration = Duration::from_secs(180);
 
 /// A worker that was heard of this recently is one of this demo's.
 const ALIVE: TimeDelta = TimeDelta::seconds(20);
+
+/// The status of a command that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
 
 /// The front must have this many points for the demo to have worked.
 const ENOUGH: usize = 3;
@@ -68,44 +75,35 @@ pub(super) async fn run(args: DemoArgs, file: &ConfigFile) -> anyhow::Result<Exi
     let server = tokio::spawn(coordinator.run(async {
         let _ = stopped.await;
     }));
-    let outcome = tokio::select! {
-        outcome = search(&args, &url, &folder) => outcome,
-        () = stop_signal() => {
-            eprintln!("stopped");
-            Ok(ExitCode::from(130))
-        }
-    };
+    let outcome = attended(&args, &url, &folder).await;
     drop(stop);
     server.await.context("the coordinator failed")??;
     outcome
 }
 
-/// Starts workers, submits the space, shows how it goes, and prints the outcome.
-async fn search(args: &DemoArgs, url: &str, folder: &std::path::Path) -> anyhow::Result<ExitCode> {
+/// Keeps workers at the search until it is done, and the page up as long as it is wanted.
+async fn attended(args: &DemoArgs, url: &str, folder: &Path) -> anyhow::Result<ExitCode> {
     let client = Client::new(url, None)?;
     let plan = WorkerPlan::beside_this_program(url, &folder.join("workers"))?;
-    eprintln!(
-        "starting {} workers (their logs: {})",
-        args.workers,
-        plan.folder.display()
-    );
+    eprintln!("starting {} workers (their logs: {})", args.workers, plan.folder.display());
     let mut workers = Workers::start(&plan, args.workers)?;
-    let outcome = tokio::select! {
+    let mut outcome = tokio::select! {
         outcome = one_search(args, &client) => outcome,
         error = workers.failed() => Err(error),
+        () = stop_signal() => Ok(INTERRUPTED.into()),
     };
-    let code = match outcome {
-        Ok(code) if !args.once => {
-            eprintln!("the page stays at {url} until Ctrl-C");
-            std::future::pending::<()>().await;
-            Ok(code)
+    if !args.once && outcome.as_ref().is_ok_and(|code| *code != INTERRUPTED.into()) {
+        eprintln!("the page stays at {url} until Ctrl-C");
+        tokio::select! {
+            error = workers.failed() => outcome = Err(error),
+            () = stop_signal() => {}
         }
-        outcome => outcome,
-    };
+    }
     workers.stop().await;
-    code
+    outcome
 }
 
+/// Submits the space, shows how it goes, and prints the outcome.
 async fn one_search(args: &DemoArgs, client: &Client) -> anyhow::Result<ExitCode> {
     let worker = measuring_worker(client).await?;
     let device = worker.device.name;

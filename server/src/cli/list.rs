@@ -13,7 +13,16 @@ pub(super) struct ListArgs {
 
 pub(super) async fn run(args: ListArgs, file: &ConfigFile) -> anyhow::Result<()> {
     let searches = args.remote.client(file)?.searches().await?;
-    let mut table = render::table(["id", "name", "state", "device", "evaluations", "on devices", "front", "hypervolume"]);
+    let mut table = render::table([
+        "id",
+        "name",
+        "state",
+        "device",
+        "evaluations",
+        "on devices",
+        "front",
+        "hypervolume",
+    ]);
     for search in searches {
         let budget = &search.budget;
         table.add_row([
@@ -24,7 +33,9 @@ pub(super) async fn run(args: ListArgs, file: &ConfigFile) -> anyhow::Result<()>
             format!("{}/{}", budget.evaluations, budget.max_evaluations),
             render::hours(budget.device_hours),
             search.front_points.to_string(),
-            search.hypervolume.map_or_else(String::new, |volume| format!("{volume:.4}")),
+            search
+                .hypervolume
+                .map_or_else(String::new, |volume| format!("{volume:.4}")),
         ]);
     }
     render::say(&table.to_string())?;

@@ -26,7 +26,12 @@ pub(super) async fn run(args: RecommendArgs, file: &ConfigFile) -> anyhow::Resul
     let client = args.remote.client(file)?;
     let id = client.find_search(&args.id).await?;
     let memory = args.memory_mb.map(|mebibytes| ("peak_memory_bytes", mebibytes * MIB));
-    let limits: Vec<(&str, f64)> = args.latency_ms.map(|ms| ("latency_ms", ms)).into_iter().chain(memory).collect();
+    let limits: Vec<(&str, f64)> = args
+        .latency_ms
+        .map(|ms| ("latency_ms", ms))
+        .into_iter()
+        .chain(memory)
+        .collect();
     let recommendation = client.recommendation(id, &limits).await?;
     render::print(&text(&recommendation))?;
     Ok(())
@@ -44,8 +49,11 @@ fn text(recommendation: &Recommendation) -> String {
         text += "\nwhat to try next:\n";
     }
     for next in &recommendation.next_actions {
-        let costs: Vec<String> =
-            next.predicted.iter().map(|(metric, figure)| format!("{} {}", render::head(metric), render::figure(metric, figure))).collect();
+        let costs: Vec<String> = next
+            .predicted
+            .iter()
+            .map(|(metric, figure)| format!("{} {}", render::head(metric), render::figure(metric, figure)))
+            .collect();
         text += &format!(
             "  from #{}: {}  →  {}\n    expected gain of quality {}  ({})\n    {}\n",
             next.from,
@@ -65,10 +73,22 @@ fn point(point: &FrontPoint) -> String {
         let verified = point.verified.get(metric).map_or_else(String::new, |verified| {
             format!("   verified {}", render::figure(metric, verified))
         });
-        text += &format!("    {:<18} {}{verified}\n", render::head(metric), render::figure(metric, figure));
+        text += &format!(
+            "    {:<18} {}{verified}\n",
+            render::head(metric),
+            render::figure(metric, figure)
+        );
     }
-    for (metric, figure) in point.verified.iter().filter(|(metric, _)| !point.metrics.contains_key(*metric)) {
-        text += &format!("    {:<18} verified {}\n", render::head(metric), render::figure(metric, figure));
+    for (metric, figure) in point
+        .verified
+        .iter()
+        .filter(|(metric, _)| !point.metrics.contains_key(*metric))
+    {
+        text += &format!(
+            "    {:<18} verified {}\n",
+            render::head(metric),
+            render::figure(metric, figure)
+        );
     }
     text
 }

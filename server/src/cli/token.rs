@@ -93,10 +93,26 @@ pub(super) async fn run(args: TokenArgs, file: &ConfigFile) -> anyhow::Result<()
 async fn work(command: TokenCommand, store: &Store) -> anyhow::Result<()> {
     let now = Clock::System.now();
     match command {
-        TokenCommand::Create { role, expires, name, .. } => {
+        TokenCommand::Create {
+            role, expires, name, ..
+        } => {
             let expires_in_seconds = expires.map(|span| span.0.as_secs());
-            let created = auth::create(store, NewToken { role: role.into(), name, expires_in_seconds }, now).await?;
-            eprintln!("token {} ({}), {}", created.token.id, auth::role_name(created.token.role), state(&created.token, now));
+            let created = auth::create(
+                store,
+                NewToken {
+                    role: role.into(),
+                    name,
+                    expires_in_seconds,
+                },
+                now,
+            )
+            .await?;
+            eprintln!(
+                "token {} ({}), {}",
+                created.token.id,
+                auth::role_name(created.token.role),
+                state(&created.token, now)
+            );
             eprintln!("its secret, which is not shown again:");
             render::say(&created.secret)?;
         }

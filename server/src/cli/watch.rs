@@ -42,11 +42,19 @@ pub(super) async fn follow(client: &Client, id: SearchId) -> anyhow::Result<Exit
     if !front.points.is_empty() {
         render::say(&render::front(&front).to_string())?;
     }
-    render::say(&format!("{}: {}", render::state(search.state), render::budget(&search.budget)))?;
+    render::say(&format!(
+        "{}: {}",
+        render::state(search.state),
+        render::budget(&search.budget)
+    ))?;
     if let Some(reason) = &search.state_reason {
         render::say(reason)?;
     }
-    Ok(if search.state == SearchState::Failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if search.state == SearchState::Failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 /// Shows progress until the search has ended, whatever happens to the connection meanwhile.
@@ -117,9 +125,20 @@ impl Screen {
             bar.set_style(style.progress_chars("━╸─"));
         }
         bar.enable_steady_tick(Duration::from_millis(250));
-        let metrics = search.objectives.iter().map(|objective| objective.metric.clone()).collect();
-        let mut screen =
-            Self { bar, lines_only, metrics, state: search.state, hypervolume: None, front_points: 0, running: None };
+        let metrics = search
+            .objectives
+            .iter()
+            .map(|objective| objective.metric.clone())
+            .collect();
+        let mut screen = Self {
+            bar,
+            lines_only,
+            metrics,
+            state: search.state,
+            hypervolume: None,
+            front_points: 0,
+            running: None,
+        };
         screen.budget(search);
         screen
     }
@@ -152,12 +171,22 @@ impl Screen {
                     self.say(&line);
                 }
             }
-            EventBody::Front { evaluations, hypervolume, points } => {
+            EventBody::Front {
+                evaluations,
+                hypervolume,
+                points,
+            } => {
                 self.bar.set_position(*evaluations);
                 self.hypervolume = Some(*hypervolume);
                 self.front_points = points.len();
             }
-            EventBody::Job { kind, state, progress, status, .. } => {
+            EventBody::Job {
+                kind,
+                state,
+                progress,
+                status,
+                ..
+            } => {
                 self.running = job_text(*kind, *state, *progress, status.as_deref());
             }
         }
@@ -207,5 +236,9 @@ impl Screen {
 
 fn job_text(kind: JobKind, state: JobState, progress: f64, status: Option<&str>) -> Option<String> {
     let is_running = state == JobState::Leased && kind != JobKind::Lookup;
-    is_running.then(|| format!("{kind} {:.0} % {}", progress * 100.0, status.unwrap_or_default()).trim_end().to_owned())
+    is_running.then(|| {
+        format!("{kind} {:.0} % {}", progress * 100.0, status.unwrap_or_default())
+            .trim_end()
+            .to_owned()
+    })
 }
