@@ -30,6 +30,7 @@ describe("figures", () => {
     const mebibytes = unitOf("peak_memory_bytes", 2e7);
     expect(figureText({ value: 9 * 1024 ** 2, standard_error: 0 }, mebibytes)).toBe("9.00");
     expect(figureText({ value: 19_293_798 }, mebibytes)).toBe("18.40");
+    expect(figureWithUnit("accuracy", { value: 87 })).toBe("87.00");
     expect(figureWithUnit("parameters", { value: 482 })).toBe("482");
     expect(figureWithUnit("parameters", { value: 482_304 })).toBe("482.3\u00a0k");
     expect(figureWithUnit("train_loss", { value: 0.182345 })).toBe("0.1823");

@@ -5,6 +5,8 @@ export interface Unit {
   label: string;
   unit: string;
   divisor: number;
+  /** Whether figures are counts, which have no digits after the point. */
+  whole: boolean;
 }
 
 const KIB = 1024;
@@ -39,13 +41,14 @@ export function unitOf(metric: string, magnitude: number): Unit {
   const label = metricLabel(metric);
   const size = Math.abs(magnitude);
   if (metric.endsWith("_bytes")) {
-    if (size >= GIB) return { label, unit: "GiB", divisor: GIB };
-    return size >= MIB / 10 ? { label, unit: "MiB", divisor: MIB } : { label, unit: "KiB", divisor: KIB };
+    if (size >= GIB) return { label, unit: "GiB", divisor: GIB, whole: false };
+    const [unit, divisor] = size >= MIB / 10 ? ["MiB", MIB] : ["KiB", KIB];
+    return { label, unit, divisor, whole: false };
   }
   const suffix = SUFFIXES.find(([end]) => metric.endsWith(end));
-  if (suffix !== undefined) return { label, unit: suffix[1], divisor: 1 };
+  if (suffix !== undefined) return { label, unit: suffix[1], divisor: 1, whole: false };
   const [divisor, prefix] = PREFIXES.find(([limit]) => size >= limit && size >= 1e4) ?? [1, ""];
-  return { label, unit: prefix + (COUNTS[metric] ?? ""), divisor };
+  return { label, unit: prefix + (COUNTS[metric] ?? ""), divisor, whole: metric in COUNTS && divisor === 1 };
 }
 
 /** `value` with `decimals` digits after the point and a true minus sign. */
@@ -66,10 +69,10 @@ function decimalsFor(value: number, digits: number): number {
 }
 
 /** The number alone, in `unit`: its digits end where its standard error has two. */
-export function figureText({ value, standard_error }: Figure, { divisor }: Unit): string {
+export function figureText({ value, standard_error }: Figure, { divisor, whole }: Unit): string {
   const error = (standard_error ?? 0) / divisor;
   const shown = value / divisor;
-  if (!(error > 0)) return Number.isInteger(value) && divisor === 1 ? fixed(shown, 0) : exact(shown);
+  if (!(error > 0)) return whole ? fixed(shown, 0) : exact(shown);
   const decimals = decimalsFor(error, 2);
   return `${fixed(shown, decimals)} ± ${fixed(error, decimals)}`;
 }

@@ -19,8 +19,17 @@ const FAMILIES = [
 ] as const;
 const OTHER_HUES = 6;
 
-/** Reads a choice's name: `Conv1D ×2`, `SelfAttention3D`, `none`, or a choice of a table. */
-export function lookOf(choice: string): ChoiceLook {
+/** Every choice that some architecture of a search holds, in the order that gives them their hues. */
+export function choicesOf(architectures: Iterable<{ layers: readonly { choice: string }[] }>): string[] {
+  const seen = [...architectures].flatMap(({ layers }) => layers.map(({ choice }) => choice));
+  return [...new Set(seen)].filter((choice) => lookOf(choice, []).family === "other").sort();
+}
+
+/**
+ * Reads a choice's name: `Conv1D ×2`, `SelfAttention3D`, `none`, or a choice of another kind of space, whose
+ * hue is its place among the `choices` of its search.
+ */
+export function lookOf(choice: string, choices: readonly string[]): ChoiceLook {
   const [, name = choice, times] = /^(.*?)\s*(?:[×x]\s*(\d+))?$/.exec(choice) ?? [];
   const depth = times === undefined ? 1 : Number(times);
   const plain = name.toLowerCase().replace(/[^a-z0-9]/g, "");
@@ -31,8 +40,8 @@ export function lookOf(choice: string): ChoiceLook {
     const dimensions = temporal?.[2] ?? "";
     return { family: family[1], solid: dimensions === "3", depth, hue: 0, short: family[2] + dimensions };
   }
-  const sum = [...choice].reduce((sum, character) => sum + (character.codePointAt(0) ?? 0), 0);
-  return { family: "other", solid: true, depth: 1, hue: sum % OTHER_HUES, short: shorten(choice) };
+  const hue = Math.max(0, choices.indexOf(choice)) % OTHER_HUES;
+  return { family: "other", solid: true, depth: 1, hue, short: shorten(choice) };
 }
 
 /** `nor_conv_3x3` is "n3"; `skip_connect` "sk"; `2` stays. */
