@@ -1,0 +1,11 @@
+//! Leases, searches and tables on a real Postgres, with a clock that stands still until it is moved.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+mod harness;
+mod leases;
+mod profiling;
+mod searching;
+mod steering;
+mod submission;
+mod tables;
