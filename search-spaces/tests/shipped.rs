@@ -33,10 +33,10 @@ fn every_shipped_space_is_valid_and_of_the_stated_size() {
 }
 
 #[test]
-fn the_tiny_backbone_has_between_0_4_and_0_5_million_parameters() {
+fn the_small_backbones_stay_below_a_million_parameters() {
     for name in ["shapes-tiny", "emoji-small"] {
         let parameters = unet(&shipped(name)).parameters(&[]);
-        assert!((400_000..=500_000).contains(&parameters), "{name}: {parameters}");
+        assert!((400_000..1_000_000).contains(&parameters), "{name}: {parameters}");
     }
 }
 
