@@ -130,10 +130,16 @@ async fn keep_alive(plan: WorkerPlan, number: u16, mut stop: watch::Receiver<boo
             status = worker.child.wait() => Some(status?),
             _ = stop.changed() => None,
         };
-        let Some(status) = status else { return worker.end().await };
+        let Some(status) = status else {
+            return worker.end().await;
+        };
         deaths = if started.elapsed() > A_WHILE { 1 } else { deaths + 1 };
         if deaths >= DEATHS {
-            bail!("worker {number} died {deaths} times ({status}); its log is {}\n{}", log.display(), tail(&log));
+            bail!(
+                "worker {number} died {deaths} times ({status}); its log is {}\n{}",
+                log.display(),
+                tail(&log)
+            );
         }
         eprintln!("worker {number} ended ({status}); starting it again");
         tokio::time::sleep(Duration::from_secs(1)).await;

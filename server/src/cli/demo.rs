@@ -85,7 +85,11 @@ pub(super) async fn run(args: DemoArgs, file: &ConfigFile) -> anyhow::Result<Exi
 async fn attended(args: &DemoArgs, url: &str, folder: &Path) -> anyhow::Result<ExitCode> {
     let client = Client::new(url, None)?;
     let plan = WorkerPlan::beside_this_program(url, &folder.join("workers"))?;
-    eprintln!("starting {} workers (their logs: {})", args.workers, plan.folder.display());
+    eprintln!(
+        "starting {} workers (their logs: {})",
+        args.workers,
+        plan.folder.display()
+    );
     let mut workers = Workers::start(&plan, args.workers)?;
     let mut outcome = tokio::select! {
         outcome = one_search(args, &client) => outcome,
