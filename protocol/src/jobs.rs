@@ -11,7 +11,11 @@ use crate::{
 
 /// The kinds of work a worker may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
-#[cfg_attr(feature = "sqlx", derive(sqlx::Type), sqlx(type_name = "job_kind", rename_all = "snake_case"))]
+#[cfg_attr(
+    feature = "sqlx",
+    derive(sqlx::Type),
+    sqlx(type_name = "job_kind", rename_all = "snake_case")
+)]
 #[serde(rename_all = "snake_case")]
 pub enum JobKind {
     /// Measure blocks of a space on the worker's device; holds the device alone.
@@ -250,7 +254,11 @@ pub struct LookupOutcome {
 
 /// Where a job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[cfg_attr(feature = "sqlx", derive(sqlx::Type), sqlx(type_name = "job_state", rename_all = "snake_case"))]
+#[cfg_attr(
+    feature = "sqlx",
+    derive(sqlx::Type),
+    sqlx(type_name = "job_state", rename_all = "snake_case")
+)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
     /// Waiting for a worker.

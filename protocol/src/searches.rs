@@ -40,7 +40,11 @@ pub struct NewSearch {
 
 /// Where a search stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[cfg_attr(feature = "sqlx", derive(sqlx::Type), sqlx(type_name = "search_state", rename_all = "snake_case"))]
+#[cfg_attr(
+    feature = "sqlx",
+    derive(sqlx::Type),
+    sqlx(type_name = "search_state", rename_all = "snake_case")
+)]
 #[serde(rename_all = "snake_case")]
 pub enum SearchState {
     /// The device measures what the table lacks.
@@ -209,7 +213,11 @@ pub struct SearchEstimate {
 
 /// Where a candidate stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[cfg_attr(feature = "sqlx", derive(sqlx::Type), sqlx(type_name = "candidate_state", rename_all = "snake_case"))]
+#[cfg_attr(
+    feature = "sqlx",
+    derive(sqlx::Type),
+    sqlx(type_name = "candidate_state", rename_all = "snake_case")
+)]
 #[serde(rename_all = "snake_case")]
 pub enum CandidateState {
     /// In the queue.

@@ -95,7 +95,9 @@ impl Client {
             anyhow::Ok(value)
         });
         Ok(Self {
-            http: reqwest::Client::builder().connect_timeout(Duration::from_secs(10)).build()?,
+            http: reqwest::Client::builder()
+                .connect_timeout(Duration::from_secs(10))
+                .build()?,
             server: server.trim_end_matches('/').to_owned(),
             token: token.transpose()?,
             artifacts: cache.join("artifacts"),
@@ -115,10 +117,20 @@ impl Client {
     /// # Errors
     /// As [`ClientError`] says.
     pub async fn lease(&self, worker_id: WorkerId, wait: Duration) -> Result<Option<LeasedJob>, ClientError> {
-        let request = LeaseRequest { worker_id, wait_seconds: wait.as_secs() as u32 };
-        let request = self.request(Method::POST, "/v1/leases").timeout(wait + PATIENCE).json(&request);
+        let request = LeaseRequest {
+            worker_id,
+            wait_seconds: wait.as_secs() as u32,
+        };
+        let request = self
+            .request(Method::POST, "/v1/leases")
+            .timeout(wait + PATIENCE)
+            .json(&request);
         let reply = accepted(request.send().await?).await?;
-        if reply.status() == StatusCode::NO_CONTENT { Ok(None) } else { Ok(Some(reply.json().await?)) }
+        if reply.status() == StatusCode::NO_CONTENT {
+            Ok(None)
+        } else {
+            Ok(Some(reply.json().await?))
+        }
     }
 
     /// Renews a lease.
@@ -149,14 +161,26 @@ impl Client {
     ///
     /// # Errors
     /// Where they cannot be written.
-    pub fn keep(&self, role: ArtifactRole, name: &str, media_type: &str, bytes: &[u8]) -> Result<ArtifactRef, ClientError> {
+    pub fn keep(
+        &self,
+        role: ArtifactRole,
+        name: &str,
+        media_type: &str,
+        bytes: &[u8],
+    ) -> Result<ArtifactRef, ClientError> {
         let digest = digest_of(bytes);
         let path = self.place(&digest);
         if !path.exists() {
             write_atomically(&path, bytes).map_err(|source| ClientError::Disk { path, source })?;
         }
         let bytes = bytes.len() as u64;
-        Ok(ArtifactRef { role, digest, name: name.to_owned(), media_type: media_type.to_owned(), bytes })
+        Ok(ArtifactRef {
+            role,
+            digest,
+            name: name.to_owned(),
+            media_type: media_type.to_owned(),
+            bytes,
+        })
     }
 
     /// Sends a kept artifact, from where an earlier try stopped.
@@ -165,16 +189,25 @@ impl Client {
     /// As [`ClientError`] says.
     pub async fn upload(&self, artifact: &ArtifactRef) -> Result<(), ClientError> {
         let path = self.place(&artifact.digest);
-        let bytes = tokio::fs::read(&path).await.map_err(|source| ClientError::Disk { path, source })?;
+        let bytes = tokio::fs::read(&path)
+            .await
+            .map_err(|source| ClientError::Disk { path, source })?;
         let route = format!("/v1/artifacts/{}", artifact.digest);
         let head = self.request(Method::HEAD, &route).timeout(PATIENCE).send().await?;
         if head.status().is_success() {
             return Ok(());
         }
-        let offset = head.headers().get(UPLOAD_OFFSET).and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0);
+        let offset = head
+            .headers()
+            .get(UPLOAD_OFFSET)
+            .and_then(|value| value.to_str().ok()?.parse().ok())
+            .unwrap_or(0);
         let rest = bytes.get(offset..).unwrap_or_default().to_vec();
         let request = self.request(Method::PUT, &route).header(UPLOAD_OFFSET, offset);
-        let request = request.header("content-type", &artifact.media_type).timeout(10 * PATIENCE).body(rest);
+        let request = request
+            .header("content-type", &artifact.media_type)
+            .timeout(10 * PATIENCE)
+            .body(rest);
         accepted(request.send().await?).await.map(drop)
     }
 
@@ -187,13 +220,21 @@ impl Client {
         if path.exists() {
             return Ok(path);
         }
-        let request = self.request(Method::GET, &format!("/v1/artifacts/{digest}")).timeout(10 * PATIENCE);
+        let request = self
+            .request(Method::GET, &format!("/v1/artifacts/{digest}"))
+            .timeout(10 * PATIENCE);
         let bytes = accepted(request.send().await?).await?.bytes().await?;
         let found = digest_of(&bytes);
         if found != *digest {
-            return Err(ClientError::Artifact { digest: digest.clone(), problem: format!("its bytes have SHA-256 {found}") });
+            return Err(ClientError::Artifact {
+                digest: digest.clone(),
+                problem: format!("its bytes have SHA-256 {found}"),
+            });
         }
-        write_atomically(&path, &bytes).map_err(|source| ClientError::Disk { path: path.clone(), source })?;
+        write_atomically(&path, &bytes).map_err(|source| ClientError::Disk {
+            path: path.clone(),
+            source,
+        })?;
         Ok(path)
     }
 
@@ -210,12 +251,22 @@ impl Client {
     }
 
     async fn post<T: DeserializeOwned>(&self, route: &str, body: &impl Serialize) -> Result<T, ClientError> {
-        let reply = self.request(Method::POST, route).timeout(PATIENCE).json(body).send().await?;
+        let reply = self
+            .request(Method::POST, route)
+            .timeout(PATIENCE)
+            .json(body)
+            .send()
+            .await?;
         Ok(accepted(reply).await?.json().await?)
     }
 
     async fn send(&self, route: &str, body: &impl Serialize) -> Result<(), ClientError> {
-        let reply = self.request(Method::POST, route).timeout(PATIENCE).json(body).send().await?;
+        let reply = self
+            .request(Method::POST, route)
+            .timeout(PATIENCE)
+            .json(body)
+            .send()
+            .await?;
         accepted(reply).await.map(drop)
     }
 }
@@ -236,7 +287,10 @@ async fn accepted(reply: Response) -> Result<Response, ClientError> {
     let problem: Option<ProblemDocument> = serde_json::from_str(&text).ok();
     let detail = match problem {
         Some(problem) => {
-            let fields = problem.errors.iter().map(|error| format!("; {}: {}", error.field, error.message));
+            let fields = problem
+                .errors
+                .iter()
+                .map(|error| format!("; {}: {}", error.field, error.message));
             fields.fold(problem.detail.unwrap_or(problem.title), |all, field| all + &field)
         }
         None => text.chars().take(300).collect(),

@@ -17,7 +17,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 #[derive(Debug, Parser)]
-#[command(name = "temponas-worker", version, about = "Measures, trains and scores for a temponas coordinator")]
+#[command(
+    name = "temponas-worker",
+    version,
+    about = "Measures, trains and scores for a temponas coordinator"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -53,7 +57,12 @@ struct RunArgs {
     #[arg(long, env = "TEMPONAS_THREADS", default_value_t = 1)]
     threads: u32,
     /// Job kinds to take.
-    #[arg(long, env = "TEMPONAS_KINDS", value_delimiter = ',', default_value = "evaluate,profile,verify")]
+    #[arg(
+        long,
+        env = "TEMPONAS_KINDS",
+        value_delimiter = ',',
+        default_value = "evaluate,profile,verify"
+    )]
     kinds: Vec<JobKind>,
     /// Folder of clips, latents and artifacts.
     #[arg(long, env = "TEMPONAS_CACHE", default_value_os_t = default_cache())]
@@ -68,7 +77,10 @@ struct RunArgs {
 
 fn main() -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
     // Before libtorch is first used: one binary serves machines with and without CUDA.
     let cuda = shim::load_cuda();
     match Cli::parse().command {
@@ -98,7 +110,11 @@ async fn run(args: RunArgs, cuda: bool) -> anyhow::Result<()> {
         name: host_name(),
         device: Device {
             name: args.device_name.unwrap_or_else(|| slug(&processor, device)),
-            description: format!("{processor}, {:.0} GiB free, {}", memory_bytes as f64 / 1_073_741_824.0, args.device),
+            description: format!(
+                "{processor}, {:.0} GiB free, {}",
+                memory_bytes as f64 / 1_073_741_824.0,
+                args.device
+            ),
             memory_bytes: Some(memory_bytes),
         },
         runtime: Some(profile::runtime_name(device, args.threads)),
@@ -106,7 +122,11 @@ async fn run(args: RunArgs, cuda: bool) -> anyhow::Result<()> {
         memory_bytes,
     };
     let client = Client::new(&args.server, args.token.as_deref(), &args.cache_dir)?;
-    let worker = Worker { registration, settings, client };
+    let worker = Worker {
+        registration,
+        settings,
+        client,
+    };
     let (sender, stop) = watch::channel(false);
     tokio::spawn(async move {
         wait_for_stop(args.stop_on_stdin_eof).await;
@@ -116,7 +136,8 @@ async fn run(args: RunArgs, cuda: bool) -> anyhow::Result<()> {
 }
 
 async fn wait_for_stop(stdin_counts: bool) {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
         tracing::error!("signals cannot be watched; only a kill ends this worker");
         return std::future::pending().await;
     };
@@ -143,9 +164,15 @@ fn device_of(text: &str, cuda: bool) -> anyhow::Result<tch::Device> {
         other => other.strip_prefix("cuda:").and_then(|index| index.parse().ok()),
     };
     let index: usize = index.with_context(|| format!("--device is `{text}`; allowed: cpu, cuda:0, cuda:1, …"))?;
-    anyhow::ensure!(cuda && tch::Cuda::is_available(), "--device is `{text}`, but libtorch finds no CUDA here");
+    anyhow::ensure!(
+        cuda && tch::Cuda::is_available(),
+        "--device is `{text}`, but libtorch finds no CUDA here"
+    );
     let count = tch::Cuda::device_count();
-    anyhow::ensure!((index as i64) < count, "--device is `{text}`, but there are {count} CUDA devices");
+    anyhow::ensure!(
+        (index as i64) < count,
+        "--device is `{text}`, but there are {count} CUDA devices"
+    );
     Ok(tch::Device::Cuda(index))
 }
 
@@ -156,7 +183,8 @@ fn memory_of(device: tch::Device) -> u64 {
         return free;
     }
     let kib = proc_value(Path::new("/proc/meminfo"), "MemAvailable");
-    kib.and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok()).map_or(4 << 30, |kib| kib * 1024)
+    kib.and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok())
+        .map_or(4 << 30, |kib| kib * 1024)
 }
 
 fn processor() -> String {
@@ -165,7 +193,11 @@ fn processor() -> String {
 
 fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    if name.trim().is_empty() { "worker".to_owned() } else { name.trim().to_owned() }
+    if name.trim().is_empty() {
+        "worker".to_owned()
+    } else {
+        name.trim().to_owned()
+    }
 }
 
 fn proc_value(file: &Path, key: &str) -> Option<String> {
@@ -176,7 +208,10 @@ fn proc_value(file: &Path, key: &str) -> Option<String> {
 
 fn slug(processor: &str, device: tch::Device) -> String {
     let plain = processor.replace("(R)", "").replace("(TM)", "").to_lowercase();
-    let words: Vec<&str> = plain.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    let words: Vec<&str> = plain
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .collect();
     let name: String = words.join("-").chars().take(40).collect();
     match device {
         tch::Device::Cuda(index) => format!("{name}-cuda{index}"),

@@ -22,7 +22,13 @@ pub struct AdamWConfig {
 
 impl Default for AdamWConfig {
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, max_gradient_norm: 1.0 }
+        Self {
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.01,
+            max_gradient_norm: 1.0,
+        }
     }
 }
 
@@ -50,7 +56,12 @@ impl AdamW {
             .filter(|(_, variable)| variable.requires_grad())
             .map(|(name, variable)| {
                 let (mean, square) = (variable.zeros_like().detach(), variable.zeros_like().detach());
-                Slot { name, variable, mean, square }
+                Slot {
+                    name,
+                    variable,
+                    mean,
+                    square,
+                }
             })
             .collect();
         // The norm of all gradients is a sum: its order must not depend on a hash map's.
@@ -74,13 +85,25 @@ impl AdamW {
     }
 
     fn step(&mut self, learning_rate: f64) {
-        let AdamWConfig { beta1, beta2, eps, weight_decay, max_gradient_norm } = self.cfg;
+        let AdamWConfig {
+            beta1,
+            beta2,
+            eps,
+            weight_decay,
+            max_gradient_norm,
+        } = self.cfg;
         self.steps += 1;
-        let (correction1, correction2) =
-            (1.0 - beta1.powi(self.steps as i32), 1.0 - beta2.powi(self.steps as i32));
-        let gradients: Vec<Option<Tensor>> =
-            self.slots.iter().map(|slot| Some(slot.variable.grad()).filter(Tensor::defined)).collect();
-        let squares: Vec<Tensor> = gradients.iter().flatten().map(|g| g.square().sum(Kind::Float)).collect();
+        let (correction1, correction2) = (1.0 - beta1.powi(self.steps as i32), 1.0 - beta2.powi(self.steps as i32));
+        let gradients: Vec<Option<Tensor>> = self
+            .slots
+            .iter()
+            .map(|slot| Some(slot.variable.grad()).filter(Tensor::defined))
+            .collect();
+        let squares: Vec<Tensor> = gradients
+            .iter()
+            .flatten()
+            .map(|g| g.square().sum(Kind::Float))
+            .collect();
         if squares.is_empty() {
             return;
         }
@@ -90,10 +113,16 @@ impl AdamW {
             let Some(gradient) = gradient else { continue };
             let gradient = gradient * shrink;
             let _ = slot.mean.g_mul_scalar_(beta1).g_add_(&(&gradient * (1.0 - beta1)));
-            let _ = slot.square.g_mul_scalar_(beta2).g_add_(&(gradient.square() * (1.0 - beta2)));
+            let _ = slot
+                .square
+                .g_mul_scalar_(beta2)
+                .g_add_(&(gradient.square() * (1.0 - beta2)));
             let root = (&slot.square / correction2).sqrt() + eps;
             let change = &slot.mean / root * (learning_rate / correction1);
-            let _ = slot.variable.g_mul_scalar_(1.0 - learning_rate * weight_decay).g_sub_(&change);
+            let _ = slot
+                .variable
+                .g_mul_scalar_(1.0 - learning_rate * weight_decay)
+                .g_sub_(&change);
         }
     }
 
@@ -106,7 +135,9 @@ impl AdamW {
                 (format!("square.{}", slot.name), slot.square.shallow_clone()),
             ]
         });
-        moments.chain([("steps".to_owned(), Tensor::from_slice(&[self.steps]))]).collect()
+        moments
+            .chain([("steps".to_owned(), Tensor::from_slice(&[self.steps]))])
+            .collect()
     }
 
     /// Takes over a [`Self::state`] of the same variables.
@@ -115,7 +146,9 @@ impl AdamW {
     /// Where a tensor is missing or has another shape.
     pub fn load_state(&mut self, state: &std::collections::HashMap<String, Tensor>) -> Result<(), TchError> {
         let find = |name: &str| {
-            state.get(name).ok_or_else(|| TchError::Torch(format!("the optimizer's state lacks `{name}`")))
+            state
+                .get(name)
+                .ok_or_else(|| TchError::Torch(format!("the optimizer's state lacks `{name}`")))
         };
         tch::no_grad(|| {
             for slot in &mut self.slots {
@@ -137,7 +170,13 @@ mod tests {
     }
 
     fn adamw(x: &Tensor) -> AdamW {
-        AdamW::new([("x".to_owned(), x.shallow_clone())], AdamWConfig { max_gradient_norm: 1e9, ..Default::default() })
+        AdamW::new(
+            [("x".to_owned(), x.shallow_clone())],
+            AdamWConfig {
+                max_gradient_norm: 1e9,
+                ..Default::default()
+            },
+        )
     }
 
     /// The first step of Adam is the learning rate times the sign of the gradient, after the weight decay.
@@ -161,12 +200,17 @@ mod tests {
             b.backward_step(&loss(&y), 0.01);
         }
         let mut restored = adamw(&y);
-        restored.load_state(&b.state().into_iter().collect()).expect("the same variables");
+        restored
+            .load_state(&b.state().into_iter().collect())
+            .expect("the same variables");
         for _ in 0..4 {
             a.backward_step(&loss(&x), 0.01);
             restored.backward_step(&loss(&y), 0.01);
         }
-        assert_eq!(Vec::<f32>::try_from(&x).expect("x"), Vec::<f32>::try_from(&y).expect("y"));
+        assert_eq!(
+            Vec::<f32>::try_from(&x).expect("x"),
+            Vec::<f32>::try_from(&y).expect("y")
+        );
     }
 
     #[test]

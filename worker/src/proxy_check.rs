@@ -81,17 +81,34 @@ pub fn command(args: &ProxyCheckArgs) -> anyhow::Result<()> {
     tch::set_num_threads(args.threads.try_into().context("--threads is too large")?);
     let text = fs::read_to_string(&args.space).with_context(|| args.space.display().to_string())?;
     let space = Space::parse(&text)?;
-    let evaluation = space.evaluation.clone().context("the space has no [evaluation] section")?;
+    let evaluation = space
+        .evaluation
+        .clone()
+        .context("the space has no [evaluation] section")?;
     let unet = space.unet().context("the space is no temporal-unet")?.clone();
     let assets = Assets::open(&args.assets, &evaluation.dataset, Device::Cpu)?;
     let clips = assets.training_set(&args.cache, &mut |_| ())?;
     println!("{}", assets.evaluator_line());
-    let folder = args.out.clone().unwrap_or_else(|| args.cache.join("proxy-check").join(&assets.manifest.digest()[..12]));
+    let folder = args
+        .out
+        .clone()
+        .unwrap_or_else(|| args.cache.join("proxy-check").join(&assets.manifest.digest()[..12]));
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    let bench = Bench { space: &space, unet, evaluation, assets, clips, folder };
+    let bench = Bench {
+        space: &space,
+        unet,
+        evaluation,
+        assets,
+        clips,
+        folder,
+    };
 
     let candidates = bench.candidates(args)?;
-    let seeded = if args.only.is_empty() { spread(&candidates, args.seeded) } else { candidates.iter().collect() };
+    let seeded = if args.only.is_empty() {
+        spread(&candidates, args.seeded)
+    } else {
+        candidates.iter().collect()
+    };
     let short_steps = bench.evaluation.steps;
     let mut short = Vec::new();
     for architecture in &candidates {
@@ -100,7 +117,11 @@ pub fn command(args: &ProxyCheckArgs) -> anyhow::Result<()> {
     let mut by_seed = Vec::new();
     for architecture in seeded {
         let seeds = (0..args.seeds).map(|i| bench.run(architecture, bench.evaluation.train_seed + i, short_steps));
-        by_seed.push(seeds.map(|run| Ok(run?.quality())).collect::<anyhow::Result<Vec<f64>>>()?);
+        by_seed.push(
+            seeds
+                .map(|run| Ok(run?.quality()))
+                .collect::<anyhow::Result<Vec<f64>>>()?,
+        );
     }
     let mut long = Vec::new();
     if args.longer > 1 {
@@ -124,7 +145,11 @@ struct Bench<'a> {
 impl Bench<'_> {
     fn candidates(&self, args: &ProxyCheckArgs) -> anyhow::Result<Vec<Architecture>> {
         if !args.only.is_empty() {
-            return args.only.iter().map(|text| Ok(self.space.architecture(text)?)).collect();
+            return args
+                .only
+                .iter()
+                .map(|text| Ok(self.space.architecture(text)?))
+                .collect();
         }
         let mut candidates = vec![self.space.backbone().context("the space has no empty architecture")?];
         for reference in &self.space.references {
@@ -138,7 +163,11 @@ impl Bench<'_> {
             if candidates.len() >= args.candidates {
                 break;
             }
-            ensure!(draw < 100 * args.candidates, "the space holds fewer than {} architectures", args.candidates);
+            ensure!(
+                draw < 100 * args.candidates,
+                "the space holds fewer than {} architectures",
+                args.candidates
+            );
             let mut places: Vec<usize> = (0..positions).collect();
             places.shuffle(&mut rng);
             let mut architecture = candidates[0].clone();
@@ -158,9 +187,15 @@ impl Bench<'_> {
     /// Trains and scores, or reads what an earlier call found with the same settings.
     fn run(&self, architecture: &Architecture, seed: u64, steps: u32) -> anyhow::Result<Run> {
         let printed = self.space.print(architecture);
-        let evaluation = Evaluation { steps, train_seed: seed, ..self.evaluation.clone() };
+        let evaluation = Evaluation {
+            steps,
+            train_seed: seed,
+            ..self.evaluation.clone()
+        };
         let settings = crate::assets::digest_of(&(&evaluation, &self.unet));
-        let path = self.folder.join(format!("{printed} seed {seed} steps {steps} {}.json", &settings[..8]));
+        let path = self
+            .folder
+            .join(format!("{printed} seed {seed} steps {steps} {}.json", &settings[..8]));
         if path.exists() {
             let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
             return serde_json::from_str(&text).with_context(|| path.display().to_string());
@@ -186,7 +221,12 @@ impl Bench<'_> {
         Ok(run)
     }
 
-    fn train_and_score(&self, architecture: &Architecture, printed: &str, evaluation: &Evaluation) -> anyhow::Result<Run> {
+    fn train_and_score(
+        &self,
+        architecture: &Architecture,
+        printed: &str,
+        evaluation: &Evaluation,
+    ) -> anyhow::Result<Run> {
         let vs = nn::VarStore::new(Device::Cpu);
         let unet = UNet::new(&vs.root(), &self.unet, &self.space.layers(architecture));
         seed_weights(&vs, evaluation.train_seed);
@@ -217,7 +257,10 @@ impl Bench<'_> {
 
 impl Run {
     fn metric(&self, name: &str) -> (f64, f64) {
-        self.score.metrics.get(name).map_or((0.0, 0.0), |estimate| (estimate.value, estimate.standard_error))
+        self.score
+            .metrics
+            .get(name)
+            .map_or((0.0, 0.0), |estimate| (estimate.value, estimate.standard_error))
     }
 
     fn quality(&self) -> f64 {
@@ -233,7 +276,10 @@ fn spread(candidates: &[Architecture], count: usize) -> Vec<&Architecture> {
 }
 
 fn print_table(short: &[Run], long: &[Run]) {
-    println!("\n{:<16} {:>16} {:>16} {:>16}", "architecture", "quality", "consistency", "quality, long");
+    println!(
+        "\n{:<16} {:>16} {:>16} {:>16}",
+        "architecture", "quality", "consistency", "quality, long"
+    );
     let mut order: Vec<usize> = (0..short.len()).collect();
     order.sort_by(|&a, &b| short[b].quality().total_cmp(&short[a].quality()));
     let figure = |run: &Run, name: &str| {
@@ -252,11 +298,16 @@ fn print_table(short: &[Run], long: &[Run]) {
 }
 
 fn report(evaluation: &Evaluation, short: &[Run], by_seed: &[Vec<f64>], long: &[Run]) -> anyhow::Result<()> {
-    let Some((none, trained)) = short.split_first().filter(|(none, _)| none.architecture.chars().all(|c| "-.".contains(c)))
+    let Some((none, trained)) = short
+        .split_first()
+        .filter(|(none, _)| none.architecture.chars().all(|c| "-.".contains(c)))
     else {
         bail!("the empty architecture is not among the candidates: nothing to compare with");
     };
-    let best = trained.iter().max_by(|a, b| a.quality().total_cmp(&b.quality())).context("one candidate only")?;
+    let best = trained
+        .iter()
+        .max_by(|a, b| a.quality().total_cmp(&b.quality()))
+        .context("one candidate only")?;
     let qualities: Vec<f64> = short.iter().map(Run::quality).collect();
     let longer: Vec<f64> = long.iter().map(Run::quality).collect();
     let signal = Signal {
@@ -264,7 +315,11 @@ fn report(evaluation: &Evaluation, short: &[Run], by_seed: &[Vec<f64>], long: &[
         variance_ratio: statistics::variance_ratio(&qualities, by_seed),
         tau: kendall_tau(&qualities, &longer),
     };
-    println!("best: {}; the empty architecture is {}the best", best.architecture, if none.quality() < best.quality() { "not " } else { "" });
+    println!(
+        "best: {}; the empty architecture is {}the best",
+        best.architecture,
+        if none.quality() < best.quality() { "not " } else { "" }
+    );
     println!("{signal}");
     Ok(())
 }
@@ -273,8 +328,14 @@ fn report(evaluation: &Evaluation, short: &[Run], by_seed: &[Vec<f64>], long: &[
 /// same noise in both.
 fn paired(evaluation: &Evaluation, a: &[PromptScore], b: &[PromptScore]) -> f64 {
     let difference = |(a, b): (&PromptScore, &PromptScore)| {
-        let both = a.values.iter().filter_map(|(name, value)| Some((name.clone(), value - b.values.get(name)?)));
-        PromptScore { caption: a.caption.clone(), values: both.collect() }
+        let both = a
+            .values
+            .iter()
+            .filter_map(|(name, value)| Some((name.clone(), value - b.values.get(name)?)));
+        PromptScore {
+            caption: a.caption.clone(),
+            values: both.collect(),
+        }
     };
     let differences: Vec<PromptScore> = a.iter().zip(b).map(difference).collect();
     let estimate = quality(&differences, &evaluation.dimensions);

@@ -84,7 +84,12 @@ impl Worker {
     async fn work(&self, job: LeasedJob, stop: &mut watch::Receiver<bool>) {
         let pulse = Arc::new(Pulse::default());
         let span = tracing::info_span!("job", job.id = %job.job_id, kind = %job.input.kind(), attempt = job.attempt);
-        let context = JobContext::new(self.settings.clone(), pulse.clone(), job.checkpoint.clone(), self.client.clone());
+        let context = JobContext::new(
+            self.settings.clone(),
+            pulse.clone(),
+            job.checkpoint.clone(),
+            self.client.clone(),
+        );
         let input = job.input.clone();
         let mut running = tokio::task::spawn_blocking(move || span.in_scope(|| jobs::run(&context, &input)));
         let mut lost = false;
@@ -160,7 +165,13 @@ impl Worker {
     }
 
     async fn hand_in(&self, job: &LeasedJob, result: JobResult, stop: &mut watch::Receiver<bool>) {
-        let waiting = Waiting { job_id: job.job_id, report: ResultReport { lease_token: job.lease_token, result } };
+        let waiting = Waiting {
+            job_id: job.job_id,
+            report: ResultReport {
+                lease_token: job.lease_token,
+                result,
+            },
+        };
         let path = self.outbox().join(format!("{}.json", job.job_id));
         let kept = serde_json::to_vec(&waiting).map_err(anyhow::Error::from);
         let kept = kept.and_then(|bytes| Ok(write_atomically(&path, &bytes)?));
@@ -180,9 +191,15 @@ impl Worker {
 
     /// Sends what an earlier process of this worker left behind.
     async fn send_waiting_results(&self) -> Result<(), ClientError> {
-        let files = std::fs::read_dir(self.outbox()).into_iter().flatten().flatten().map(|entry| entry.path());
+        let files = std::fs::read_dir(self.outbox())
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path());
         for path in files.filter(|path| path.extension().is_some_and(|extension| extension == "json")) {
-            let waiting: Option<Waiting> = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            let waiting: Option<Waiting> = std::fs::read(&path)
+                .ok()
+                .and_then(|bytes| serde_json::from_slice(&bytes).ok());
             let sent = match &waiting {
                 Some(waiting) => self.send(waiting).await,
                 None => Ok(tracing::warn!(path = %path.display(), "not a result; removed")),

@@ -44,12 +44,19 @@ pub fn command(args: &AssetsArgs) -> anyhow::Result<()> {
     let recipe = Recipe::of(&args.dataset)
         .with_context(|| format!("there is no recipe for `{}`; allowed: shapes, emoji", args.dataset))?;
     let key = digest_of(&(source.settings(), &recipe));
-    let folder = args.cache.join("assets").join(format!("{}-{}", args.dataset, &key[..12]));
+    let folder = args
+        .cache
+        .join("assets")
+        .join(format!("{}-{}", args.dataset, &key[..12]));
     if !args.resume && folder.exists() {
         std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
     }
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    let shop = Workshop { source: source.as_ref(), recipe: &recipe, folder };
+    let shop = Workshop {
+        source: source.as_ref(),
+        recipe: &recipe,
+        folder,
+    };
     let manifest = make(&shop, &args.dataset, &args.out.join(&args.dataset))?;
     for (name, share) in &manifest.accuracies {
         println!("{name}: {share:.4}");
@@ -66,8 +73,14 @@ fn make(shop: &Workshop<'_>, dataset: &str, out: &Path) -> Result<Manifest, Asse
     let held_out_latents = shop.kept("latents-held-out", || encode(&held_out))?;
     let tokenizer = Tokenizer::from_captions(train.prompts.iter().map(|prompt| prompt.caption.as_str()));
     let backbone = shop.backbone(&latents, &train.prompts, &tokenizer)?;
-    let coded = Coded { latents: &latents, prompts: &train.prompts };
-    let coded_held_out = Coded { latents: &held_out_latents, prompts: &held_out.prompts };
+    let coded = Coded {
+        latents: &latents,
+        prompts: &train.prompts,
+    };
+    let coded_held_out = Coded {
+        latents: &held_out_latents,
+        prompts: &held_out.prompts,
+    };
     let (evaluators, accuracies) = shop.evaluators(&vae, &coded, &coded_held_out, &tokenizer)?;
 
     std::fs::create_dir_all(out).map_err(DataError::file(out))?;
@@ -109,8 +122,12 @@ fn reconstruction_error(vae: &Vae, clips: &Clips, latents: &Tensor) -> f64 {
     let errors = in_chunks(clips.frames.len(), |indices| {
         let frames: Vec<&[u8]> = indices.iter().map(|&i| clips.frames[i].as_slice()).collect();
         let frames = to_tensor(&frames);
-        let decoded = vae.decode(&super::train::pick(latents, indices), frames.size()[2]).clamp(-1.0, 1.0);
-        (decoded - frames).abs().mean_dim([1i64, 2, 3, 4].as_slice(), false, Kind::Float)
+        let decoded = vae
+            .decode(&super::train::pick(latents, indices), frames.size()[2])
+            .clamp(-1.0, 1.0);
+        (decoded - frames)
+            .abs()
+            .mean_dim([1i64, 2, 3, 4].as_slice(), false, Kind::Float)
     });
     errors.mean(Kind::Double).double_value(&[]) * 127.5
 }
@@ -124,7 +141,10 @@ impl Assets {
         let source = data::open(&self.manifest.dataset, cache)?;
         if source.settings() != self.manifest.clips {
             let problem = format!("its clips are {}, here are {}", self.manifest.clips, source.settings());
-            return Err(AssetsError::Content { path: self.folder.join(super::MANIFEST), problem });
+            return Err(AssetsError::Content {
+                path: self.folder.join(super::MANIFEST),
+                problem,
+            });
         }
         Ok(source)
     }

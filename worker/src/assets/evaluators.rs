@@ -78,7 +78,9 @@ impl Workshop<'_> {
         let spliced = jittered(&splice(coded, &mut rng), &mut rng);
         let blank = blank(coded.latents, &mut rng);
         let decode = |latents: &Tensor| {
-            in_chunks(count, |indices| to_bytes(&vae.decode(&pick(latents, indices), FRAMES as i64)))
+            in_chunks(count, |indices| {
+                to_bytes(&vae.decode(&pick(latents, indices), FRAMES as i64))
+            })
         };
         Ok(Material {
             good: self.kept(&format!("{name}-good"), || decode(&good))?,
@@ -108,7 +110,11 @@ impl Workshop<'_> {
                 let clips = if shows_nothing { &material.blank } else { &material.good };
                 frames.push(clips.get(index as i64).select(1, at));
                 let seen = prompts[index].attributes;
-                let classes = if shows_nothing { none } else { (seen.object as i64, seen.color as i64) };
+                let classes = if shows_nothing {
+                    none
+                } else {
+                    (seen.object as i64, seen.color as i64)
+                };
                 objects.push(classes.0);
                 colors.push(classes.1);
             }
@@ -159,7 +165,8 @@ impl Workshop<'_> {
             let is_own = logits.zeros_like().detach().scatter_value(1, &own.unsqueeze(1), 1.0);
             let labels = &is_own * Tensor::from_slice(&fits).unsqueeze(1);
             let weights = &is_own + others.index_select(0, &own);
-            let loss = logits.binary_cross_entropy_with_logits(&labels, Some(&weights), None::<&Tensor>, tch::Reduction::Sum);
+            let loss =
+                logits.binary_cross_entropy_with_logits(&labels, Some(&weights), None::<&Tensor>, tch::Reduction::Sum);
             loss / (2.0 * schedule.batch as f64)
         })
     }
@@ -170,9 +177,10 @@ impl Workshop<'_> {
 fn weights_of_others(captions: &[&str], prompts: &[Prompt]) -> Tensor {
     let attributes: BTreeMap<&str, Attributes> = prompts.iter().map(|p| (&*p.caption, p.attributes)).collect();
     let differences = |a: &str, b: &str| match (attributes.get(a), attributes.get(b)) {
-        (Some(a), Some(b)) => {
-            [a.object != b.object, a.color != b.color, a.motion != b.motion].into_iter().filter(|&d| d).count()
-        }
+        (Some(a), Some(b)) => [a.object != b.object, a.color != b.color, a.motion != b.motion]
+            .into_iter()
+            .filter(|&d| d)
+            .count(),
         _ => 3,
     };
     let rows: Vec<f32> = captions
@@ -183,8 +191,20 @@ fn weights_of_others(captions: &[&str], prompts: &[Prompt]) -> Tensor {
             let far = apart.iter().filter(|&&d| d > 1).count() as f32;
             apart.into_iter().map(move |d| match d {
                 0 => 0.0,
-                1 => if far > 0.0 { 0.5 / near } else { 1.0 / near },
-                _ => if near > 0.0 { 0.5 / far } else { 1.0 / far },
+                1 => {
+                    if far > 0.0 {
+                        0.5 / near
+                    } else {
+                        1.0 / near
+                    }
+                }
+                _ => {
+                    if near > 0.0 {
+                        0.5 / far
+                    } else {
+                        1.0 / far
+                    }
+                }
             })
         })
         .collect();
@@ -216,7 +236,9 @@ fn seen_by_evaluators(bytes: &Tensor, rng: &mut ChaCha8Rng) -> Tensor {
 }
 
 fn jittered(latents: &Tensor, rng: &mut ChaCha8Rng) -> Tensor {
-    let strengths: Vec<f32> = (0..latents.size()[0]).map(|_| (rng.random::<f64>() * LATENT_NOISE) as f32).collect();
+    let strengths: Vec<f32> = (0..latents.size()[0])
+        .map(|_| (rng.random::<f64>() * LATENT_NOISE) as f32)
+        .collect();
     latents + normal_from(rng, &latents.size(), Device::Cpu) * Tensor::from_slice(&strengths).reshape([-1, 1, 1, 1, 1])
 }
 
@@ -237,7 +259,11 @@ fn splice(coded: &Coded<'_>, rng: &mut ChaCha8Rng) -> Tensor {
                 .map(|at| {
                     if cuts.contains(&at) {
                         let same = !twins.is_empty() && rng.random::<f64>() < 0.8;
-                        from = if same { twins[rng.random_range(0..twins.len())] } else { rng.random_range(0..count) };
+                        from = if same {
+                            twins[rng.random_range(0..twins.len())]
+                        } else {
+                            rng.random_range(0..count)
+                        };
                     }
                     coded.latents.get(from as i64).select(1, at)
                 })
@@ -274,7 +300,11 @@ fn still(clip: &Tensor, rng: &mut ChaCha8Rng) -> Tensor {
 /// Frames in another order: single ones, or groups of four as the latents hold them.
 fn shuffled(clip: &Tensor, rng: &mut ChaCha8Rng) -> Tensor {
     let group = if rng.random::<f64>() < 0.5 { 1 } else { 4 };
-    let mut groups: Vec<Vec<i64>> = (0..FRAMES as i64).collect::<Vec<_>>().chunks(group).map(<[i64]>::to_vec).collect();
+    let mut groups: Vec<Vec<i64>> = (0..FRAMES as i64)
+        .collect::<Vec<_>>()
+        .chunks(group)
+        .map(<[i64]>::to_vec)
+        .collect();
     let in_order = groups.clone();
     let reversed: Vec<Vec<i64>> = groups.iter().rev().cloned().collect();
     // Backwards is another motion, in order is none of our business: both would be called bad wrongly or too easily.
@@ -285,7 +315,12 @@ fn shuffled(clip: &Tensor, rng: &mut ChaCha8Rng) -> Tensor {
 }
 
 /// What the evaluators get right on clips they were not trained on.
-fn accuracies(evaluators: &Evaluators, material: &Material, prompts: &[Prompt], all: &[Prompt]) -> BTreeMap<String, f64> {
+fn accuracies(
+    evaluators: &Evaluators,
+    material: &Material,
+    prompts: &[Prompt],
+    all: &[Prompt],
+) -> BTreeMap<String, f64> {
     let count = prompts.len();
     let mut rng = crate::models::seeded::generator(0, 0);
     let mut means: BTreeMap<String, Vec<f64>> = BTreeMap::new();
@@ -312,12 +347,17 @@ fn accuracies(evaluators: &Evaluators, material: &Material, prompts: &[Prompt], 
         for (attribute, name) in ["object", "color", "motion"].iter().enumerate() {
             if let Some(other) = differing(prompt, all, attribute) {
                 let reading = fits(&bytes, other);
-                note(&format!("consistency_wrong_{name}"), f64::from(reading.overall_consistency < 0.5));
+                note(
+                    &format!("consistency_wrong_{name}"),
+                    f64::from(reading.overall_consistency < 0.5),
+                );
             }
         }
     }
-    let mut found: BTreeMap<String, f64> =
-        means.into_iter().map(|(name, values)| (name, values.iter().sum::<f64>() / values.len() as f64)).collect();
+    let mut found: BTreeMap<String, f64> = means
+        .into_iter()
+        .map(|(name, values)| (name, values.iter().sum::<f64>() / values.len() as f64))
+        .collect();
     // Half the weight on good clips, half on the kinds of bad ones.
     let bad: Vec<f64> = found
         .iter()
@@ -334,5 +374,6 @@ fn accuracies(evaluators: &Evaluators, material: &Material, prompts: &[Prompt], 
 fn differing<'a>(prompt: &Prompt, all: &'a [Prompt], attribute: usize) -> Option<&'a Prompt> {
     let key = |p: &Prompt| [Some(p.attributes.object), Some(p.attributes.color), p.attributes.motion];
     let mine = key(prompt);
-    all.iter().find(|other| (0..3).all(|a| (mine[a] == key(other)[a]) != (a == attribute)))
+    all.iter()
+        .find(|other| (0..3).all(|a| (mine[a] == key(other)[a]) != (a == attribute)))
 }

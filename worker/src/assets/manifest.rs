@@ -47,8 +47,14 @@ pub struct FileEntry {
 
 impl FileEntry {
     pub(super) fn of(path: &Path) -> Result<Self, AssetsError> {
-        let bytes = std::fs::read(path).map_err(|source| AssetsError::File { path: path.to_owned(), source })?;
-        Ok(Self { bytes: bytes.len() as u64, sha256: sha256(&bytes) })
+        let bytes = std::fs::read(path).map_err(|source| AssetsError::File {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            bytes: bytes.len() as u64,
+            sha256: sha256(&bytes),
+        })
     }
 }
 
@@ -59,15 +65,22 @@ impl Manifest {
     /// Where it is missing or not a manifest.
     pub fn read(folder: &Path) -> Result<Self, AssetsError> {
         let path = folder.join(MANIFEST);
-        let text =
-            std::fs::read_to_string(&path).map_err(|source| AssetsError::File { path: path.clone(), source })?;
-        serde_json::from_str(&text).map_err(|error| AssetsError::Content { path, problem: error.to_string() })
+        let text = std::fs::read_to_string(&path).map_err(|source| AssetsError::File {
+            path: path.clone(),
+            source,
+        })?;
+        serde_json::from_str(&text).map_err(|error| AssetsError::Content {
+            path,
+            problem: error.to_string(),
+        })
     }
 
     pub(super) fn write(&self, folder: &Path) -> Result<(), AssetsError> {
         let path = folder.join(MANIFEST);
-        let text = serde_json::to_string_pretty(self)
-            .map_err(|error| AssetsError::Content { path: path.clone(), problem: error.to_string() })?;
+        let text = serde_json::to_string_pretty(self).map_err(|error| AssetsError::Content {
+            path: path.clone(),
+            problem: error.to_string(),
+        })?;
         std::fs::write(&path, text + "\n").map_err(|source| AssetsError::File { path, source })
     }
 
@@ -76,9 +89,13 @@ impl Manifest {
             let path = folder.join(name);
             let found = FileEntry::of(&path)?;
             if found != *expected {
-                let (found, expected, dataset) =
-                    (found.sha256, expected.sha256.clone(), self.dataset.clone());
-                return Err(AssetsError::Checksum { path, found, expected, dataset });
+                let (found, expected, dataset) = (found.sha256, expected.sha256.clone(), self.dataset.clone());
+                return Err(AssetsError::Checksum {
+                    path,
+                    found,
+                    expected,
+                    dataset,
+                });
             }
         }
         Ok(())

@@ -62,7 +62,9 @@ pub enum AssetsError {
         problem: String,
     },
     /// A file is not the one the manifest names.
-    #[error("{path} has SHA-256 {found}, its manifest says {expected}; restore it or train it again with `temponas-worker assets --dataset {dataset}`")]
+    #[error(
+        "{path} has SHA-256 {found}, its manifest says {expected}; restore it or train it again with `temponas-worker assets --dataset {dataset}`"
+    )]
     Checksum {
         /// The file.
         path: PathBuf,
@@ -118,7 +120,14 @@ impl Assets {
         let (tokenizer, vocabulary) = (manifest.tokenizer.clone(), manifest.vocabulary.clone());
         let evaluators = Evaluators::new(frames, clips, tokenizer.clone(), recipe.text.tokens, vocabulary);
         let text = Text::new(text, tokenizer, &recipe.text, device);
-        Ok(Self { vae, text, evaluators, manifest, folder, device })
+        Ok(Self {
+            vae,
+            text,
+            evaluators,
+            manifest,
+            folder,
+            device,
+        })
     }
 
     /// Copies the backbone's weights into every spatial variable of `vs`; temporal layers stay as they are.
@@ -126,8 +135,11 @@ impl Assets {
     /// # Errors
     /// Where a spatial variable is missing in the file or has another shape: the UNet is not the one that was trained.
     pub fn load_backbone(&self, vs: &nn::VarStore) -> Result<(), AssetsError> {
-        let spatial: HashMap<String, Tensor> =
-            vs.variables().into_iter().filter(|(name, _)| !is_temporal(name)).collect();
+        let spatial: HashMap<String, Tensor> = vs
+            .variables()
+            .into_iter()
+            .filter(|(name, _)| !is_temporal(name))
+            .collect();
         fill(spatial, &self.folder.join(BACKBONE))
     }
 
@@ -189,10 +201,19 @@ fn load<T>(path: &Path, device: Device, build: impl FnOnce(&nn::VarStore) -> T) 
 fn fill(variables: HashMap<String, Tensor>, path: &Path) -> Result<(), AssetsError> {
     let tensors = read_tensors(path)?;
     for (name, mut variable) in variables {
-        let broken = |problem: String| AssetsError::Content { path: path.to_owned(), problem };
-        let saved = tensors.get(&name).ok_or_else(|| broken(format!("no tensor `{name}`")))?;
+        let broken = |problem: String| AssetsError::Content {
+            path: path.to_owned(),
+            problem,
+        };
+        let saved = tensors
+            .get(&name)
+            .ok_or_else(|| broken(format!("no tensor `{name}`")))?;
         if saved.size() != variable.size() {
-            return Err(broken(format!("`{name}` has shape {:?}, needed is {:?}", saved.size(), variable.size())));
+            return Err(broken(format!(
+                "`{name}` has shape {:?}, needed is {:?}",
+                saved.size(),
+                variable.size()
+            )));
         }
         tch::no_grad(|| variable.copy_(saved));
     }

@@ -51,7 +51,11 @@ pub struct Schedule {
 }
 
 const fn schedule(steps: u64, batch: u64, learning_rate: f64) -> Schedule {
-    Schedule { steps, batch, learning_rate }
+    Schedule {
+        steps,
+        batch,
+        learning_rate,
+    }
 }
 
 impl Recipe {
@@ -83,7 +87,12 @@ impl Recipe {
                     norm_groups: 4,
                 },
             },
-            text: TextConfig { tokens: 8, width: 32, heads: 2, layers: 1 },
+            text: TextConfig {
+                tokens: 8,
+                width: 32,
+                heads: 2,
+                layers: 1,
+            },
             backbone: UnetConfig {
                 latent_channels: 4,
                 frames: 5,
@@ -102,7 +111,10 @@ impl Recipe {
                 dtype: Dtype::F32,
                 parts: 1,
             },
-            evaluators: EvaluatorConfig { width: 16, embedding: 48 },
+            evaluators: EvaluatorConfig {
+                width: 16,
+                embedding: 48,
+            },
             training: Training {
                 vae_spatial: schedule(900, 12, 3e-3),
                 vae_temporal: schedule(600, 6, 3e-3),

@@ -32,7 +32,13 @@ impl Stage<'_> {
     /// Trains all trainable variables of `vs`; goes on where a checkpoint stands. Everything random in `loss` must
     /// come from the step's number.
     pub fn run(&self, vs: &nn::VarStore, mut loss: impl FnMut(u64) -> Tensor) -> Result<(), AssetsError> {
-        let mut adamw = AdamW::new(vs.variables(), AdamWConfig { weight_decay: 1e-4, ..Default::default() });
+        let mut adamw = AdamW::new(
+            vs.variables(),
+            AdamWConfig {
+                weight_decay: 1e-4,
+                ..Default::default()
+            },
+        );
         let done = self.resume(vs, &mut adamw)?;
         let (started, mut sum, mut count) = (Instant::now(), 0.0, 0.0);
         for step in done..self.steps {
@@ -44,7 +50,13 @@ impl Stage<'_> {
             if (step + 1).is_multiple_of(CHECKPOINT_EVERY) || last {
                 self.save(vs, &adamw)?;
                 let seconds = started.elapsed().as_secs_f64();
-                tracing::info!(stage = self.name, step = step + 1, steps = self.steps, loss = sum / count, seconds);
+                tracing::info!(
+                    stage = self.name,
+                    step = step + 1,
+                    steps = self.steps,
+                    loss = sum / count,
+                    seconds
+                );
                 (sum, count) = (0.0, 0.0);
             }
         }
@@ -60,8 +72,14 @@ impl Stage<'_> {
     }
 
     fn save(&self, vs: &nn::VarStore, adamw: &AdamW) -> Result<(), AssetsError> {
-        let weights = vs.variables().into_iter().map(|(name, tensor)| (format!("weight.{name}"), tensor));
-        let state = adamw.state().into_iter().map(|(name, tensor)| (format!("adamw.{name}"), tensor));
+        let weights = vs
+            .variables()
+            .into_iter()
+            .map(|(name, tensor)| (format!("weight.{name}"), tensor));
+        let state = adamw
+            .state()
+            .into_iter()
+            .map(|(name, tensor)| (format!("adamw.{name}"), tensor));
         let all: Vec<(String, Tensor)> = weights.chain(state).collect();
         write_tensors(&all, &self.checkpoint())
     }
@@ -72,14 +90,19 @@ impl Stage<'_> {
             return Ok(0);
         }
         let mut tensors = read_tensors(&path)?;
-        let broken = |problem: String| AssetsError::Content { path: path.clone(), problem };
+        let broken = |problem: String| AssetsError::Content {
+            path: path.clone(),
+            problem,
+        };
         for (name, mut variable) in vs.variables() {
             let saved = tensors.remove(&format!("weight.{name}"));
             let saved = saved.ok_or_else(|| broken(format!("no weight `{name}`; remove the file to start afresh")))?;
             tch::no_grad(|| variable.f_copy_(&saved)).map_err(|error| broken(error.to_string()))?;
         }
-        let state =
-            tensors.into_iter().filter_map(|(name, t)| Some((name.strip_prefix("adamw.")?.to_owned(), t))).collect();
+        let state = tensors
+            .into_iter()
+            .filter_map(|(name, t)| Some((name.strip_prefix("adamw.")?.to_owned(), t)))
+            .collect();
         adamw.load_state(&state).map_err(|error| broken(error.to_string()))?;
         tracing::info!(stage = self.name, step = adamw.steps(), "resumed");
         Ok(adamw.steps() as u64)
@@ -88,21 +111,32 @@ impl Stage<'_> {
 
 /// Writes a tensor file whole or not at all; tensors in the order of their names.
 pub(crate) fn write_tensors(tensors: &[(String, Tensor)], path: &Path) -> Result<(), AssetsError> {
-    let mut sorted: Vec<(&str, Tensor)> =
-        tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.detach().contiguous())).collect();
+    let mut sorted: Vec<(&str, Tensor)> = tensors
+        .iter()
+        .map(|(name, tensor)| (name.as_str(), tensor.detach().contiguous()))
+        .collect();
     sorted.sort_by_key(|(name, _)| *name);
     let partial = path.with_extension("partial");
-    let failed = |source| AssetsError::Tensors { path: path.to_owned(), source };
+    let failed = |source| AssetsError::Tensors {
+        path: path.to_owned(),
+        source,
+    };
     Tensor::write_safetensors(&sorted, &partial).map_err(failed)?;
     let flush = || {
         std::fs::File::open(&partial)?.sync_all()?;
         std::fs::rename(&partial, path)
     };
-    flush().map_err(|source| AssetsError::File { path: path.to_owned(), source })
+    flush().map_err(|source| AssetsError::File {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Reads a tensor file.
 pub(crate) fn read_tensors(path: &Path) -> Result<HashMap<String, Tensor>, AssetsError> {
-    let failed = |source| AssetsError::Tensors { path: path.to_owned(), source };
+    let failed = |source| AssetsError::Tensors {
+        path: path.to_owned(),
+        source,
+    };
     Ok(Tensor::read_safetensors(path).map_err(failed)?.into_iter().collect())
 }

@@ -47,7 +47,12 @@ impl Clips {
 
 impl Workshop<'_> {
     pub fn stage<'b>(&'b self, name: &'b str, schedule: Schedule) -> Stage<'b> {
-        Stage { name, folder: &self.folder, steps: schedule.steps, learning_rate: schedule.learning_rate }
+        Stage {
+            name,
+            folder: &self.folder,
+            steps: schedule.steps,
+            learning_rate: schedule.learning_rate,
+        }
     }
 
     pub fn rng(&self, stage: &str, step: u64) -> ChaCha8Rng {
@@ -90,8 +95,10 @@ impl Workshop<'_> {
         self.stage(NAME, schedule).run(vs, |step| {
             let mut rng = self.rng(NAME, step);
             let indices = draw(&mut rng, clips.frames.len(), schedule.batch);
-            let frames: Vec<&[u8]> =
-                indices.iter().map(|&i| frame(&clips.frames[i], rng.random_range(0..FRAMES))).collect();
+            let frames: Vec<&[u8]> = indices
+                .iter()
+                .map(|&i| frame(&clips.frames[i], rng.random_range(0..FRAMES)))
+                .collect();
             let frames = frames_to_tensor(&frames); // [batch, 3, side, side]
             let (mean, log_variance) = vae.spatial.moments(&frames);
             let noise = normal_from(&mut rng, &mean.size(), Device::Cpu);
@@ -111,7 +118,9 @@ impl Workshop<'_> {
             let clips = pick(per_frame, &draw(&mut rng, per_frame.size()[0] as usize, schedule.batch));
             let (mean, log_variance) = vae.temporal.encode(&clips);
             let noise = normal_from(&mut rng, &mean.size(), Device::Cpu);
-            let decoded = vae.temporal.decode(&(&mean + (&log_variance * 0.5).exp() * noise), FRAMES as i64);
+            let decoded = vae
+                .temporal
+                .decode(&(&mean + (&log_variance * 0.5).exp() * noise), FRAMES as i64);
             reconstruction(&(decoded / spread), &(&clips / spread)) + kl(&mean, &log_variance) * KL_WEIGHT
         })
     }
@@ -121,7 +130,12 @@ impl Workshop<'_> {
     ///
     /// # Shapes
     /// - `latents`: `[n, 4, t, h, w]`
-    pub fn backbone(&self, latents: &Tensor, prompts: &[Prompt], tokenizer: &Tokenizer) -> Result<nn::VarStore, AssetsError> {
+    pub fn backbone(
+        &self,
+        latents: &Tensor,
+        prompts: &[Prompt],
+        tokenizer: &Tokenizer,
+    ) -> Result<nn::VarStore, AssetsError> {
         const NAME: &str = "backbone";
         let vs = nn::VarStore::new(Device::Cpu);
         let unet = UNet::new(&vs.root(), &self.recipe.backbone, &[]);
@@ -135,7 +149,13 @@ impl Workshop<'_> {
             let indices = draw(&mut rng, frames.size()[0] as usize, schedule.batch);
             let captions: Vec<&str> = indices
                 .iter()
-                .map(|i| if rng.random::<f64>() < TEXT_DROPOUT { "" } else { &*prompts[i / per_clip].caption })
+                .map(|i| {
+                    if rng.random::<f64>() < TEXT_DROPOUT {
+                        ""
+                    } else {
+                        &*prompts[i / per_clip].caption
+                    }
+                })
                 .collect();
             let context = text.forward(&tokenizer.encode_all(&captions, self.recipe.text.tokens));
             let clean = pick(&frames, &indices);
@@ -152,7 +172,10 @@ impl Workshop<'_> {
         if !path.exists() {
             write_tensors(&[(name.to_owned(), make())], &path)?;
         }
-        let missing = || AssetsError::Content { path: path.clone(), problem: format!("no tensor `{name}`") };
+        let missing = || AssetsError::Content {
+            path: path.clone(),
+            problem: format!("no tensor `{name}`"),
+        };
         read_tensors(&path)?.remove(name).ok_or_else(missing)
     }
 }

@@ -72,7 +72,13 @@ impl TrainingSet {
         let drawn: Vec<i64> = (0..size).map(|_| rng.random_range(0..self.len()) as i64).collect();
         let text: Vec<i64> = drawn
             .iter()
-            .map(|&clip| if rng.random::<f64>() < text_dropout { 0 } else { self.caption_of[clip as usize] })
+            .map(|&clip| {
+                if rng.random::<f64>() < text_dropout {
+                    0
+                } else {
+                    self.caption_of[clip as usize]
+                }
+            })
             .collect();
         let rows = |indices: &[i64]| Tensor::from_slice(indices).to_device(self.latents.device());
         Batch {
@@ -103,7 +109,10 @@ fn read_or_encode(
             }
             write_tensors(&[("latents".to_owned(), Tensor::cat(&parts, 0))], &path)?;
         }
-        let missing = || AssetsError::Content { path: path.clone(), problem: "no tensor `latents`".to_owned() };
+        let missing = || AssetsError::Content {
+            path: path.clone(),
+            problem: "no tensor `latents`".to_owned(),
+        };
         shards.push(read_tensors(&path)?.remove("latents").ok_or_else(missing)?);
     }
     progress(1.0);
@@ -114,5 +123,7 @@ fn encode(assets: &Assets, source: &dyn ClipSource, indices: &[usize]) -> Result
     let clips: Result<Vec<_>, _> = indices.iter().map(|&i| source.clip(Split::Train, i)).collect();
     let clips = clips?;
     let frames: Vec<&[u8]> = clips.iter().map(|clip| clip.frames.as_slice()).collect();
-    Ok(tch::no_grad(|| assets.vae.encode(&to_tensor(&frames).to_device(assets.device()))))
+    Ok(tch::no_grad(|| {
+        assets.vae.encode(&to_tensor(&frames).to_device(assets.device()))
+    }))
 }

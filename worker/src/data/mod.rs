@@ -99,7 +99,9 @@ pub trait ClipSource {
 pub fn open(dataset: &str, _cache: &Path) -> Result<Box<dyn ClipSource>, DataError> {
     match dataset {
         "shapes" => Ok(Box::new(shapes::Shapes::default())),
-        found => Err(DataError::UnknownDataset { found: found.to_owned() }),
+        found => Err(DataError::UnknownDataset {
+            found: found.to_owned(),
+        }),
     }
 }
 
@@ -175,7 +177,10 @@ impl DataError {
     }
 
     pub(crate) fn content(path: impl std::fmt::Display, problem: impl Into<String>) -> Self {
-        Self::Content { path: path.to_string(), problem: problem.into() }
+        Self::Content {
+            path: path.to_string(),
+            problem: problem.into(),
+        }
     }
 }
 

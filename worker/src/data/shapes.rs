@@ -22,8 +22,12 @@ const COLORS: [(&str, [u8; 3]); 6] = [
     ("purple", [160, 60, 200]),
     ("white", [240, 240, 240]),
 ];
-const MOTIONS: [(&str, [f64; 2]); 4] =
-    [("left", [-1.0, 0.0]), ("right", [1.0, 0.0]), ("up", [0.0, -1.0]), ("down", [0.0, 1.0])];
+const MOTIONS: [(&str, [f64; 2]); 4] = [
+    ("left", [-1.0, 0.0]),
+    ("right", [1.0, 0.0]),
+    ("up", [0.0, -1.0]),
+    ("down", [0.0, 1.0]),
+];
 const BACKGROUND: [u8; 3] = [26, 28, 36];
 /// Radii of the circle around the shape, in pixels.
 const RADIUS: (f64, f64) = (9.0, 12.0);
@@ -43,7 +47,11 @@ pub struct Shapes {
 
 impl Default for Shapes {
     fn default() -> Self {
-        Self { clips_per_combination: 8, held_out_per_combination: 4, seed: 1 }
+        Self {
+            clips_per_combination: 8,
+            held_out_per_combination: 4,
+            seed: 1,
+        }
     }
 }
 
@@ -51,7 +59,11 @@ impl Shapes {
     fn combinations(split: Split) -> Vec<Attributes> {
         let all = (0..OBJECTS.len()).flat_map(|object| {
             (0..COLORS.len()).flat_map(move |color| {
-                (0..MOTIONS.len()).map(move |motion| Attributes { object, color, motion: Some(motion) })
+                (0..MOTIONS.len()).map(move |motion| Attributes {
+                    object,
+                    color,
+                    motion: Some(motion),
+                })
             })
         });
         all.filter(|a| split_of(*a) == split).collect()
@@ -67,12 +79,18 @@ impl Shapes {
 
 fn split_of(attributes: Attributes) -> Split {
     let sum = attributes.object + attributes.color + attributes.motion.unwrap_or(0);
-    if sum.is_multiple_of(4) { Split::HeldOut } else { Split::Train }
+    if sum.is_multiple_of(4) {
+        Split::HeldOut
+    } else {
+        Split::Train
+    }
 }
 
 fn caption(attributes: Attributes) -> String {
     let (color, object) = (COLORS[attributes.color].0, OBJECTS[attributes.object]);
-    let motion = attributes.motion.map_or(String::new(), |m| format!(" moving {}", MOTIONS[m].0));
+    let motion = attributes
+        .motion
+        .map_or(String::new(), |m| format!(" moving {}", MOTIONS[m].0));
     format!("a {color} {object}{motion}")
 }
 
@@ -95,7 +113,10 @@ impl ClipSource for Shapes {
 
     fn attributes(&self, split: Split, index: usize) -> Prompt {
         let attributes = Self::combinations(split)[index / self.per_combination(split).max(1)];
-        Prompt { caption: caption(attributes), attributes }
+        Prompt {
+            caption: caption(attributes),
+            attributes,
+        }
     }
 
     fn clip(&self, split: Split, index: usize) -> Result<Clip, DataError> {
@@ -106,7 +127,13 @@ impl ClipSource for Shapes {
     }
 
     fn prompts(&self, split: Split) -> Vec<Prompt> {
-        Self::combinations(split).into_iter().map(|a| Prompt { caption: caption(a), attributes: a }).collect()
+        Self::combinations(split)
+            .into_iter()
+            .map(|a| Prompt {
+                caption: caption(a),
+                attributes: a,
+            })
+            .collect()
     }
 }
 
@@ -144,9 +171,10 @@ fn draw_frame(object: usize, color: [u8; 3], centre: [f64; 2], radius: f64) -> V
             };
             // Half a pixel inside is full, half a pixel outside is empty.
             let cover = (0.5 - distance).clamp(0.0, 1.0);
-            frame.extend((0..CHANNELS).map(|c| {
-                (f64::from(BACKGROUND[c]) * (1.0 - cover) + f64::from(color[c]) * cover).round() as u8
-            }));
+            frame.extend(
+                (0..CHANNELS)
+                    .map(|c| (f64::from(BACKGROUND[c]) * (1.0 - cover) + f64::from(color[c]) * cover).round() as u8),
+            );
         }
     }
     frame
@@ -193,13 +221,21 @@ mod tests {
 
     use super::*;
 
-    const SHAPES: Shapes = Shapes { clips_per_combination: 2, held_out_per_combination: 1, seed: 7 };
+    const SHAPES: Shapes = Shapes {
+        clips_per_combination: 2,
+        held_out_per_combination: 1,
+        seed: 7,
+    };
 
     fn mean_place(frame: &[u8]) -> [f64; 2] {
         let mut sum = [0.0; 3];
         for (i, pixel) in frame.chunks(3).enumerate() {
             let weight = (0..3).map(|c| f64::from(pixel[c].abs_diff(BACKGROUND[c]))).sum::<f64>();
-            sum = [sum[0] + weight * (i % SIDE) as f64, sum[1] + weight * (i / SIDE) as f64, sum[2] + weight];
+            sum = [
+                sum[0] + weight * (i % SIDE) as f64,
+                sum[1] + weight * (i / SIDE) as f64,
+                sum[2] + weight,
+            ];
         }
         [sum[0] / sum[2], sum[1] / sum[2]]
     }
@@ -208,7 +244,13 @@ mod tests {
     fn the_same_seed_draws_the_same_bytes_and_another_seed_others() {
         let first = SHAPES.clip(Split::Train, 5).expect("a clip");
         assert_eq!(first, SHAPES.clip(Split::Train, 5).expect("a clip"));
-        assert_ne!(first.frames, Shapes { seed: 8, ..SHAPES }.clip(Split::Train, 5).expect("a clip").frames);
+        assert_ne!(
+            first.frames,
+            Shapes { seed: 8, ..SHAPES }
+                .clip(Split::Train, 5)
+                .expect("a clip")
+                .frames
+        );
     }
 
     #[test]
@@ -216,7 +258,10 @@ mod tests {
         for index in 0..SHAPES.len(Split::Train) {
             let clip = SHAPES.clip(Split::Train, index).expect("a clip");
             let size = SIDE * SIDE * CHANNELS;
-            let (from, to) = (mean_place(&clip.frames[..size]), mean_place(&clip.frames[size * (FRAMES - 1)..]));
+            let (from, to) = (
+                mean_place(&clip.frames[..size]),
+                mean_place(&clip.frames[size * (FRAMES - 1)..]),
+            );
             let (dx, dy) = (to[0] - from[0], to[1] - from[1]);
             let word = match (dx.abs() > dy.abs(), dx > 0.0, dy > 0.0) {
                 (true, true, _) => "right",
@@ -224,19 +269,31 @@ mod tests {
                 (false, _, true) => "down",
                 (false, _, false) => "up",
             };
-            assert!(clip.prompt.caption.ends_with(word), "{} moved {dx} {dy}", clip.prompt.caption);
+            assert!(
+                clip.prompt.caption.ends_with(word),
+                "{} moved {dx} {dy}",
+                clip.prompt.caption
+            );
             assert!((TRAVEL.0 - 1.0..TRAVEL.1 + 1.0).contains(&dx.hypot(dy)));
         }
     }
 
     #[test]
     fn held_out_prompts_are_never_trained_on_but_their_attributes_are() {
-        let set = |split| SHAPES.prompts(split).into_iter().map(|p| p.caption).collect::<BTreeSet<_>>();
+        let set = |split| {
+            SHAPES
+                .prompts(split)
+                .into_iter()
+                .map(|p| p.caption)
+                .collect::<BTreeSet<_>>()
+        };
         let (train, held_out) = (set(Split::Train), set(Split::HeldOut));
         assert!(train.is_disjoint(&held_out));
         assert_eq!((train.len(), held_out.len()), (72, 24));
         let words = |set: &BTreeSet<String>| -> BTreeSet<String> {
-            set.iter().flat_map(|c| c.split(' ').map(String::from).collect::<Vec<_>>()).collect()
+            set.iter()
+                .flat_map(|c| c.split(' ').map(String::from).collect::<Vec<_>>())
+                .collect()
         };
         assert_eq!(words(&train), words(&held_out));
     }

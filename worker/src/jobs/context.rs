@@ -70,7 +70,13 @@ impl Pulse {
     pub fn take(&self) -> State {
         let mut state = self.lock();
         let (curve, checkpoint) = (std::mem::take(&mut state.curve), state.checkpoint.take());
-        State { progress: state.progress, status: state.status.clone(), curve, checkpoint, log: String::new() }
+        State {
+            progress: state.progress,
+            status: state.status.clone(),
+            curve,
+            checkpoint,
+            log: String::new(),
+        }
     }
 
     /// Puts back what a heartbeat could not deliver.
@@ -109,7 +115,13 @@ impl JobContext {
     /// Around one attempt.
     #[must_use]
     pub fn new(settings: Settings, pulse: Arc<Pulse>, checkpoint: Option<ArtifactRef>, client: Client) -> Self {
-        Self { settings, pulse, checkpoint, client, tokio: tokio::runtime::Handle::current() }
+        Self {
+            settings,
+            pulse,
+            checkpoint,
+            client,
+            tokio: tokio::runtime::Handle::current(),
+        }
     }
 
     /// Says how far the job is, and learns whether to go on.
@@ -123,7 +135,11 @@ impl JobContext {
             state.status = Some(status.to_owned());
         }
         drop(state);
-        if self.pulse.stops() { Err(JobError::Interrupted) } else { Ok(()) }
+        if self.pulse.stops() {
+            Err(JobError::Interrupted)
+        } else {
+            Ok(())
+        }
     }
 
     /// Adds a line to the attempt's log.
@@ -150,7 +166,12 @@ impl JobContext {
     /// # Errors
     /// Where it cannot be written.
     pub fn save(&self, bytes: &[u8]) -> Result<(), JobError> {
-        let kept = self.keep(ArtifactRole::Checkpoint, "checkpoint.safetensors", "application/octet-stream", bytes)?;
+        let kept = self.keep(
+            ArtifactRole::Checkpoint,
+            "checkpoint.safetensors",
+            "application/octet-stream",
+            bytes,
+        )?;
         self.pulse.lock().checkpoint = Some(kept);
         self.pulse.urgent.notify_one();
         Ok(())
@@ -160,8 +181,16 @@ impl JobContext {
     ///
     /// # Errors
     /// Where it cannot be written.
-    pub fn keep(&self, role: ArtifactRole, name: &str, media_type: &str, bytes: &[u8]) -> Result<ArtifactRef, JobError> {
-        self.client.keep(role, name, media_type, bytes).map_err(JobError::attempt)
+    pub fn keep(
+        &self,
+        role: ArtifactRole,
+        name: &str,
+        media_type: &str,
+        bytes: &[u8],
+    ) -> Result<ArtifactRef, JobError> {
+        self.client
+            .keep(role, name, media_type, bytes)
+            .map_err(JobError::attempt)
     }
 
     /// The bytes of an artifact, from the cache or the coordinator.
@@ -173,7 +202,9 @@ impl JobContext {
     }
 
     fn fetch_file(&self, artifact: &ArtifactRef) -> Result<PathBuf, JobError> {
-        self.tokio.block_on(self.client.fetch(&artifact.digest)).map_err(JobError::attempt)
+        self.tokio
+            .block_on(self.client.fetch(&artifact.digest))
+            .map_err(JobError::attempt)
     }
 
     /// A folder that holds the trained parts of `dataset` below its name: laid out from the artifacts of the job where
@@ -185,12 +216,17 @@ impl JobContext {
         if base.is_empty() {
             return Ok(self.settings.assets.clone());
         }
-        let mut digests: Vec<String> = base.iter().map(|part| format!("{} {}", part.name, part.digest)).collect();
+        let mut digests: Vec<String> = base
+            .iter()
+            .map(|part| format!("{} {}", part.name, part.digest))
+            .collect();
         digests.sort();
         let key = crate::client::digest_of(digests.join("\n").as_bytes());
         let root = self.settings.cache.join("base").join(key.as_str());
         for part in base {
-            let plain = Path::new(&part.name).file_name().is_some_and(|name| name == part.name.as_str());
+            let plain = Path::new(&part.name)
+                .file_name()
+                .is_some_and(|name| name == part.name.as_str());
             if !plain {
                 return Err(JobError::Input(format!("`{}` is no plain file name", part.name)));
             }

@@ -29,14 +29,21 @@ pub(super) fn run(context: &JobContext, input: &EvaluateInput) -> Result<JobResu
     tch::set_num_threads(context.settings.threads as i32);
     let (space, architecture) = parse(&input.space, Some(&input.architecture))?;
     let architecture = architecture.ok_or_else(|| JobError::Input("no architecture".to_owned()))?;
-    let unet = space.unet().ok_or_else(|| JobError::Input(format!("`{}` has no UNet to train", space.name)))?;
+    let unet = space
+        .unet()
+        .ok_or_else(|| JobError::Input(format!("`{}` has no UNet to train", space.name)))?;
     let evaluation = space.evaluation.as_ref();
     let evaluation = evaluation.ok_or_else(|| JobError::Input("the space has no [evaluation] section".to_owned()))?;
 
     context.progress(0.0, "reading trained parts")?;
     let root = context.assets(&evaluation.dataset, &input.base)?;
     let assets = Assets::open(&root, &evaluation.dataset, context.settings.device).map_err(JobError::attempt)?;
-    context.log(&format!("candidate {}: {}; {}", input.number, input.architecture, assets.evaluator_line()));
+    context.log(&format!(
+        "candidate {}: {}; {}",
+        input.number,
+        input.architecture,
+        assets.evaluator_line()
+    ));
     let clips = assets.training_set(&context.settings.cache, &mut |share| {
         // Interruption is noticed at the first step.
         let _ = context.progress(TRAINING.0 * share, "encoding clips");
@@ -55,11 +62,16 @@ pub(super) fn run(context: &JobContext, input: &EvaluateInput) -> Result<JobResu
     let mut training = Training::new(&unet, &vs, evaluation, evaluation.train_seed);
     let diary = train(context, &mut training, evaluation, &clips)?;
     let train_seconds = started.elapsed().as_secs_f64();
-    context.log(&format!("trained {} steps in {train_seconds:.1} s", training.step_number()));
+    context.log(&format!(
+        "trained {} steps in {train_seconds:.1} s",
+        training.step_number()
+    ));
 
     let mut interrupted = false;
     let scored = score(&assets, evaluation, &unet, &mut |share| {
-        interrupted |= context.progress(TRAINING.1 + (1.0 - TRAINING.1) * share, "sampling and scoring").is_err();
+        interrupted |= context
+            .progress(TRAINING.1 + (1.0 - TRAINING.1) * share, "sampling and scoring")
+            .is_err();
     });
     if interrupted {
         return Err(JobError::Interrupted);
@@ -73,13 +85,23 @@ pub(super) fn run(context: &JobContext, input: &EvaluateInput) -> Result<JobResu
     };
     let artifacts = keep_artifacts(context, &training, &diary, &scored)?;
     let figure = |value, standard_error| Figure { value, standard_error };
-    let mut metrics: protocol::Metrics =
-        scored.metrics.iter().map(|(name, e)| (name.clone(), figure(e.value, e.standard_error))).collect();
+    let mut metrics: protocol::Metrics = scored
+        .metrics
+        .iter()
+        .map(|(name, e)| (name.clone(), figure(e.value, e.standard_error)))
+        .collect();
     if let Some(loss) = diary.final_loss() {
         metrics.insert("train_loss".to_owned(), figure(loss, 0.0));
     }
-    let outcome = Outcome::Evaluate(EvaluateOutcome { metrics, evaluator: assets.evaluator_line() });
-    Ok(JobResult { device_seconds, artifacts, outcome })
+    let outcome = Outcome::Evaluate(EvaluateOutcome {
+        metrics,
+        evaluator: assets.evaluator_line(),
+    });
+    Ok(JobResult {
+        device_seconds,
+        artifacts,
+        outcome,
+    })
 }
 
 /// The curve so far and what earlier attempts spent: travels with every checkpoint, so that a resumed training tells
@@ -98,7 +120,10 @@ impl Diary {
         if !step.is_multiple_of(every) {
             return None;
         }
-        let point = CurvePoint { step, loss: self.sum / f64::from(self.count) };
+        let point = CurvePoint {
+            step,
+            loss: self.sum / f64::from(self.count),
+        };
         (self.sum, self.count) = (0.0, 0);
         self.points.push(point);
         Some(point)
@@ -122,8 +147,14 @@ fn train(
     let mut diary = resume(context, training)?;
     let steps = u64::from(evaluation.steps);
     let every = u64::from((evaluation.steps / CURVE_POINTS).max(1));
-    let batches =
-        |step| clips.batch(evaluation.train_seed, step, u64::from(evaluation.batch), evaluation.text_dropout);
+    let batches = |step| {
+        clips.batch(
+            evaluation.train_seed,
+            step,
+            u64::from(evaluation.batch),
+            evaluation.text_dropout,
+        )
+    };
     let started = Instant::now();
     let mut failure = None;
     let flow = training.run(steps, &batches, &mut |training, loss| {
@@ -134,7 +165,11 @@ fn train(
         let share = TRAINING.0 + (TRAINING.1 - TRAINING.0) * step as f64 / steps as f64;
         let interrupted = context.progress(share, "training");
         let due = step.is_multiple_of(u64::from(evaluation.checkpoint_every.max(1))) || interrupted.is_err();
-        let saved = if due { save(context, training, &diary, started) } else { Ok(()) };
+        let saved = if due {
+            save(context, training, &diary, started)
+        } else {
+            Ok(())
+        };
         match interrupted.and(saved) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
@@ -156,16 +191,25 @@ fn save(context: &JobContext, training: &Training<'_>, diary: &Diary, started: I
         earlier_seconds: diary.earlier_seconds + started.elapsed().as_secs_f64(),
         ..*diary
     };
-    checkpoint.notes.insert(DIARY.to_owned(), serde_json::to_string(&diary).map_err(JobError::attempt)?);
+    checkpoint.notes.insert(
+        DIARY.to_owned(),
+        serde_json::to_string(&diary).map_err(JobError::attempt)?,
+    );
     context.save(&checkpoint.encode().map_err(JobError::attempt)?)
 }
 
 /// Goes on from the checkpoint of an earlier attempt; one that cannot be read is a reason to start again, not to fail.
 fn resume(context: &JobContext, training: &mut Training<'_>) -> Result<Diary, JobError> {
-    let Some(artifact) = &context.checkpoint else { return Ok(Diary::default()) };
+    let Some(artifact) = &context.checkpoint else {
+        return Ok(Diary::default());
+    };
     let bytes = context.fetch(artifact)?;
     let checkpoint = Checkpoint::decode(&bytes).map_err(JobError::attempt)?;
-    let diary = checkpoint.notes.get(DIARY).map(|text| serde_json::from_str(text)).transpose();
+    let diary = checkpoint
+        .notes
+        .get(DIARY)
+        .map(|text| serde_json::from_str(text))
+        .transpose();
     let diary = diary.map_err(JobError::attempt)?.unwrap_or_default();
     training.restore(&checkpoint).map_err(JobError::attempt)?;
     context.log(&format!("going on from step {}", training.step_number()));
@@ -183,7 +227,10 @@ fn inherit(
     let other = space.architecture(&parent.architecture);
     let other = other.map_err(|error| JobError::Input(format!("the parent's architecture: {error}")))?;
     let kept = |name: &str| {
-        let pairs = space.positions.iter().zip(architecture.choices().iter().zip(other.choices()));
+        let pairs = space
+            .positions
+            .iter()
+            .zip(architecture.choices().iter().zip(other.choices()));
         pairs.into_iter().any(|(position, (ours, theirs))| {
             ours == theirs && name.starts_with(&format!("temporal.{}.", position.name))
         })
@@ -191,7 +238,9 @@ fn inherit(
     let saved = decode_tensors(&context.fetch(&parent.weights)?).map_err(JobError::attempt)?;
     let mut count = 0;
     for (name, mut variable) in vs.variables() {
-        let same = saved.get(&name).filter(|tensor| kept(&name) && tensor.size() == variable.size());
+        let same = saved
+            .get(&name)
+            .filter(|tensor| kept(&name) && tensor.size() == variable.size());
         if let Some(tensor) = same {
             tch::no_grad(|| variable.f_copy_(tensor)).map_err(JobError::attempt)?;
             count += 1;
@@ -207,12 +256,21 @@ fn keep_artifacts(
     diary: &Diary,
     scored: &Score,
 ) -> Result<Vec<ArtifactRef>, JobError> {
-    let weights: BTreeMap<_, _> = training.weights().iter().map(|(name, w)| (name.clone(), w.shallow_clone())).collect();
+    let weights: BTreeMap<_, _> = training
+        .weights()
+        .iter()
+        .map(|(name, w)| (name.clone(), w.shallow_clone()))
+        .collect();
     let weights = encode_tensors(&weights, std::collections::HashMap::new()).map_err(JobError::attempt)?;
     let curve = serde_json::to_vec(&diary.points).map_err(JobError::attempt)?;
     let scores = serde_json::to_vec(&scored.per_prompt).map_err(JobError::attempt)?;
     [
-        (ArtifactRole::Weights, "weights.safetensors", "application/octet-stream", &weights),
+        (
+            ArtifactRole::Weights,
+            "weights.safetensors",
+            "application/octet-stream",
+            &weights,
+        ),
         (ArtifactRole::Animation, "samples.gif", "image/gif", &scored.animation),
         (ArtifactRole::Sheet, "samples.png", "image/png", &scored.sheet),
         (ArtifactRole::Curve, "curve.json", "application/json", &curve),
@@ -248,8 +306,16 @@ mod tests {
 
     #[test]
     fn the_final_loss_is_the_mean_of_the_last_fifth() {
-        let points = (1..=10).map(|step| CurvePoint { step, loss: step as f64 }).collect();
-        let diary = Diary { points, ..Diary::default() };
+        let points = (1..=10)
+            .map(|step| CurvePoint {
+                step,
+                loss: step as f64,
+            })
+            .collect();
+        let diary = Diary {
+            points,
+            ..Diary::default()
+        };
         assert_eq!(diary.final_loss(), Some(9.5));
         assert_eq!(Diary::default().final_loss(), None);
     }

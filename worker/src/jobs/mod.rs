@@ -55,7 +55,8 @@ pub fn run(context: &JobContext, input: &JobInput) -> Result<JobResult, JobError
 
 fn message_of(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message")
 }
 
 /// Parses what a job says of its space and architecture.

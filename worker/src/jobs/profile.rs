@@ -15,7 +15,9 @@ pub(super) fn run(context: &JobContext, input: &ProfileInput) -> Result<JobResul
     let blocks: Vec<Block> = input.blocks.iter().map(block).collect();
     context.log(&format!("measuring {} blocks of {}", blocks.len(), space.name));
     let started = Instant::now();
-    let entries = profile_blocks(&space, &blocks, &settings, &mut |share, what| tell(context, share, what));
+    let entries = profile_blocks(&space, &blocks, &settings, &mut |share, what| {
+        tell(context, share, what)
+    });
     let entries = entries.map_err(|_| JobError::Interrupted)?;
     let outcome = ProfileOutcome {
         runtime: runtime_name(settings.device, settings.threads),
@@ -39,10 +41,20 @@ pub(super) fn tell(context: &JobContext, share: f64, what: &str) -> ControlFlow<
 
 pub(super) fn result(started: Instant, outcome: Outcome) -> JobResult {
     let profile = started.elapsed().as_secs_f64();
-    JobResult { device_seconds: DeviceSeconds { profile, ..DeviceSeconds::default() }, artifacts: Vec::new(), outcome }
+    JobResult {
+        device_seconds: DeviceSeconds {
+            profile,
+            ..DeviceSeconds::default()
+        },
+        artifacts: Vec::new(),
+        outcome,
+    }
 }
 
 fn block(block: &protocol::luts::Block) -> Block {
     let shape: Shape = block.shape.iter().map(|(name, size)| (name.clone(), *size)).collect();
-    Block { operator: block.operator.clone(), shape }
+    Block {
+        operator: block.operator.clone(),
+        shape,
+    }
 }

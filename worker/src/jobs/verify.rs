@@ -16,14 +16,22 @@ pub(super) fn run(context: &JobContext, input: &VerifyInput) -> Result<JobResult
     let architecture = architecture.ok_or_else(|| JobError::Input("no architecture".to_owned()))?;
     context.log(&format!("measuring {} whole", input.architecture));
     let started = Instant::now();
-    let measured = measure_whole(&space, &architecture, &settings, &mut |share, what| tell(context, share, what));
+    let measured = measure_whole(&space, &architecture, &settings, &mut |share, what| {
+        tell(context, share, what)
+    });
     let measured = match measured.map_err(|_| JobError::Interrupted)? {
         EntryState::Measured(measured) => measured,
         EntryState::OutOfMemory { detail } => return Err(JobError::Attempt(format!("out of memory: {detail}"))),
         EntryState::Unsupported { detail } => return Err(JobError::Input(format!("not supported: {detail}"))),
     };
-    let figures = [("latency_ms", &measured.latency_ms), ("peak_memory_bytes", &measured.peak_memory_bytes)];
-    let metrics = figures.into_iter().filter_map(|(name, samples)| Some((name.to_owned(), figure(samples)?))).collect();
+    let figures = [
+        ("latency_ms", &measured.latency_ms),
+        ("peak_memory_bytes", &measured.peak_memory_bytes),
+    ];
+    let metrics = figures
+        .into_iter()
+        .filter_map(|(name, samples)| Some((name.to_owned(), figure(samples)?)))
+        .collect();
     let outcome = VerifyOutcome {
         runtime: runtime_name(settings.device, settings.threads),
         metrics,
@@ -34,5 +42,8 @@ pub(super) fn run(context: &JobContext, input: &VerifyInput) -> Result<JobResult
 
 /// Absent where the runtime could not tell.
 fn figure(samples: &Samples) -> Option<Figure> {
-    Some(Figure { value: samples.median()?, standard_error: samples.standard_error().unwrap_or(0.0) })
+    Some(Figure {
+        value: samples.median()?,
+        standard_error: samples.standard_error().unwrap_or(0.0),
+    })
 }

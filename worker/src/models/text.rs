@@ -39,7 +39,9 @@ impl Tokenizer {
     /// The words of these captions, in alphabetical order.
     pub fn from_captions<'a>(captions: impl IntoIterator<Item = &'a str>) -> Self {
         let words: BTreeSet<String> = captions.into_iter().flat_map(words).collect();
-        Self { words: words.into_iter().collect() }
+        Self {
+            words: words.into_iter().collect(),
+        }
     }
 
     /// Number of tokens, with the three marks.
@@ -51,7 +53,11 @@ impl Tokenizer {
     /// The tokens of a caption, `length` of them; a word that is not known has a mark of its own.
     #[must_use]
     pub fn encode(&self, caption: &str, length: i64) -> Vec<i64> {
-        let known = |word: String| self.words.binary_search(&word).map_or(UNKNOWN, |i| i as i64 + FIRST_WORD);
+        let known = |word: String| {
+            self.words
+                .binary_search(&word)
+                .map_or(UNKNOWN, |i| i as i64 + FIRST_WORD)
+        };
         let inside = words(caption).map(known).take(length.max(2) as usize - 2);
         let mut tokens: Vec<i64> = std::iter::once(BEGIN).chain(inside).collect();
         tokens.resize(length as usize, END);
@@ -64,13 +70,19 @@ impl Tokenizer {
     /// - output: `[captions, length]`, int64
     #[must_use]
     pub fn encode_all(&self, captions: &[&str], length: i64) -> Tensor {
-        let tokens: Vec<i64> = captions.iter().flat_map(|caption| self.encode(caption, length)).collect();
+        let tokens: Vec<i64> = captions
+            .iter()
+            .flat_map(|caption| self.encode(caption, length))
+            .collect();
         Tensor::from_slice(&tokens).reshape([captions.len() as i64, length])
     }
 }
 
 fn words(caption: &str) -> impl Iterator<Item = String> {
-    caption.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_lowercase)
+    caption
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .map(str::to_lowercase)
 }
 
 /// A causal transformer over tokens: pre-norm, quick GELU, the last hidden states after the final norm.
@@ -95,7 +107,9 @@ impl TextEncoder {
         Self {
             token_embedding: embedding("token_embedding", vocabulary),
             position_embedding: embedding("position_embedding", cfg.tokens),
-            layers: (0..cfg.layers).map(|i| Layer::new(&(&vs / "encoder" / "layers" / i), cfg)).collect(),
+            layers: (0..cfg.layers)
+                .map(|i| Layer::new(&(&vs / "encoder" / "layers" / i), cfg))
+                .collect(),
             final_layer_norm: layer_norm(&vs / "final_layer_norm", cfg.width),
         }
     }
@@ -176,7 +190,12 @@ impl Text {
     /// Puts the parts together.
     #[must_use]
     pub fn new(encoder: TextEncoder, tokenizer: Tokenizer, cfg: &TextConfig, device: Device) -> Self {
-        Self { encoder, tokenizer, tokens: cfg.tokens, device }
+        Self {
+            encoder,
+            tokenizer,
+            tokens: cfg.tokens,
+            device,
+        }
     }
 
     /// Embeddings of captions; the empty caption is the null text of guidance.
@@ -210,7 +229,12 @@ mod tests {
     #[test]
     fn the_large_configuration_has_the_published_parameters() {
         let vs = nn::VarStore::new(Device::Cpu);
-        let cfg = TextConfig { tokens: 77, width: 768, heads: 12, layers: 12 };
+        let cfg = TextConfig {
+            tokens: 77,
+            width: 768,
+            heads: 12,
+            layers: 12,
+        };
         let _ = TextEncoder::new(&vs.root(), &cfg, 49408);
         assert_eq!(vs.len(), 196);
         assert_eq!(vs.variables().values().map(Tensor::numel).sum::<usize>(), 123_060_480);
@@ -219,11 +243,23 @@ mod tests {
     #[test]
     fn a_token_does_not_see_later_ones() {
         let vs = nn::VarStore::new(Device::Cpu);
-        let encoder = TextEncoder::new(&vs.root(), &TextConfig { tokens: 5, width: 8, heads: 2, layers: 2 }, 9);
+        let encoder = TextEncoder::new(
+            &vs.root(),
+            &TextConfig {
+                tokens: 5,
+                width: 8,
+                heads: 2,
+                layers: 2,
+            },
+            9,
+        );
         seed_weights(&vs, 4);
         let out = |tokens: &[i64]| encoder.forward(&Tensor::from_slice(tokens).reshape([1, 5]));
         let (a, b) = (out(&[0, 3, 4, 5, 1]), out(&[0, 3, 4, 8, 1]));
         let differs = |at| (a.get(0).get(at) - b.get(0).get(at)).abs().max().double_value(&[]) > 1e-6;
-        assert_eq!((0..5).map(differs).collect::<Vec<_>>(), [false, false, false, true, true]);
+        assert_eq!(
+            (0..5).map(differs).collect::<Vec<_>>(),
+            [false, false, false, true, true]
+        );
     }
 }

@@ -15,8 +15,15 @@ pub(super) struct Signal {
 
 impl fmt::Display for Signal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { best_above_none, variance_ratio, tau } = self;
-        write!(f, "signal: best {best_above_none:.1} s.e. above none, variance ratio {variance_ratio:.1}, tau {tau:.2}")
+        let Self {
+            best_above_none,
+            variance_ratio,
+            tau,
+        } = self;
+        write!(
+            f,
+            "signal: best {best_above_none:.1} s.e. above none, variance ratio {variance_ratio:.1}, tau {tau:.2}"
+        )
     }
 }
 
@@ -25,7 +32,10 @@ impl fmt::Display for Signal {
 pub(super) fn variance_ratio(candidates: &[f64], by_seed: &[Vec<f64>]) -> f64 {
     let groups: Vec<&Vec<f64>> = by_seed.iter().filter(|seeds| seeds.len() > 1).collect();
     let freedom: usize = groups.iter().map(|seeds| seeds.len() - 1).sum();
-    let squares: f64 = groups.iter().map(|seeds| variance(seeds) * (seeds.len() - 1) as f64).sum();
+    let squares: f64 = groups
+        .iter()
+        .map(|seeds| variance(seeds) * (seeds.len() - 1) as f64)
+        .sum();
     variance(candidates) / (squares / freedom as f64)
 }
 

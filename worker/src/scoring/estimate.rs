@@ -33,8 +33,11 @@ pub fn quality(scores: &[PromptScore], weights: &BTreeMap<String, f64>) -> Estim
     let prompts = scores.len() as f64;
     let (mut value, mut shares) = (0.0, vec![0.0; scores.len()]);
     for (dimension, weight) in weights {
-        let present: Vec<(usize, f64)> =
-            scores.iter().enumerate().filter_map(|(i, s)| Some((i, *s.values.get(dimension)?))).collect();
+        let present: Vec<(usize, f64)> = scores
+            .iter()
+            .enumerate()
+            .filter_map(|(i, s)| Some((i, *s.values.get(dimension)?)))
+            .collect();
         if present.is_empty() || total <= 0.0 {
             continue;
         }
@@ -58,13 +61,19 @@ mod tests {
         let row = |(a, b, c): &(f64, f64, Option<f64>)| {
             let mut values = BTreeMap::from([("a".to_owned(), *a), ("b".to_owned(), *b)]);
             values.extend(c.map(|c| ("c".to_owned(), c)));
-            PromptScore { caption: String::new(), values }
+            PromptScore {
+                caption: String::new(),
+                values,
+            }
         };
         rows.iter().map(row).collect()
     }
 
     fn weights(names: &[(&str, f64)]) -> BTreeMap<String, f64> {
-        names.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect()
+        names
+            .iter()
+            .map(|(name, weight)| ((*name).to_owned(), *weight))
+            .collect()
     }
 
     /// 1, 2, 3, 4: mean 2.5, sample variance 5/3, standard error √(5/12).

@@ -82,11 +82,20 @@ impl ClipReader {
     /// Fresh weights under `vs`, for a vocabulary of `vocabulary` tokens.
     pub fn new(vs: &nn::Path<'_>, cfg: EvaluatorConfig, vocabulary: i64) -> Self {
         let width = cfg.width;
-        let plan = [(width, 2 * width, [1, 2, 2]), (2 * width, 3 * width, [2, 1, 1]), (3 * width, 4 * width, [2, 2, 2])];
+        let plan = [
+            (width, 2 * width, [1, 2, 2]),
+            (2 * width, 3 * width, [2, 1, 1]),
+            (3 * width, 4 * width, [2, 2, 2]),
+        ];
         let convs = plan.iter().enumerate().map(|(i, &(inputs, outputs, stride))| {
             let vs = vs / "clip" / i;
             let weight = vs.var("weight", &[outputs, inputs, 3, 3, 3], nn::init::DEFAULT_KAIMING_UNIFORM);
-            (weight, vs.zeros("bias", &[outputs]), group_norm(&vs / "norm", 8, outputs, RESNET_EPS), stride)
+            (
+                weight,
+                vs.zeros("bias", &[outputs]),
+                group_norm(&vs / "norm", 8, outputs, RESNET_EPS),
+                stride,
+            )
         });
         let frame = vs / "frame";
         Self {
@@ -96,7 +105,11 @@ impl ClipReader {
             ),
             clip_convs: convs.collect(),
             clip_out: linear(vs / "clip_out", 8 * width, cfg.embedding, true, Start::Random),
-            words: vs.var("words", &[vocabulary, cfg.embedding], nn::Init::Randn { mean: 0.0, stdev: 0.2 }),
+            words: vs.var(
+                "words",
+                &[vocabulary, cfg.embedding],
+                nn::Init::Randn { mean: 0.0, stdev: 0.2 },
+            ),
             text_out: linear(vs / "text_out", cfg.embedding, cfg.embedding, false, Start::Random),
             scale: vs.var("scale", &[1], nn::Init::Const(10.0)),
             shift: vs.var("shift", &[1], nn::Init::Const(-5.0)),
@@ -107,11 +120,17 @@ impl ClipReader {
     #[must_use]
     pub fn embed_clips(&self, clips: &Tensor) -> Tensor {
         let (n, t) = (clips.size()[0], clips.size()[2]);
-        let frames = clips.transpose(1, 2).flatten(0, 1).avg_pool2d([2, 2], [2, 2], [0, 0], false, true, None);
+        let frames = clips
+            .transpose(1, 2)
+            .flatten(0, 1)
+            .avg_pool2d([2, 2], [2, 2], [0, 0], false, true, None);
         let frames = frames.apply(&self.frame_conv.0).apply(&self.frame_conv.1).silu(); // [n*t, width, h/4, w/4]
         let mut xs = frames.unflatten(0, [n, t]).transpose(1, 2).contiguous();
         for (weight, bias, norm, stride) in &self.clip_convs {
-            xs = xs.conv3d(weight, Some(bias), stride, [1, 1, 1], [1, 1, 1], 1).apply(norm).silu();
+            xs = xs
+                .conv3d(weight, Some(bias), stride, [1, 1, 1], [1, 1, 1], 1)
+                .apply(norm)
+                .silu();
         }
         let dims = [2i64, 3, 4];
         let features = Tensor::cat(&[xs.mean_dim(dims.as_slice(), false, None), xs.amax(dims, false)], 1);
@@ -123,7 +142,11 @@ impl ClipReader {
     pub fn embed_captions(&self, tokens: &Tensor) -> Tensor {
         let known = tokens.ge(3).to_kind(Kind::Float).unsqueeze(-1);
         let words = Tensor::embedding(&self.words, tokens, -1, false, false) * known;
-        unit(&words.sum_dim_intlist([1i64].as_slice(), false, None).apply(&self.text_out))
+        unit(
+            &words
+                .sum_dim_intlist([1i64].as_slice(), false, None)
+                .apply(&self.text_out),
+        )
     }
 
     /// Logits of every clip with every caption.
@@ -165,8 +188,20 @@ pub struct Reading {
 impl Evaluators {
     /// Puts the parts together; `tokens` is the length captions are cut to.
     #[must_use]
-    pub fn new(frames: FrameReader, clips: ClipReader, tokenizer: Tokenizer, tokens: i64, vocabulary: Vocabulary) -> Self {
-        Self { frames, clips, tokenizer, tokens, vocabulary }
+    pub fn new(
+        frames: FrameReader,
+        clips: ClipReader,
+        tokenizer: Tokenizer,
+        tokens: i64,
+        vocabulary: Vocabulary,
+    ) -> Self {
+        Self {
+            frames,
+            clips,
+            tokenizer,
+            tokens,
+            vocabulary,
+        }
     }
 
     /// The names of what can be seen.
@@ -183,16 +218,24 @@ impl Evaluators {
     pub fn read(&self, clip: &Tensor, prompt: &Prompt) -> Reading {
         tch::no_grad(|| {
             let tokens = self.tokenizer.encode_all(&[&prompt.caption], self.tokens);
-            let logit = self.clips.logits(&self.clips.embed_clips(clip), &self.clips.embed_captions(&tokens));
+            let logit = self
+                .clips
+                .logits(&self.clips.embed_clips(clip), &self.clips.embed_captions(&tokens));
             let (object_class, color) = self.read_frames(&clip.get(0).transpose(0, 1), prompt);
-            Reading { overall_consistency: logit.sigmoid().double_value(&[0, 0]), object_class, color }
+            Reading {
+                overall_consistency: logit.sigmoid().double_value(&[0, 0]),
+                object_class,
+                color,
+            }
         })
     }
 
     fn read_frames(&self, frames: &Tensor, prompt: &Prompt) -> (f64, Option<f64>) {
         let (objects, colors) = self.frames.forward(frames);
         let (probability, object) = objects.softmax(-1, Kind::Float).max_dim(-1, false);
-        let wanted = object.eq(prompt.attributes.object as i64).logical_and(&probability.ge(DETECTED));
+        let wanted = object
+            .eq(prompt.attributes.object as i64)
+            .logical_and(&probability.ge(DETECTED));
         let color = colors.argmax(-1, false);
         let none = self.vocabulary.colors.len() as i64;
         let count = |mask: &Tensor| mask.to_kind(Kind::Float).sum(Kind::Float).double_value(&[]);

@@ -3,8 +3,8 @@
 //! The seeds of the clips depend on prompt and number only, so that two candidates are compared on the same noise, and
 //! the score of each prompt is kept for paired comparison.
 
-pub mod evaluators;
 mod estimate;
+pub mod evaluators;
 mod motion;
 mod pictures;
 
@@ -90,7 +90,9 @@ pub fn score(
     check(evaluation)?;
     let prompts = assets.prompts(evaluation.prompts as usize);
     let videos = evaluation.videos_per_prompt as usize;
-    let jobs: Vec<(usize, usize)> = (0..prompts.len()).flat_map(|p| (0..videos).map(move |v| (p, v))).collect();
+    let jobs: Vec<(usize, usize)> = (0..prompts.len())
+        .flat_map(|p| (0..videos).map(move |v| (p, v)))
+        .collect();
     let null_text = assets.text.embed(&[""]);
     let (mut readings, mut shown) = (vec![Vec::new(); prompts.len()], Vec::new());
     let (mut sample_seconds, mut score_seconds) = (0.0, 0.0);
@@ -121,7 +123,10 @@ pub fn score(
     let per_prompt: Vec<PromptScore> = prompts
         .iter()
         .zip(&readings)
-        .map(|(prompt, readings)| PromptScore { caption: prompt.caption.clone(), values: means(readings) })
+        .map(|(prompt, readings)| PromptScore {
+            caption: prompt.caption.clone(),
+            values: means(readings),
+        })
         .collect();
     let shown = Tensor::stack(&shown, 0);
     Ok(Score {
@@ -135,7 +140,10 @@ pub fn score(
 }
 
 fn check(evaluation: &Evaluation) -> Result<(), ScoringError> {
-    let unknown = evaluation.dimensions.keys().find(|name| !DIMENSIONS.contains(&name.as_str()));
+    let unknown = evaluation
+        .dimensions
+        .keys()
+        .find(|name| !DIMENSIONS.contains(&name.as_str()));
     if let Some(found) = unknown {
         return Err(ScoringError::Dimension { found: found.clone() });
     }
@@ -177,11 +185,23 @@ fn means(readings: &[BTreeMap<String, f64>]) -> BTreeMap<String, f64> {
         let sum = sums.entry(name.clone()).or_default();
         *sum = (sum.0 + value, sum.1 + 1.0);
     }
-    sums.into_iter().map(|(name, (sum, count))| (name, sum / count)).collect()
+    sums.into_iter()
+        .map(|(name, (sum, count))| (name, sum / count))
+        .collect()
 }
 
 fn metrics(per_prompt: &[PromptScore], weights: &BTreeMap<String, f64>) -> BTreeMap<String, Estimate> {
-    let names = [OVERALL_CONSISTENCY, OBJECT_CLASS, COLOR, "temporal_flickering", "dynamic_degree"];
-    let single = names.iter().map(|name| ((*name).to_owned(), mean_of_prompts(per_prompt, name)));
-    single.chain([("quality".to_owned(), quality(per_prompt, weights))]).collect()
+    let names = [
+        OVERALL_CONSISTENCY,
+        OBJECT_CLASS,
+        COLOR,
+        "temporal_flickering",
+        "dynamic_degree",
+    ];
+    let single = names
+        .iter()
+        .map(|name| ((*name).to_owned(), mean_of_prompts(per_prompt, name)));
+    single
+        .chain([("quality".to_owned(), quality(per_prompt, weights))])
+        .collect()
 }

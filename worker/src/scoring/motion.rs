@@ -25,7 +25,11 @@ pub fn is_dynamic(clip: &Tensor) -> bool {
     let pairs = differences(clip).amax([0i64], false).flatten(1, 2); // [t-1, h*w], the largest of the three colours
     let (pairs_count, pixels) = (pairs.size()[0], pairs.size()[1]);
     let (largest, _) = pairs.topk((pixels / 20).max(1), 1, true, false);
-    let moving = largest.mean_dim([1i64].as_slice(), false, Kind::Float).ge(MOVES).sum(Kind::Int64).int64_value(&[]);
+    let moving = largest
+        .mean_dim([1i64].as_slice(), false, Kind::Float)
+        .ge(MOVES)
+        .sum(Kind::Int64)
+        .int64_value(&[]);
     2 * moving >= pairs_count && pairs_count > 0
 }
 

@@ -47,8 +47,10 @@ pub fn sheet(clips: &Tensor) -> Result<Vec<u8>, ScoringError> {
     let (count, frames) = (clips.size()[0], clips.size()[2]);
     let shown = SHEET_FRAMES.min(frames);
     let place = |i: i64| i * (frames - 1) / (shown - 1).max(1);
-    let pictures: Vec<Tensor> =
-        (0..count).flat_map(|clip| (0..shown).map(move |i| (clip, place(i)))).map(|(c, at)| clips.get(c).narrow(1, at, 1)).collect();
+    let pictures: Vec<Tensor> = (0..count)
+        .flat_map(|clip| (0..shown).map(move |i| (clip, place(i))))
+        .map(|(c, at)| clips.get(c).narrow(1, at, 1))
+        .collect();
     let picture = grid(&pictures, shown as u32);
     let mut file = Vec::new();
     PngEncoder::new(&mut file).write_image(&picture, picture.width(), picture.height(), ExtendedColorType::Rgb8)?;
@@ -57,7 +59,9 @@ pub fn sheet(clips: &Tensor) -> Result<Vec<u8>, ScoringError> {
 
 /// Single frames `[3, 1, h, w]` in rows of `columns`.
 fn grid(pictures: &[Tensor], columns: u32) -> RgbImage {
-    let Some(first) = pictures.first() else { return RgbImage::new(1, 1) };
+    let Some(first) = pictures.first() else {
+        return RgbImage::new(1, 1);
+    };
     let (height, width) = (first.size()[2] as u32, first.size()[3] as u32);
     let columns = columns.clamp(1, pictures.len() as u32);
     let rows = (pictures.len() as u32).div_ceil(columns);
@@ -66,7 +70,11 @@ fn grid(pictures: &[Tensor], columns: u32) -> RgbImage {
         let (left, top) = (i as u32 % columns * (width + GAP), i as u32 / columns * (height + GAP));
         for (at, pixel) in to_bytes(picture).chunks_exact(3).enumerate() {
             let at = at as u32;
-            grid.put_pixel(left + at % width, top + at / width, image::Rgb([pixel[0], pixel[1], pixel[2]]));
+            grid.put_pixel(
+                left + at % width,
+                top + at / width,
+                image::Rgb([pixel[0], pixel[1], pixel[2]]),
+            );
         }
     }
     grid

@@ -88,8 +88,11 @@ impl Vae {
     /// - `xs`: `[b, 4, t, h, w]`; output `[b, 4, latent_frames(t), h, w]`
     #[must_use]
     pub fn encode_raw(&self, xs: &Tensor) -> Tensor {
-        let chunks: Vec<Tensor> =
-            xs.split(CHUNK_FRAMES, 2).iter().map(|chunk| self.temporal.encode(chunk).0).collect();
+        let chunks: Vec<Tensor> = xs
+            .split(CHUNK_FRAMES, 2)
+            .iter()
+            .map(|chunk| self.temporal.encode(chunk).0)
+            .collect();
         Tensor::cat(&chunks, 2)
     }
 
@@ -124,7 +127,10 @@ impl Vae {
 
     /// Before training: lets both stages begin with little noise in their latents, or they learn nothing for long.
     pub fn start_certain(&self) {
-        for bias in [self.spatial.moments_bias(), self.temporal.moments_bias()].into_iter().flatten() {
+        for bias in [self.spatial.moments_bias(), self.temporal.moments_bias()]
+            .into_iter()
+            .flatten()
+        {
             let channels = bias.size()[0] / 2;
             let _ = tch::no_grad(|| bias.narrow(0, channels, channels).fill_(LOG_VARIANCE_AT_START));
         }
@@ -164,21 +170,46 @@ mod tests {
                 norm_groups: 32,
                 latent_channels: 4,
             },
-            temporal: TemporalConfig { filters: 128, channel_multipliers: vec![1, 2, 2, 4], res_blocks: 4, norm_groups: 32 },
+            temporal: TemporalConfig {
+                filters: 128,
+                channel_multipliers: vec![1, 2, 2, 4],
+                res_blocks: 4,
+                norm_groups: 32,
+            },
         }
     }
 
     fn tiny() -> VaeConfig {
         VaeConfig {
-            spatial: SpatialConfig { block_out_channels: vec![4, 4, 8, 8], layers_per_block: 1, norm_groups: 2, latent_channels: 4 },
-            temporal: TemporalConfig { filters: 4, channel_multipliers: vec![1, 1, 2, 2], res_blocks: 1, norm_groups: 2 },
+            spatial: SpatialConfig {
+                block_out_channels: vec![4, 4, 8, 8],
+                layers_per_block: 1,
+                norm_groups: 2,
+                latent_channels: 4,
+            },
+            temporal: TemporalConfig {
+                filters: 4,
+                channel_multipliers: vec![1, 1, 2, 2],
+                res_blocks: 1,
+                norm_groups: 2,
+            },
         }
     }
 
     /// Counts from spec section 3.
     #[test]
     fn chunks_follow_the_rule() {
-        for (frames, latents) in [(1, 1), (16, 4), (17, 5), (34, 10), (51, 15), (102, 30), (204, 60), (408, 120), (120, 36)] {
+        for (frames, latents) in [
+            (1, 1),
+            (16, 4),
+            (17, 5),
+            (34, 10),
+            (51, 15),
+            (102, 30),
+            (204, 60),
+            (408, 120),
+            (120, 36),
+        ] {
             assert_eq!(latent_frames(frames), latents, "{frames} frames");
         }
     }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, nn};
 
-use crate::models::norm::{TRANSFORMER_EPS as EPS, Start, conv2d, group_norm, linear};
+use crate::models::norm::{Start, TRANSFORMER_EPS as EPS, conv2d, group_norm, linear};
 
 /// Sizes of a [`SpatialVae`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,7 +87,10 @@ impl Encoder {
             let vs = vs / "down_blocks" / i;
             let resnets = resnets(&vs, &mut inputs, width, cfg.layers_per_block, groups);
             // Padding is asymmetric, right and below only, so it is done in `forward`.
-            let down = nn::ConvConfig { stride: 2, ..Default::default() };
+            let down = nn::ConvConfig {
+                stride: 2,
+                ..Default::default()
+            };
             let downsample = || nn::conv2d(&vs / "downsamplers" / 0 / "conv", width, width, 3, down);
             levels.push((resnets, (i + 1 < widths.len()).then(downsample)));
         }
@@ -212,7 +215,13 @@ impl Resnet {
     }
 
     fn forward(&self, xs: &Tensor) -> Tensor {
-        let branch = xs.apply(&self.norm1).silu().apply(&self.conv1).apply(&self.norm2).silu().apply(&self.conv2);
+        let branch = xs
+            .apply(&self.norm1)
+            .silu()
+            .apply(&self.conv1)
+            .apply(&self.norm2)
+            .silu()
+            .apply(&self.conv2);
         match &self.shortcut {
             Some(shortcut) => xs.apply(shortcut) + branch,
             None => xs + branch,
@@ -244,7 +253,11 @@ impl Attention {
 
     fn forward(&self, xs: &Tensor) -> Tensor {
         let tokens = xs.apply(&self.norm).flatten(2, 3).transpose(1, 2); // [n, h*w, c]
-        let (q, k, v) = (tokens.apply(&self.to_q), tokens.apply(&self.to_k), tokens.apply(&self.to_v));
+        let (q, k, v) = (
+            tokens.apply(&self.to_q),
+            tokens.apply(&self.to_k),
+            tokens.apply(&self.to_v),
+        );
         let scores = q.matmul(&k.transpose(1, 2)) / (q.size()[2] as f64).sqrt();
         let mixed = scores.softmax(-1, tch::Kind::Float).matmul(&v).apply(&self.to_out);
         xs + mixed.transpose(1, 2).reshape(xs.size())

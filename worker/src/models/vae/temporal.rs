@@ -111,7 +111,8 @@ impl Encoder {
                 xs = conv.forward(&xs);
             }
         }
-        self.conv2.forward(&through(&self.res_blocks, xs).apply(&self.norm1).silu())
+        self.conv2
+            .forward(&through(&self.res_blocks, xs).apply(&self.norm1).silu())
     }
 }
 
@@ -226,7 +227,11 @@ impl CausalConv3d {
     fn new(vs: &nn::Path<'_>, inputs: i64, outputs: i64, kernel: i64, stride: i64, bias: bool) -> Self {
         let vs = vs / "conv";
         Self {
-            weight: vs.var("weight", &[outputs, inputs, kernel, kernel, kernel], nn::init::DEFAULT_KAIMING_UNIFORM),
+            weight: vs.var(
+                "weight",
+                &[outputs, inputs, kernel, kernel, kernel],
+                nn::init::DEFAULT_KAIMING_UNIFORM,
+            ),
             bias: bias.then(|| vs.zeros("bias", &[outputs])),
             kernel,
             stride,
@@ -237,6 +242,13 @@ impl CausalConv3d {
         let space = self.kernel / 2;
         let front = self.kernel - 1 + 1 - self.stride;
         let padded = xs.constant_pad_nd([0, 0, 0, 0, front, 0]);
-        padded.conv3d(&self.weight, self.bias.as_ref(), [self.stride, 1, 1], [0, space, space], [1, 1, 1], 1)
+        padded.conv3d(
+            &self.weight,
+            self.bias.as_ref(),
+            [self.stride, 1, 1],
+            [0, space, space],
+            [1, 1, 1],
+            1,
+        )
     }
 }
