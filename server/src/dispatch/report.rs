@@ -89,7 +89,7 @@ pub async fn succeed(
     }
     require_lease(&job, report.lease_token)?;
     let seconds = report.result.device_seconds;
-    if [seconds.train, seconds.sample, seconds.score, seconds.profile].iter().any(|part| !(*part >= 0.0)) {
+    if [seconds.train, seconds.sample, seconds.score, seconds.profile].iter().any(|part| part.is_nan() || *part < 0.0) {
         return Err(at_fault(id, "result.device_seconds", "every part must be 0 or more"));
     }
     jobs::succeed(&mut tx, id, &report.result, now).await?;

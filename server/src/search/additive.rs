@@ -114,11 +114,30 @@ mod tests {
     fn the_inverse_times_the_matrix_is_one() {
         let matrix = vec![vec![4.0, 1.0, 0.5], vec![1.0, 3.0, 0.2], vec![0.5, 0.2, 2.0]];
         let inverse = inverse(matrix.clone()).unwrap();
-        for i in 0..3 {
-            for j in 0..3 {
-                let product: f64 = (0..3).map(|k| matrix[i][k] * inverse[k][j]).sum();
-                assert!((product - if i == j { 1.0 } else { 0.0 }).abs() < 1e-12);
-            }
+        for (i, row) in matrix.iter().enumerate() {
+            let product = |j: usize| row.iter().zip(&inverse).map(|(x, other)| x * other[j]).sum::<f64>();
+            let unit = |j: usize| if i == j { 1.0 } else { 0.0 };
+            assert!((0..3).all(|j| (product(j) - unit(j)).abs() < 1e-12));
         }
+    }
+
+    #[test]
+    fn what_each_choice_adds_is_found_again() {
+        let space = Space::parse(include_str!("../../../search-spaces/spaces/nas-bench-macro.toml")).unwrap();
+        let adds = [0.0, 0.1, 0.4];
+        let mut state = 7_u64;
+        let mut draw = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            u16::try_from((state >> 33) % 3).unwrap()
+        };
+        let drawn: Vec<Architecture> = (0..400).map(|_| Architecture::new((0..8).map(|_| draw()).collect::<Vec<_>>())).collect();
+        let figure = |a: &Architecture| a.choices().iter().map(|choice| adds[usize::from(*choice)]).sum::<f64>();
+        let known: Vec<(&Architecture, f64)> = drawn.iter().map(|a| (a, figure(a))).collect();
+        let model = Additive::fit(&space, &known).unwrap();
+        let from = Architecture::new(vec![0; 8]);
+        let gain = model.difference(&from, &from.with(3, 2));
+        assert!((gain.value - 0.4).abs() < 0.02 && gain.standard_error < 0.02, "{} ± {}", gain.value, gain.standard_error);
+        assert!(model.error < 0.02, "{}", model.error);
+        assert!(Additive::fit(&space, &known[..2]).is_none(), "two are too few");
     }
 }

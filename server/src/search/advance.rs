@@ -1,18 +1,22 @@
 //! Moving a search on.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use protocol::{SearchId, searches::SearchState};
 
-use super::{SearchError, context::Caches, elimination, profiling, proposing, verification};
+use super::{SearchError, context::{Caches, Context}, elimination, profiling, proposing, verification};
 use crate::{
     app::App,
+    artifacts::ArtifactStore,
     store::{
         Store, StoreError, Tx,
         searches::{self, SearchRow},
     },
 };
 
-/// What a move of a search works with.
+/// What a move of a search works with. It has one connection and asks for no other: coordinators that hold one each
+/// and wait for a second would wait for ever.
 pub(super) struct Move<'a> {
     /// Its transaction, which holds the search's row.
     pub tx: &'a mut Tx,
@@ -21,12 +25,17 @@ pub(super) struct Move<'a> {
     /// What never changes.
     pub caches: &'a Caches,
     /// Uploaded tables.
-    pub app: &'a App,
+    pub artifacts: &'a ArtifactStore,
     /// Now.
     pub now: DateTime<Utc>,
 }
 
 impl Move<'_> {
+    /// What never changes once the search is past elimination.
+    pub(super) async fn context(&mut self) -> Result<Arc<Context>, SearchError> {
+        self.caches.context(self.artifacts, self.tx.connection(), self.search).await
+    }
+
     /// Moves the search to another state.
     pub(super) async fn go(&mut self, to: SearchState, reason: Option<&str>) -> Result<(), StoreError> {
         let (id, from) = (self.search.id, self.search.state);
@@ -62,7 +71,7 @@ async fn one_move(app: &App, id: SearchId) -> Result<bool, SearchError> {
     let now = app.clock.now();
     let mut tx = app.store.begin().await?;
     let search = searches::lock(tx.connection(), id).await?.ok_or(SearchError::NotFound(id))?;
-    let mut step = Move { tx: &mut tx, search: &search, caches: &app.searches, app, now };
+    let mut step = Move { tx: &mut tx, search: &search, caches: &app.searches, artifacts: &app.artifacts, now };
     let again = match search.state {
         SearchState::Profiling => profiling::step(&mut step).await?,
         SearchState::Eliminating => elimination::step(&mut step).await?,

@@ -9,12 +9,13 @@ use std::{
 use lut::{Lut, LutCosts};
 use protocol::{ArtifactDigest, SearchId, searches::EliminationView};
 use search_spaces::{Architecture, Costs, Estimate, Infeasible, Ranges, Space, SpaceKind, Table};
+use sqlx::PgConnection;
 
 use super::{SearchError, tables};
 use crate::{
-    app::App,
+    artifacts::ArtifactStore,
     samples,
-    store::{Store, StoreError, searches, searches::SearchRow},
+    store::{StoreError, searches, searches::SearchRow},
 };
 
 /// The most that each cache holds; when it is full it starts anew.
@@ -74,16 +75,21 @@ impl Caches {
     ///
     /// # Errors
     /// When the store or the artifact store fails.
-    pub async fn context(&self, app: &App, search: &SearchRow) -> Result<Arc<Context>, SearchError> {
+    pub async fn context(
+        &self,
+        artifacts: &ArtifactStore,
+        connection: &mut PgConnection,
+        search: &SearchRow,
+    ) -> Result<Arc<Context>, SearchError> {
         if let Some(context) = self.contexts.get(&search.id) {
             return Ok(context);
         }
         let space = self.space(search)?;
         let ranges = search.ranges.clone();
         let ranges = ranges.ok_or_else(|| StoreError::inconsistent("searches", search.id, "it has no ranges"))?;
-        let known = match self.table(app, search, &space).await? {
+        let known = match self.table(artifacts, search, &space).await? {
             Some(table) => Known::Table(table),
-            None => kept_lut(&app.store, search).await?.map_or(Known::Nothing, Known::Lut),
+            None => kept_lut(connection, search).await?.map_or(Known::Nothing, Known::Lut),
         };
         let removed = search.elimination.as_ref().map(|view| removed(&space, &view.0)).unwrap_or_default();
         let context =
@@ -95,19 +101,17 @@ impl Caches {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub async fn table(&self, app: &App, search: &SearchRow, space: &Space) -> Result<Option<Arc<Table>>, SearchError> {
+    pub async fn table(&self, artifacts: &ArtifactStore, search: &SearchRow, space: &Space) -> Result<Option<Arc<Table>>, SearchError> {
         let Some(digest) = &search.table_digest else { return Ok(None) };
         let digest = digest.parse().map_err(|error| StoreError::inconsistent("searches", search.id, error))?;
-        self.read_table(app, &digest, space).await
+        self.read_table(artifacts, &digest, space).await
     }
 
     /// Reads an uploaded table as a space sees it; absent where the space is no table.
     ///
     /// # Errors
     /// When the artifact is not there, or it is no table for the space.
-    pub async fn read_table(
-        &self,
-        app: &App,
+    pub async fn read_table(&self, artifacts: &ArtifactStore,
         digest: &ArtifactDigest,
         space: &Space,
     ) -> Result<Option<Arc<Table>>, SearchError> {
@@ -118,14 +122,13 @@ impl Caches {
         if let Some(table) = self.tables.get(&key) {
             return Ok(Some(table));
         }
-        let bytes = app.artifacts.bytes(digest).await?;
+        let bytes = artifacts.bytes(digest).await?;
         Ok(Some(self.tables.keep(key, tables::read(&bytes, space)?)))
     }
 }
 
-async fn kept_lut(store: &Store, search: &SearchRow) -> Result<Option<Lut>, StoreError> {
-    let mut connection = store.pool().acquire().await?;
-    let Some(text) = searches::kept_lut(&mut connection, search.id).await? else { return Ok(None) };
+async fn kept_lut(connection: &mut PgConnection, search: &SearchRow) -> Result<Option<Lut>, StoreError> {
+    let Some(text) = searches::kept_lut(connection, search.id).await? else { return Ok(None) };
     let entries = lut::formats::json::import(&text)
         .map_err(|error| StoreError::inconsistent("search_luts", search.id, error))?;
     Ok(Lut::from_entries(entries).pop())

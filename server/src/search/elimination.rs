@@ -11,12 +11,12 @@ use protocol::{
 use search_spaces::{Costs, NoCosts, Ranges, Reference, Space, Table, metric};
 
 use super::{SearchError, advance::Move, profiling, proposing, views};
-use crate::store::{candidates::NewCandidate, searches};
+use crate::store::{candidates::NewCandidate, devices, searches};
 
 /// Eliminates, fixes what stays fixed, inserts the references, and goes on to searching.
 pub(super) async fn step(step: &mut Move<'_>) -> Result<bool, SearchError> {
     let space = step.caches.space(step.search)?;
-    let table = step.caches.table(step.app, step.search, &space).await?;
+    let table = step.caches.table(step.artifacts, step.search, &space).await?;
     let lut = match profiling::target(step.search, &space) {
         Some((device, runtime)) => Some(profiling::table(step, &space, &device, &runtime).await?),
         None => None,
@@ -88,7 +88,7 @@ fn untouched(space: &Space) -> EliminationView {
 
 async fn insert_references(step: &mut Move<'_>, space: &Space, costs: &(dyn Costs + Send + Sync)) -> Result<(), SearchError> {
     let memory = match &step.search.device {
-        Some(device) => step.app.store.device(device).await?.and_then(|view| view.device.memory_bytes),
+        Some(device) => devices::memory(step.tx.connection(), device).await?,
         None => None,
     };
     let mut seen = BTreeSet::new();

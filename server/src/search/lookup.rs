@@ -127,7 +127,10 @@ fn ignore_lost<T>(job: JobId, reported: Result<T, DispatchError>) -> Result<(), 
 async fn look_up(app: &App, input: &LookupInput) -> Result<Metrics, SearchError> {
     let invalid = |message: String| SearchError::Invalid { field: "architecture", message };
     let search = app.store.search(input.search_id).await?.ok_or(SearchError::NotFound(input.search_id))?;
-    let context = app.searches.context(app, &search).await?;
+    let context = {
+        let mut connection = app.store.connection().await?;
+        app.searches.context(&app.artifacts, &mut connection, &search).await?
+    };
     let architecture = context.space.architecture(&input.architecture).map_err(|error| invalid(error.to_string()))?;
     let row = context.table().and_then(|table| table.look_up(&architecture));
     let row = row.ok_or_else(|| invalid(format!("the table has no row for {}", input.architecture)))?;

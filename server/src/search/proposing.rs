@@ -71,7 +71,7 @@ impl Candidates {
 /// Takes new results over into front and history, proposes what can be proposed, and ends the search when no
 /// proposal will follow and every result is there.
 pub(super) async fn step(step: &mut Move<'_>) -> Result<bool, SearchError> {
-    let context = step.caches.context(step.app, step.search).await?;
+    let context = step.context().await?;
     let mut known = Candidates::read(step, &context.space).await?;
     let spent = searches::device_seconds(step.tx.connection(), step.search.id).await?.total() / 3600.0;
     extend_history(step, &context, &known, spent).await?;

@@ -58,7 +58,10 @@ pub async fn recommend(app: &App, id: SearchId, within: Within) -> Result<Recomm
     if search.ranges.is_none() {
         return Ok(recommendation);
     }
-    let context = app.searches.context(app, &search).await?;
+    let context = {
+        let mut connection = app.store.connection().await?;
+        app.searches.context(&app.artifacts, &mut connection, &search).await?
+    };
     let known = Candidates::of(app.store.candidates(id, None, None).await?, &space)?;
     let lead = Lead::of(&space);
     let point = |row: &CandidateRow| views::front_point(row, &space, calibration(&search));

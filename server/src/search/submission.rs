@@ -99,7 +99,7 @@ async fn check_table(app: &App, new: &NewSearch, space: &Space) -> Result<(), Se
             if app.store.artifact(digest).await?.is_none() {
                 return Err(invalid("table", format!("there is no artifact {digest}; upload the table first")));
             }
-            app.searches.read_table(app, digest, space).await?;
+            app.searches.read_table(&app.artifacts, digest, space).await?;
             Ok(())
         }
         (SpaceKind::Table(_), None) => {

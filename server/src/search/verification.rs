@@ -29,7 +29,7 @@ const MEASURED: [&str; 2] = [metric::LATENCY_MS, metric::PEAK_MEMORY_BYTES];
 /// Takes new measurements over, then asks for the next ones, until as many finalists as the space asks for are
 /// truly within the limits or nobody is left to measure.
 pub(super) async fn step(step: &mut Move<'_>) -> Result<bool, SearchError> {
-    let context = step.caches.context(step.app, step.search).await?;
+    let context = step.context().await?;
     complete_pipelines(step, &context.space).await?;
     let known = Candidates::read(step, &context.space).await?;
     calibrate(step, &context, &known).await?;
@@ -154,7 +154,7 @@ async fn calibrate(step: &mut Move<'_>, context: &Context, known: &Candidates) -
     searches::set_calibration(step.tx, step.search.id, &views).await?;
     let mut calibrated = step.search.clone();
     calibrated.calibration = Some(sqlx::types::Json(views));
-    let mut telling = Move { tx: step.tx, search: &calibrated, caches: step.caches, app: step.app, now: step.now };
+    let mut telling = Move { tx: step.tx, search: &calibrated, caches: step.caches, artifacts: step.artifacts, now: step.now };
     proposing::tell_front(&mut telling, context, known);
     Ok(())
 }

@@ -26,6 +26,15 @@ pub async fn register(connection: &mut PgConnection, device: &Device, now: DateT
     Ok(())
 }
 
+/// Memory of a device, where it is known.
+///
+/// # Errors
+/// When Postgres is away.
+pub async fn memory(connection: &mut PgConnection, name: &str) -> Result<Option<u64>, StoreError> {
+    let query = sqlx::query_scalar!("SELECT memory_bytes FROM devices WHERE name = $1", name);
+    Ok(query.fetch_optional(connection).await?.flatten().map(unsigned))
+}
+
 impl Store {
     /// Devices by name after a cursor, at most `limit`; with `name` only that one.
     ///

@@ -1,6 +1,6 @@
 //! The only SQL.
 
-use sqlx::PgPool;
+use sqlx::{PgPool, Postgres, pool::PoolConnection};
 
 pub mod artifacts;
 pub mod candidates;
@@ -59,6 +59,14 @@ impl Store {
     #[must_use]
     pub fn pool(&self) -> &PgPool {
         &self.pool
+    }
+
+    /// A connection of its own for several reads.
+    ///
+    /// # Errors
+    /// When Postgres is away.
+    pub async fn connection(&self) -> Result<PoolConnection<Postgres>, StoreError> {
+        Ok(self.pool.acquire().await?)
     }
 
     /// Opens a transaction that may tell events.

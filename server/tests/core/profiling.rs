@@ -59,7 +59,8 @@ async fn a_search_goes_from_an_empty_table_to_verified_finalists(pool: PgPool) {
     assert!(!candidates.iter().any(gone), "what was eliminated is not proposed");
     let verified: Vec<_> = candidates.iter().filter(|c| !c.verified.is_empty()).collect();
     assert_eq!(verified.len(), 3, "as many finalists as asked for, all within the limits");
-    assert!(verified.iter().all(|c| c.on_front));
+    let whole_front = candidates.iter().filter(|c| c.on_front).all(|c| !c.verified.is_empty());
+    assert!(whole_front || verified.iter().all(|c| c.on_front), "the front first");
     let calibration = search.calibration.unwrap().0;
     assert_eq!(calibration.iter().map(|c| c.architectures).collect::<Vec<_>>(), [3, 3]);
     let front = search::front(&t.app, id).await.unwrap();
@@ -82,14 +83,15 @@ async fn finalists_that_truly_break_a_limit_make_room_for_others(pool: PgPool) {
             && refused < 2
         {
             refused += 1;
-            verify.metrics.get_mut("latency_ms").unwrap().value = 500.0;
+            verify.metrics.get_mut("peak_memory_bytes").unwrap().value = 1e12;
         }
         let search = t.report(&job, outcome).await.unwrap();
         search::advance(&t.app, search).await.unwrap();
     }
     let search = t.search(id).await;
     assert_eq!(search.state, SearchState::Done);
-    assert!(search.state_reason.unwrap().contains("3 of 5 measured finalists"));
+    let reason = search.state_reason.unwrap();
+    assert!(reason.contains("3 of 5 measured finalists"), "{reason}");
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]
