@@ -119,7 +119,6 @@ async fn register_device(coordinator: &Coordinator) -> Result<()> {
     Ok(())
 }
 
-#[ignore = "minutes long and not yet seen to pass: cargo test -p end-to-end -- --ignored"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_search_ends_the_same_after_kills_of_worker_coordinator_and_postgres() -> Result<()> {
     let folder = tempfile::tempdir()?;
