@@ -35,17 +35,27 @@ pub fn entries(
             }),
         }
     }
-    if problems.is_empty() { Ok(entries) } else { Err(problems) }
+    if problems.is_empty() {
+        Ok(entries)
+    } else {
+        Err(problems)
+    }
 }
 
 fn entry(device: &str, runtime: &RuntimeName, upload: &EntryUpload) -> Result<Entry, (&'static str, String)> {
     if upload.block.operator.is_empty() || upload.block.operator.len() > 100 {
         return Err(("block.operator", "must have 1 to 100 characters".to_owned()));
     }
-    let dtype = upload.dtype.parse().map_err(|error: search_spaces::UnknownDtype| ("dtype", error.to_string()))?;
+    let dtype = upload
+        .dtype
+        .parse()
+        .map_err(|error: search_spaces::UnknownDtype| ("dtype", error.to_string()))?;
     let samples = |field, values: &[f64]| {
         if values.len() > MOST_SAMPLES {
-            return Err((field, format!("{} samples; at most {MOST_SAMPLES} are taken", values.len())));
+            return Err((
+                field,
+                format!("{} samples; at most {MOST_SAMPLES} are taken", values.len()),
+            ));
         }
         Samples::new(values.to_vec()).map_err(|error| (field, error.to_string()))
     };
@@ -53,14 +63,22 @@ fn entry(device: &str, runtime: &RuntimeName, upload: &EntryUpload) -> Result<En
         EntryOutcome::Measured { latency_ms, .. } if latency_ms.is_empty() => {
             return Err(("latency_ms", "a measured entry needs at least one sample".to_owned()));
         }
-        EntryOutcome::Measured { latency_ms, peak_memory_bytes } => EntryState::Measured(Measurement {
+        EntryOutcome::Measured {
+            latency_ms,
+            peak_memory_bytes,
+        } => EntryState::Measured(Measurement {
             latency_ms: samples("latency_ms", latency_ms)?,
             peak_memory_bytes: samples("peak_memory_bytes", peak_memory_bytes)?,
         }),
         EntryOutcome::OutOfMemory { detail } => EntryState::OutOfMemory { detail: detail.clone() },
         EntryOutcome::Unsupported { detail } => EntryState::Unsupported { detail: detail.clone() },
     };
-    let key = LutKey { device: device.to_owned(), runtime: lut_runtime(runtime), dtype, block: lut_block(&upload.block) };
+    let key = LutKey {
+        device: device.to_owned(),
+        runtime: lut_runtime(runtime),
+        dtype,
+        block: lut_block(&upload.block),
+    };
     Ok(Entry { key, state })
 }
 
@@ -73,13 +91,19 @@ pub fn lut_runtime(runtime: &RuntimeName) -> Runtime {
 /// The block as tables name it.
 #[must_use]
 pub fn lut_block(block: &Block) -> search_spaces::Block {
-    search_spaces::Block { operator: block.operator.clone(), shape: block.shape.iter().map(|(k, v)| (k.clone(), *v)).collect::<Shape>() }
+    search_spaces::Block {
+        operator: block.operator.clone(),
+        shape: block.shape.iter().map(|(k, v)| (k.clone(), *v)).collect::<Shape>(),
+    }
 }
 
 /// The block as the wire names it.
 #[must_use]
 pub fn wire_block(block: &search_spaces::Block) -> Block {
-    Block { operator: block.operator.clone(), shape: block.shape.iter().map(|(k, v)| (k.to_owned(), v)).collect() }
+    Block {
+        operator: block.operator.clone(),
+        shape: block.shape.iter().map(|(k, v)| (k.to_owned(), v)).collect(),
+    }
 }
 
 /// SHA-256 of bytes in hexadecimal digits.

@@ -40,9 +40,19 @@ async fn list(
 ) -> Result<Json<Page<CandidateView>>, Problem> {
     let limit = window.limit()?;
     let search = app.store.search(id).await?.ok_or(SearchError::NotFound(id))?;
-    let rows = page(app.store.candidates(id, window.after()?, Some(limit + 1)).await?, limit, |row| row.number);
-    let items = rows.items.into_iter().map(|row| views::candidate(row, calibration(&search)));
-    Ok(Json(Page { items: items.collect(), next_cursor: rows.next_cursor }))
+    let rows = page(
+        app.store.candidates(id, window.after()?, Some(limit + 1)).await?,
+        limit,
+        |row| row.number,
+    );
+    let items = rows
+        .items
+        .into_iter()
+        .map(|row| views::candidate(row, calibration(&search)));
+    Ok(Json(Page {
+        items: items.collect(),
+        next_cursor: rows.next_cursor,
+    }))
 }
 
 /// One candidate with its loss curve.
@@ -55,12 +65,26 @@ async fn list(
     )
 )]
 async fn get(State(app): State<Arc<App>>, Path(id): Path<CandidateId>) -> Result<Json<CandidateDetail>, Problem> {
-    let row = app.store.candidate(id).await?.ok_or_else(|| Problem::not_found("candidate", id))?;
-    let search = app.store.search(row.search_id).await?.ok_or(SearchError::NotFound(row.search_id))?;
+    let row = app
+        .store
+        .candidate(id)
+        .await?
+        .ok_or_else(|| Problem::not_found("candidate", id))?;
+    let search = app
+        .store
+        .search(row.search_id)
+        .await?
+        .ok_or(SearchError::NotFound(row.search_id))?;
     let curve = app.store.curve(id).await?;
-    Ok(Json(CandidateDetail { candidate: views::candidate(row, calibration(&search)), curve }))
+    Ok(Json(CandidateDetail {
+        candidate: views::candidate(row, calibration(&search)),
+        curve,
+    }))
 }
 
 fn calibration(search: &SearchRow) -> &[protocol::searches::CalibrationView] {
-    search.calibration.as_ref().map_or(&[], |calibration| calibration.0.as_slice())
+    search
+        .calibration
+        .as_ref()
+        .map_or(&[], |calibration| calibration.0.as_slice())
 }

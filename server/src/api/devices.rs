@@ -17,7 +17,9 @@ use super::{
 use crate::{app::App, store::devices};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new().routes(routes!(register, list)).routes(routes!(get))
+    OpenApiRouter::new()
+        .routes(routes!(register, list))
+        .routes(routes!(get))
 }
 
 /// Registers a device, or takes over what is newly said of it.
@@ -84,10 +86,16 @@ pub(super) fn check(device: &Device, path: &str) -> Result<(), Problem> {
         return Err(Problem::invalid(format!("{path}name"), message));
     }
     if device.description.chars().count() > 500 {
-        return Err(Problem::invalid(format!("{path}description"), "must have at most 500 characters"));
+        return Err(Problem::invalid(
+            format!("{path}description"),
+            "must have at most 500 characters",
+        ));
     }
     if device.memory_bytes == Some(0) {
-        return Err(Problem::invalid(format!("{path}memory_bytes"), "must be above 0, or absent"));
+        return Err(Problem::invalid(
+            format!("{path}memory_bytes"),
+            "must be above 0, or absent",
+        ));
     }
     Ok(())
 }

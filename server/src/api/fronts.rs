@@ -52,8 +52,16 @@ fn rows(front: &FrontView) -> Result<Vec<u8>, ::csv::Error> {
     let verified: BTreeSet<&String> = front.points.iter().flat_map(|point| point.verified.keys()).collect();
     let mut writer = ::csv::Writer::from_writer(Vec::new());
     let mut header: Vec<String> = ["number", "architecture", "reference"].map(str::to_owned).to_vec();
-    header.extend(metrics.iter().flat_map(|name| [(*name).clone(), format!("{name}_standard_error")]));
-    header.extend(verified.iter().flat_map(|name| [format!("verified_{name}"), format!("verified_{name}_standard_error")]));
+    header.extend(
+        metrics
+            .iter()
+            .flat_map(|name| [(*name).clone(), format!("{name}_standard_error")]),
+    );
+    header.extend(
+        verified
+            .iter()
+            .flat_map(|name| [format!("verified_{name}"), format!("verified_{name}_standard_error")]),
+    );
     header.push("verified_within_limits".to_owned());
     writer.write_record(&header)?;
     for point in &front.points {
@@ -71,8 +79,15 @@ fn rows(front: &FrontView) -> Result<Vec<u8>, ::csv::Error> {
         ];
         row.extend(figures(&point.metrics, &metrics));
         row.extend(figures(&point.verified, &verified));
-        row.push(point.verified_within_limits.map(|within| within.to_string()).unwrap_or_default());
+        row.push(
+            point
+                .verified_within_limits
+                .map(|within| within.to_string())
+                .unwrap_or_default(),
+        );
         writer.write_record(&row)?;
     }
-    writer.into_inner().map_err(|error| ::csv::Error::from(error.into_error()))
+    writer
+        .into_inner()
+        .map_err(|error| ::csv::Error::from(error.into_error()))
 }

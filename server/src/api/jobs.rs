@@ -58,7 +58,9 @@ async fn heartbeat(
     Json(beat): Json<Heartbeat>,
 ) -> Result<Json<HeartbeatReply>, Problem> {
     let rules = Rules::of(&app.config);
-    Ok(Json(dispatch::heartbeat(&app.store, rules, id, &beat, app.clock.now()).await?))
+    Ok(Json(
+        dispatch::heartbeat(&app.store, rules, id, &beat, app.clock.now()).await?,
+    ))
 }
 
 /// Ends a job with its result; sending it again changes nothing.
@@ -115,10 +117,12 @@ impl From<DispatchError> for Problem {
             DispatchError::UnknownJob(id) => Self::not_found("job", id),
             DispatchError::LeaseLost { .. } => Self::conflict("lease-lost", error),
             DispatchError::ResultDiffers(_) => Self::conflict("result-differs", error),
-            DispatchError::Unacceptable { errors, .. } => {
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-request", "The request cannot be accepted")
-                    .errors(errors)
-            }
+            DispatchError::Unacceptable { errors, .. } => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid-request",
+                "The request cannot be accepted",
+            )
+            .errors(errors),
             DispatchError::Store(error) => error.into(),
         }
     }

@@ -35,5 +35,8 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
 async fn take(State(app): State<Arc<App>>, Json(request): Json<LeaseRequest>) -> Result<Response, Problem> {
     let rules = Rules::of(&app.config);
     let job: Option<LeasedJob> = dispatch::lease(&app.store, &app.events, &app.clock, rules, &request).await?;
-    Ok(job.map_or_else(|| StatusCode::NO_CONTENT.into_response(), |job| Json(job).into_response()))
+    Ok(job.map_or_else(
+        || StatusCode::NO_CONTENT.into_response(),
+        |job| Json(job).into_response(),
+    ))
 }

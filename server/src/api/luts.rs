@@ -69,25 +69,40 @@ async fn list(
     Path(device): Path<String>,
     Query(part): Query<Part>,
 ) -> Result<Json<Page<LutEntryView>>, Problem> {
-    let window = Window { cursor: part.cursor, limit: part.limit };
+    let window = Window {
+        cursor: part.cursor,
+        limit: part.limit,
+    };
     let limit = window.limit()?;
     devices::require(&app, &device).await?;
     let runtime = part.runtime.as_deref().map(runtime).transpose()?;
-    let filter = LutFilter { runtime: runtime.as_ref(), dtype: None, operator: part.operator.as_deref() };
+    let filter = LutFilter {
+        runtime: runtime.as_ref(),
+        dtype: None,
+        operator: part.operator.as_deref(),
+    };
     let tables = Lut::from_entries(app.store.lut_entries(&device, &filter).await?);
     let entries: Vec<Entry> = tables.iter().flat_map(Lut::entries).collect();
     let first = match &window.cursor {
         None => 0,
         Some(cursor) => {
             let last = entries.iter().position(|entry| cursor_of(&entry.key) == *cursor);
-            1 + last.ok_or_else(|| Problem::invalid("cursor", "is none that a page gave; pass `next_cursor` as it came"))?
+            1 + last
+                .ok_or_else(|| Problem::invalid("cursor", "is none that a page gave; pass `next_cursor` as it came"))?
         }
     };
     let wanted = usize::try_from(limit).unwrap_or(usize::MAX).saturating_add(1);
     let entries: Vec<Entry> = entries.into_iter().skip(first).take(wanted).collect();
     let entries = page(entries, limit, |entry| cursor_of(&entry.key));
-    let items = entries.items.into_iter().map(|entry| view(entry, part.samples)).collect();
-    Ok(Json(Page { items, next_cursor: entries.next_cursor }))
+    let items = entries
+        .items
+        .into_iter()
+        .map(|entry| view(entry, part.samples))
+        .collect();
+    Ok(Json(Page {
+        items,
+        next_cursor: entries.next_cursor,
+    }))
 }
 
 /// What an upload came to.
@@ -173,7 +188,10 @@ async fn import(
 ) -> Result<Json<Received>, Problem> {
     devices::require(&app, &device).await?;
     let text = std::str::from_utf8(&body).map_err(|_| Problem::invalid("(whole body)", "is not UTF-8"))?;
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok())
+        .unwrap_or_default();
     let entries = match kind.split(';').next().unwrap_or_default().trim() {
         "text/csv" => lut::formats::csv::import(text),
         "application/json" => lut::formats::json::import(text),
@@ -202,13 +220,26 @@ async fn import(
         .into_iter()
         .map(|(runtime, entries)| {
             let content = format!("{device}\n{}", lut::formats::json::export(entries.clone()));
-            (RuntimeName { name: runtime.name, version: runtime.version }, samples::digest(content.as_bytes()), entries)
+            (
+                RuntimeName {
+                    name: runtime.name,
+                    version: runtime.version,
+                },
+                samples::digest(content.as_bytes()),
+                entries,
+            )
         })
         .collect();
     let mut batches = Vec::with_capacity(names.len());
     for (runtime, digest, entries) in &names {
         check_runtime(runtime)?;
-        batches.push(Batch { id: id_of(digest), device: &device, runtime, digest, entries });
+        batches.push(Batch {
+            id: id_of(digest),
+            device: &device,
+            runtime,
+            digest,
+            entries,
+        });
     }
     let stored = store(&app, &batches).await?;
     Ok(Json(Received { stored }))
@@ -245,10 +276,15 @@ async fn merged(app: &App, device: &str) -> Result<Vec<Entry>, Problem> {
 }
 
 fn view(entry: Entry, with_samples: bool) -> LutEntryView {
-    let LutKey { runtime, dtype, block, .. } = entry.key;
+    let LutKey {
+        runtime, dtype, block, ..
+    } = entry.key;
     let figure = |samples: &Samples| {
         let value = samples.median()?;
-        Some(Figure { value, standard_error: samples.standard_error().unwrap_or(0.0) })
+        Some(Figure {
+            value,
+            standard_error: samples.standard_error().unwrap_or(0.0),
+        })
     };
     let state = entry.state.label().to_owned();
     let (measured, detail) = match entry.state {
@@ -257,22 +293,33 @@ fn view(entry: Entry, with_samples: bool) -> LutEntryView {
     };
     let latency = measured.as_ref().map(|measured| &measured.latency_ms);
     LutEntryView {
-        runtime: RuntimeName { name: runtime.name, version: runtime.version },
+        runtime: RuntimeName {
+            name: runtime.name,
+            version: runtime.version,
+        },
         dtype: dtype.to_string(),
         block: samples::wire_block(&block),
         state,
         detail,
         latency_ms: latency.and_then(figure),
         latency_spread_ms: latency.and_then(Samples::spread),
-        peak_memory_bytes: measured.as_ref().and_then(|measured| figure(&measured.peak_memory_bytes)),
+        peak_memory_bytes: measured
+            .as_ref()
+            .and_then(|measured| figure(&measured.peak_memory_bytes)),
         samples: latency.map_or(0, |samples| samples.len() as u64),
-        latency_ms_samples: latency.filter(|_| with_samples).map(|l| l.values().to_vec()).unwrap_or_default(),
+        latency_ms_samples: latency
+            .filter(|_| with_samples)
+            .map(|l| l.values().to_vec())
+            .unwrap_or_default(),
     }
 }
 
 fn runtime(text: &str) -> Result<RuntimeName, Problem> {
     let runtime: Runtime = text.parse().map_err(|error| Problem::invalid("runtime", error))?;
-    Ok(RuntimeName { name: runtime.name, version: runtime.version })
+    Ok(RuntimeName {
+        name: runtime.name,
+        version: runtime.version,
+    })
 }
 
 fn check_runtime(runtime: &RuntimeName) -> Result<(), Problem> {
@@ -300,7 +347,12 @@ fn id_of(digest: &str) -> uuid::Uuid {
 }
 
 fn refused(errors: Vec<FieldProblem>) -> Problem {
-    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-request", "The request cannot be accepted").errors(errors)
+    Problem::new(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "invalid-request",
+        "The request cannot be accepted",
+    )
+    .errors(errors)
 }
 
 fn import_problem(ImportErrors(errors): ImportErrors) -> Problem {
@@ -310,7 +362,13 @@ fn import_problem(ImportErrors(errors): ImportErrors) -> Problem {
             .into_iter()
             .take(100)
             .map(|error| match error {
-                ImportError::Value { line, column, field, found, allowed } => FieldProblem {
+                ImportError::Value {
+                    line,
+                    column,
+                    field,
+                    found,
+                    allowed,
+                } => FieldProblem {
                     field,
                     line: number(line),
                     column: number(column),

@@ -68,9 +68,15 @@ async fn create(
         return Ok(Json(search::estimate(&app, &new).await?).into_response());
     }
     let key = headers.get("idempotency-key").map(|key| key.to_str());
-    let key = key.transpose().map_err(|_| Problem::invalid("Idempotency-Key", "must be visible ASCII characters"))?;
+    let key = key
+        .transpose()
+        .map_err(|_| Problem::invalid("Idempotency-Key", "must be visible ASCII characters"))?;
     let submitted = search::submit(&app, &new, key).await?;
-    let status = if submitted.fresh { StatusCode::CREATED } else { StatusCode::OK };
+    let status = if submitted.fresh {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
     Ok((status, Json(view(&app, submitted.id).await?)).into_response())
 }
 
@@ -96,14 +102,24 @@ struct Listed {
     )
 )]
 async fn list(State(app): State<Arc<App>>, Query(listed): Query<Listed>) -> Result<Json<Page<SearchView>>, Problem> {
-    let window = Window { cursor: listed.cursor, limit: listed.limit };
+    let window = Window {
+        cursor: listed.cursor,
+        limit: listed.limit,
+    };
     let limit = window.limit()?;
-    let ids = page(app.store.search_ids(window.after()?, listed.state, limit + 1).await?, limit, |id| *id);
+    let ids = page(
+        app.store.search_ids(window.after()?, listed.state, limit + 1).await?,
+        limit,
+        |id| *id,
+    );
     let mut items = Vec::with_capacity(ids.items.len());
     for id in ids.items {
         items.push(view(&app, id).await?);
     }
-    Ok(Json(Page { items, next_cursor: ids.next_cursor }))
+    Ok(Json(Page {
+        items,
+        next_cursor: ids.next_cursor,
+    }))
 }
 
 /// One search.
@@ -175,7 +191,11 @@ async fn jobs(
     let limit = window.limit()?;
     require(&app, id).await?;
     let filter = JobFilter::OfSearch(id, window.after::<JobId>()?);
-    Ok(Json(page(app.store.job_views(filter, limit + 1).await?, limit, |job| job.id)))
+    Ok(Json(page(
+        app.store.job_views(filter, limit + 1).await?,
+        limit,
+        |job| job.id,
+    )))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -202,12 +222,18 @@ async fn recommendation(
     Path(id): Path<SearchId>,
     Query(wanted): Query<Wanted>,
 ) -> Result<Json<Recommendation>, Problem> {
-    for (field, bound) in [("latency_ms", wanted.latency_ms), ("peak_memory_bytes", wanted.peak_memory_bytes)] {
+    for (field, bound) in [
+        ("latency_ms", wanted.latency_ms),
+        ("peak_memory_bytes", wanted.peak_memory_bytes),
+    ] {
         if bound.is_some_and(|bound| !bound.is_finite() || bound <= 0.0) {
             return Err(Problem::invalid(field, "must be a number above 0"));
         }
     }
-    let within = Within { latency_ms: wanted.latency_ms, peak_memory_bytes: wanted.peak_memory_bytes };
+    let within = Within {
+        latency_ms: wanted.latency_ms,
+        peak_memory_bytes: wanted.peak_memory_bytes,
+    };
     Ok(Json(search::recommend(&app, id, within).await?))
 }
 
@@ -220,7 +246,11 @@ async fn steer(app: &App, id: SearchId, wish: Steering) -> Result<Json<SearchVie
 /// 404 unless the search is there.
 pub(super) async fn require(app: &App, id: SearchId) -> Result<(), Problem> {
     let there = app.store.search(id).await?.is_some();
-    if there { Ok(()) } else { Err(SearchError::NotFound(id).into()) }
+    if there {
+        Ok(())
+    } else {
+        Err(SearchError::NotFound(id).into())
+    }
 }
 
 async fn view(app: &App, id: SearchId) -> Result<SearchView, Problem> {
@@ -234,10 +264,12 @@ impl From<SearchError> for Problem {
     fn from(error: SearchError) -> Self {
         match error {
             SearchError::NotFound(id) => Self::not_found("search", id),
-            SearchError::Space(errors) => {
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-space", "The space file cannot be accepted")
-                    .errors(errors)
-            }
+            SearchError::Space(errors) => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid-space",
+                "The space file cannot be accepted",
+            )
+            .errors(errors),
             SearchError::Invalid { field, message } => Self::invalid(field, message),
             SearchError::WrongState { .. } => Self::conflict("wrong-state", error),
             SearchError::KeyReused(_) => Self::conflict("idempotency-key-reused", error),

@@ -55,7 +55,8 @@ struct SpaceSummary {
     )
 )]
 async fn validate(Json(text): Json<SpaceText>) -> Result<(StatusCode, Json<SpaceSummary>), Problem> {
-    let space = Space::parse(&text.space).map_err(|error| search::SearchError::Space(search::space_problems(&error)))?;
+    let space =
+        Space::parse(&text.space).map_err(|error| search::SearchError::Space(search::space_problems(&error)))?;
     let summary = SpaceSummary {
         architectures: space.size().to_string(),
         blocks: space.blocks().len() as u64,

@@ -29,7 +29,10 @@ impl Window {
         if (1..=MOST).contains(&limit) {
             Ok(limit)
         } else {
-            Err(Problem::invalid("limit", format_args!("{limit} is not from 1 to {MOST}")))
+            Err(Problem::invalid(
+                "limit",
+                format_args!("{limit} is not from 1 to {MOST}"),
+            ))
         }
     }
 

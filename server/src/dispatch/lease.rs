@@ -68,7 +68,11 @@ pub async fn try_lease(
     limit: i64,
     now: DateTime<Utc>,
 ) -> Result<Vec<LeasedJob>, DispatchError> {
-    let times = ClaimTimes { now, expires_at: now + rules.lease, alive_since: rules.alive_since(now) };
+    let times = ClaimTimes {
+        now,
+        expires_at: now + rules.lease,
+        alive_since: rules.alive_since(now),
+    };
     let mut tx = store.begin().await?;
     let taken = jobs::claim(&mut tx, worker, times, limit).await?;
     if taken.is_empty() {
@@ -84,7 +88,10 @@ pub async fn try_lease(
         }
     }
     tx.commit(now).await?;
-    Ok(taken.into_iter().filter_map(|job| leased(job, rules, times.expires_at)).collect())
+    Ok(taken
+        .into_iter()
+        .filter_map(|job| leased(job, rules, times.expires_at))
+        .collect())
 }
 
 /// The lease as its holder sees it; the schema gives every leased job a token.

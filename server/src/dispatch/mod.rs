@@ -43,7 +43,11 @@ impl Rules {
     #[must_use]
     pub fn of(config: &Config) -> Self {
         let delta = |duration| TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX);
-        Self { lease: delta(config.lease), heartbeat: delta(config.heartbeat), retry: TimeDelta::seconds(1) }
+        Self {
+            lease: delta(config.lease),
+            heartbeat: delta(config.heartbeat),
+            retry: TimeDelta::seconds(1),
+        }
     }
 
     /// A worker not heard of since then is taken for gone.
@@ -88,17 +92,30 @@ pub enum DispatchError {
 
 /// A field at fault in a report.
 fn at_fault(job: JobId, field: impl Into<String>, message: impl Into<String>) -> DispatchError {
-    let error = FieldProblem { field: field.into(), line: None, column: None, message: message.into() };
-    DispatchError::Unacceptable { job, errors: vec![error] }
+    let error = FieldProblem {
+        field: field.into(),
+        line: None,
+        column: None,
+        message: message.into(),
+    };
+    DispatchError::Unacceptable {
+        job,
+        errors: vec![error],
+    }
 }
 
 /// Gives a leased job up after its attempts, and the candidate with it where the job was to evaluate one.
 async fn give_up(tx: &mut Tx, job: &JobRow, now: DateTime<Utc>) -> Result<(), StoreError> {
     crate::store::jobs::fail(tx, job.id, now).await?;
     tx.tell(job.search_id, views::job_event(job, protocol::jobs::JobState::Failed));
-    let Some(candidate) = job.candidate_id.filter(|_| job.kind != JobKind::Verify) else { return Ok(()) };
+    let Some(candidate) = job.candidate_id.filter(|_| job.kind != JobKind::Verify) else {
+        return Ok(());
+    };
     let errors = crate::store::jobs::errors(tx.connection(), job.id).await?;
-    let reason = errors.iter().map(|(attempt, error)| format!("attempt {attempt}: {error}")).collect::<Vec<_>>();
+    let reason = errors
+        .iter()
+        .map(|(attempt, error)| format!("attempt {attempt}: {error}"))
+        .collect::<Vec<_>>();
     if candidates::set_failed(tx, candidate, &reason.join("; ")).await? {
         tell_candidate(tx, job.search_id, candidate).await?;
     }

@@ -14,9 +14,20 @@ pub async fn reap(store: &Store, now: DateTime<Utc>) -> Result<Vec<SearchId>, St
     let mut searches = Vec::new();
     loop {
         let mut tx = store.begin().await?;
-        let Some(id) = jobs::spent(&mut tx, now).await? else { return Ok(searches) };
-        let Some(job) = jobs::lock(&mut tx, id).await? else { return Ok(searches) };
-        jobs::end_attempt(&mut tx, id, Some("the lease ran out: its worker sent no heartbeat in time"), None, now).await?;
+        let Some(id) = jobs::spent(&mut tx, now).await? else {
+            return Ok(searches);
+        };
+        let Some(job) = jobs::lock(&mut tx, id).await? else {
+            return Ok(searches);
+        };
+        jobs::end_attempt(
+            &mut tx,
+            id,
+            Some("the lease ran out: its worker sent no heartbeat in time"),
+            None,
+            now,
+        )
+        .await?;
         give_up(&mut tx, &job, now).await?;
         tx.commit(now).await?;
         searches.push(job.search_id);

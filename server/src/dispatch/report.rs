@@ -33,7 +33,11 @@ pub async fn heartbeat(
     now: DateTime<Utc>,
 ) -> Result<HeartbeatReply, DispatchError> {
     if !(0.0..=1.0).contains(&beat.progress) {
-        return Err(at_fault(id, "progress", format!("{} is not between 0 and 1", beat.progress)));
+        return Err(at_fault(
+            id,
+            "progress",
+            format!("{} is not between 0 and 1", beat.progress),
+        ));
     }
     if let Some(checkpoint) = &beat.checkpoint {
         require_artifacts(store, id, std::slice::from_ref(checkpoint), "checkpoint").await?;
@@ -42,10 +46,21 @@ pub async fn heartbeat(
     let mut tx = store.begin().await?;
     let job = jobs::lock(&mut tx, id).await?.ok_or(DispatchError::UnknownJob(id))?;
     if job.state == JobState::Cancelled && job.lease_token == Some(beat.lease_token) {
-        return Ok(HeartbeatReply { expires_at: now, cancelled: true });
+        return Ok(HeartbeatReply {
+            expires_at: now,
+            cancelled: true,
+        });
     }
     require_lease(&job, beat.lease_token)?;
-    jobs::renew(&mut tx, id, expires_at, beat.progress, beat.status.as_deref(), beat.checkpoint.as_ref()).await?;
+    jobs::renew(
+        &mut tx,
+        id,
+        expires_at,
+        beat.progress,
+        beat.status.as_deref(),
+        beat.checkpoint.as_ref(),
+    )
+    .await?;
     if !beat.curve.is_empty() {
         jobs::extend_curve(&mut tx, id, &beat.curve).await?;
     }
@@ -65,7 +80,10 @@ pub async fn heartbeat(
     if let Some(worker) = job.worker_id {
         store.hear_worker(worker, now).await?;
     }
-    Ok(HeartbeatReply { expires_at, cancelled: false })
+    Ok(HeartbeatReply {
+        expires_at,
+        cancelled: false,
+    })
 }
 
 /// Takes a result in, once. The same result sent again under the same token is answered as the first time
@@ -85,16 +103,27 @@ pub async fn succeed(
     if let (JobState::Succeeded, Some(standing)) = (job.state, &job.result)
         && job.lease_token == Some(report.lease_token)
     {
-        return if standing.0 == report.result { Ok(job.search_id) } else { Err(DispatchError::ResultDiffers(id)) };
+        return if standing.0 == report.result {
+            Ok(job.search_id)
+        } else {
+            Err(DispatchError::ResultDiffers(id))
+        };
     }
     require_lease(&job, report.lease_token)?;
     let seconds = report.result.device_seconds;
-    if [seconds.train, seconds.sample, seconds.score, seconds.profile].iter().any(|part| part.is_nan() || *part < 0.0) {
+    if [seconds.train, seconds.sample, seconds.score, seconds.profile]
+        .iter()
+        .any(|part| part.is_nan() || *part < 0.0)
+    {
         return Err(at_fault(id, "result.device_seconds", "every part must be 0 or more"));
     }
     jobs::succeed(&mut tx, id, &report.result, now).await?;
     store_outcome(&mut tx, &job, &report.result, now).await?;
-    let done = JobRow { progress: 1.0, status: None, ..job };
+    let done = JobRow {
+        progress: 1.0,
+        status: None,
+        ..job
+    };
     tx.tell(done.search_id, views::job_event(&done, JobState::Succeeded));
     tx.commit(now).await?;
     Ok(done.search_id)
@@ -114,13 +143,25 @@ pub async fn fail(
     let mut tx = store.begin().await?;
     let job = jobs::lock(&mut tx, id).await?.ok_or(DispatchError::UnknownJob(id))?;
     require_lease(&job, report.lease_token)?;
-    let error = if report.released { "released: the worker was told to stop" } else { &report.error };
+    let error = if report.released {
+        "released: the worker was told to stop"
+    } else {
+        &report.error
+    };
     jobs::end_attempt(&mut tx, id, Some(error), report.log.as_deref().map(tail), now).await?;
     let again = report.released || (report.retry && job.attempts < job.max_attempts);
     if again {
-        let wait = if report.released { chrono::TimeDelta::zero() } else { rules.retry * job.attempts };
+        let wait = if report.released {
+            chrono::TimeDelta::zero()
+        } else {
+            rules.retry * job.attempts
+        };
         jobs::requeue(&mut tx, id, now + wait, report.released).await?;
-        let waiting = JobRow { progress: 0.0, status: None, ..job.clone() };
+        let waiting = JobRow {
+            progress: 0.0,
+            status: None,
+            ..job.clone()
+        };
         tx.tell(job.search_id, views::job_event(&waiting, JobState::Queued));
         if let Some(candidate) = job.candidate_id
             && candidates::set_proposed(&mut tx, candidate).await?
@@ -194,9 +235,15 @@ async fn store_outcome(tx: &mut Tx, job: &JobRow, result: &JobResult, now: DateT
 }
 
 fn require_finite(job: JobId, metrics: &Metrics) -> Result<(), DispatchError> {
-    let wrong = metrics.iter().find(|(_, figure)| !figure.value.is_finite() || !figure.standard_error.is_finite());
+    let wrong = metrics
+        .iter()
+        .find(|(_, figure)| !figure.value.is_finite() || !figure.standard_error.is_finite());
     match wrong {
-        Some((name, _)) => Err(at_fault(job, format!("result.outcome.metrics.{name}"), "is no finite number")),
+        Some((name, _)) => Err(at_fault(
+            job,
+            format!("result.outcome.metrics.{name}"),
+            "is no finite number",
+        )),
         None => Ok(()),
     }
 }

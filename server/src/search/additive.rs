@@ -35,7 +35,10 @@ impl Additive {
             Some(*sum)
         }));
         let size = offsets.last().copied().unwrap_or(0);
-        let rows: Vec<Vec<usize>> = known.iter().map(|(architecture, _)| features(&offsets, architecture)).collect();
+        let rows: Vec<Vec<usize>> = known
+            .iter()
+            .map(|(architecture, _)| features(&offsets, architecture))
+            .collect();
         let mean = known.iter().map(|(_, figure)| figure).sum::<f64>() / known.len() as f64;
         let mut gram = vec![vec![0.0; size]; size];
         let mut moments = vec![0.0; size];
@@ -51,15 +54,27 @@ impl Additive {
             row[i] += RIDGE;
         }
         let inverse = inverse(gram)?;
-        let weights: Vec<f64> =
-            inverse.iter().map(|row| row.iter().zip(&moments).map(|(a, b)| a * b).sum()).collect();
+        let weights: Vec<f64> = inverse
+            .iter()
+            .map(|row| row.iter().zip(&moments).map(|(a, b)| a * b).sum())
+            .collect();
         let squares = rows.iter().zip(known).map(|(row, (_, figure))| {
             let fitted = mean + row.iter().map(|&i| weights[i]).sum::<f64>();
-            let leverage: f64 = row.iter().flat_map(|&i| row.iter().map(move |&j| (i, j))).map(|(i, j)| inverse[i][j]).sum();
+            let leverage: f64 = row
+                .iter()
+                .flat_map(|&i| row.iter().map(move |&j| (i, j)))
+                .map(|(i, j)| inverse[i][j])
+                .sum();
             ((figure - fitted) / (1.0 - leverage).max(1e-6)).powi(2)
         });
         let error = (squares.sum::<f64>() / known.len() as f64).sqrt();
-        Some(Self { offsets, weights, inverse, error, evaluations: known.len() })
+        Some(Self {
+            offsets,
+            weights,
+            inverse,
+            error,
+            evaluations: known.len(),
+        })
     }
 
     /// Expected difference of the figure from one architecture to another.
@@ -72,15 +87,25 @@ impl Additive {
             change[i] += 1.0;
         }
         let value = change.iter().zip(&self.weights).map(|(c, w)| c * w).sum();
-        let spread: f64 =
-            change.iter().zip(&self.inverse).map(|(c, row)| c * row.iter().zip(&change).map(|(a, b)| a * b).sum::<f64>()).sum();
-        Gain { value, standard_error: self.error * spread.max(0.0).sqrt() }
+        let spread: f64 = change
+            .iter()
+            .zip(&self.inverse)
+            .map(|(c, row)| c * row.iter().zip(&change).map(|(a, b)| a * b).sum::<f64>())
+            .sum();
+        Gain {
+            value,
+            standard_error: self.error * spread.max(0.0).sqrt(),
+        }
     }
 }
 
 /// Which one-hot features an architecture has.
 fn features(offsets: &[usize], architecture: &Architecture) -> Vec<usize> {
-    offsets.iter().zip(architecture.choices()).map(|(offset, choice)| offset + usize::from(*choice)).collect()
+    offsets
+        .iter()
+        .zip(architecture.choices())
+        .map(|(offset, choice)| offset + usize::from(*choice))
+        .collect()
 }
 
 /// Inverse of a symmetric positive definite matrix by Gauss and Jordan; none where it is singular.
@@ -127,16 +152,25 @@ mod tests {
         let adds = [0.0, 0.1, 0.4];
         let mut state = 7_u64;
         let mut draw = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             u16::try_from((state >> 33) % 3).unwrap()
         };
-        let drawn: Vec<Architecture> = (0..400).map(|_| Architecture::new((0..8).map(|_| draw()).collect::<Vec<_>>())).collect();
+        let drawn: Vec<Architecture> = (0..400)
+            .map(|_| Architecture::new((0..8).map(|_| draw()).collect::<Vec<_>>()))
+            .collect();
         let figure = |a: &Architecture| a.choices().iter().map(|choice| adds[usize::from(*choice)]).sum::<f64>();
         let known: Vec<(&Architecture, f64)> = drawn.iter().map(|a| (a, figure(a))).collect();
         let model = Additive::fit(&space, &known).unwrap();
         let from = Architecture::new(vec![0; 8]);
         let gain = model.difference(&from, &from.with(3, 2));
-        assert!((gain.value - 0.4).abs() < 0.02 && gain.standard_error < 0.02, "{} ± {}", gain.value, gain.standard_error);
+        assert!(
+            (gain.value - 0.4).abs() < 0.02 && gain.standard_error < 0.02,
+            "{} ± {}",
+            gain.value,
+            gain.standard_error
+        );
         assert!(model.error < 0.02, "{}", model.error);
         assert!(Additive::fit(&space, &known[..2]).is_none(), "two are too few");
     }

@@ -5,7 +5,11 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use protocol::{SearchId, searches::SearchState};
 
-use super::{SearchError, context::{Caches, Context}, elimination, profiling, proposing, verification};
+use super::{
+    SearchError,
+    context::{Caches, Context},
+    elimination, profiling, proposing, verification,
+};
 use crate::{
     app::App,
     artifacts::ArtifactStore,
@@ -33,7 +37,9 @@ pub(super) struct Move<'a> {
 impl Move<'_> {
     /// What never changes once the search is past elimination.
     pub(super) async fn context(&mut self) -> Result<Arc<Context>, SearchError> {
-        self.caches.context(self.artifacts, self.tx.connection(), self.search).await
+        self.caches
+            .context(self.artifacts, self.tx.connection(), self.search)
+            .await
     }
 
     /// Moves the search to another state.
@@ -70,8 +76,16 @@ pub async fn advance_all(app: &App, store: &Store) -> Result<(), StoreError> {
 async fn one_move(app: &App, id: SearchId) -> Result<bool, SearchError> {
     let now = app.clock.now();
     let mut tx = app.store.begin().await?;
-    let search = searches::lock(tx.connection(), id).await?.ok_or(SearchError::NotFound(id))?;
-    let mut step = Move { tx: &mut tx, search: &search, caches: &app.searches, artifacts: &app.artifacts, now };
+    let search = searches::lock(tx.connection(), id)
+        .await?
+        .ok_or(SearchError::NotFound(id))?;
+    let mut step = Move {
+        tx: &mut tx,
+        search: &search,
+        caches: &app.searches,
+        artifacts: &app.artifacts,
+        now,
+    };
     let again = match search.state {
         SearchState::Profiling => profiling::step(&mut step).await?,
         SearchState::Eliminating => elimination::step(&mut step).await?,

@@ -26,7 +26,10 @@ pub fn start(app: Arc<App>) -> JoinSet<()> {
 async fn sweep(app: Arc<App>) {
     loop {
         if let Err(error) = advance_all(&app, &app.store).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "running searches could not be looked at");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "running searches could not be looked at"
+            );
         }
         tokio::time::sleep(app.config.sweep).await;
     }
@@ -43,7 +46,10 @@ async fn reap(app: Arc<App>) {
                     }
                 }
             }
-            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "spent jobs could not be looked for"),
+            Err(error) => tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "spent jobs could not be looked for"
+            ),
         }
     }
 }

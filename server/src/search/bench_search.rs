@@ -88,7 +88,11 @@ async fn run_all(client: &Client, data: &Path) -> anyhow::Result<bool> {
         if path.is_file() {
             all &= benchmark.run(client, &path).await?;
         } else {
-            println!("{}: skipped, {} is not there (TEMPONAS_DATA names the folder)", benchmark.name, path.display());
+            println!(
+                "{}: skipped, {} is not there (TEMPONAS_DATA names the folder)",
+                benchmark.name,
+                path.display()
+            );
         }
     }
     Ok(all)
@@ -147,7 +151,12 @@ impl Benchmark {
             match search.state {
                 SearchState::Done => return Ok(()),
                 SearchState::Failed | SearchState::Cancelled | SearchState::Paused => {
-                    bail!("{}: the search is {}: {}", self.name, state_name(search.state), search.state_reason.unwrap_or_default())
+                    bail!(
+                        "{}: the search is {}: {}",
+                        self.name,
+                        state_name(search.state),
+                        search.state_reason.unwrap_or_default()
+                    )
                 }
                 _ if Instant::now() > deadline => bail!("{}: the search has not ended in {PATIENCE:?}", self.name),
                 _ => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -157,13 +166,24 @@ impl Benchmark {
 
     fn report(&self, runs: &[Run], median: f64, own: f64) -> String {
         let mut text = format!("{} (the table's own hypervolume: {own:.4})\n", self.name);
-        let _ = writeln!(text, "  seed  strategy  evaluations  share of hypervolume  {:.0} % after  seconds", 100.0 * self.share);
+        let _ = writeln!(
+            text,
+            "  seed  strategy  evaluations  share of hypervolume  {:.0} % after  seconds",
+            100.0 * self.share
+        );
         for run in runs {
-            let reached = run.reached_after.map_or_else(|| "-".to_owned(), |count| count.to_string());
+            let reached = run
+                .reached_after
+                .map_or_else(|| "-".to_owned(), |count| count.to_string());
             let _ = writeln!(
                 text,
                 "  {:>4}  {:<8}  {:>11}  {:>18.2} %  {:>10}  {:>7.1}",
-                run.seed, run.strategy, run.evaluations, 100.0 * run.share, reached, run.seconds
+                run.seed,
+                run.strategy,
+                run.evaluations,
+                100.0 * run.share,
+                reached,
+                run.seconds
             );
         }
         let verdict = if median >= self.share { "reached" } else { "missed" };

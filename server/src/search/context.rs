@@ -91,9 +91,18 @@ impl Caches {
             Some(table) => Known::Table(table),
             None => kept_lut(connection, search).await?.map_or(Known::Nothing, Known::Lut),
         };
-        let removed = search.elimination.as_ref().map(|view| removed(&space, &view.0)).unwrap_or_default();
-        let context =
-            Context { space, ranges: Ranges::new(ranges.0), known, removed, predictions: Mutex::default() };
+        let removed = search
+            .elimination
+            .as_ref()
+            .map(|view| removed(&space, &view.0))
+            .unwrap_or_default();
+        let context = Context {
+            space,
+            ranges: Ranges::new(ranges.0),
+            known,
+            removed,
+            predictions: Mutex::default(),
+        };
         Ok(self.contexts.keep(search.id, context))
     }
 
@@ -101,9 +110,18 @@ impl Caches {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub async fn table(&self, artifacts: &ArtifactStore, search: &SearchRow, space: &Space) -> Result<Option<Arc<Table>>, SearchError> {
-        let Some(digest) = &search.table_digest else { return Ok(None) };
-        let digest = digest.parse().map_err(|error| StoreError::inconsistent("searches", search.id, error))?;
+    pub async fn table(
+        &self,
+        artifacts: &ArtifactStore,
+        search: &SearchRow,
+        space: &Space,
+    ) -> Result<Option<Arc<Table>>, SearchError> {
+        let Some(digest) = &search.table_digest else {
+            return Ok(None);
+        };
+        let digest = digest
+            .parse()
+            .map_err(|error| StoreError::inconsistent("searches", search.id, error))?;
         self.read_table(artifacts, &digest, space).await
     }
 
@@ -111,7 +129,9 @@ impl Caches {
     ///
     /// # Errors
     /// When the artifact is not there, or it is no table for the space.
-    pub async fn read_table(&self, artifacts: &ArtifactStore,
+    pub async fn read_table(
+        &self,
+        artifacts: &ArtifactStore,
         digest: &ArtifactDigest,
         space: &Space,
     ) -> Result<Option<Arc<Table>>, SearchError> {
@@ -128,9 +148,11 @@ impl Caches {
 }
 
 async fn kept_lut(connection: &mut PgConnection, search: &SearchRow) -> Result<Option<Lut>, StoreError> {
-    let Some(text) = searches::kept_lut(connection, search.id).await? else { return Ok(None) };
-    let entries = lut::formats::json::import(&text)
-        .map_err(|error| StoreError::inconsistent("search_luts", search.id, error))?;
+    let Some(text) = searches::kept_lut(connection, search.id).await? else {
+        return Ok(None);
+    };
+    let entries =
+        lut::formats::json::import(&text).map_err(|error| StoreError::inconsistent("search_luts", search.id, error))?;
     Ok(Lut::from_entries(entries).pop())
 }
 
@@ -141,7 +163,11 @@ fn removed(space: &Space, elimination: &EliminationView) -> BTreeSet<(usize, u16
         let choice = space.positions[at].choices.iter().position(|c| c.name == choice)?;
         Some((at, u16::try_from(choice).ok()?))
     };
-    elimination.removed.iter().filter_map(|gone| index(&gone.position, &gone.choice)).collect()
+    elimination
+        .removed
+        .iter()
+        .filter_map(|gone| index(&gone.position, &gone.choice))
+        .collect()
 }
 
 /// What a search that is past elimination works with.
@@ -198,7 +224,9 @@ impl Costs for Context {
     fn costs(&self, architecture: &Architecture) -> Prediction {
         let gone = |(position, choice): (usize, &u16)| self.removed.contains(&(position, *choice));
         if architecture.choices().iter().enumerate().any(gone) {
-            return Err(Infeasible { reason: "a choice of it was eliminated".to_owned() });
+            return Err(Infeasible {
+                reason: "a choice of it was eliminated".to_owned(),
+            });
         }
         let mut predictions = self.predictions.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(prediction) = predictions.get(architecture) {

@@ -65,8 +65,14 @@ fn eliminate(lut: &Lut, space: &Space) -> Result<EliminationView, String> {
         return Err(format!("no architecture of the space can be feasible: {reason}"));
     }
     if outcome.after == 0 {
-        let gone = outcome.removed.iter().map(|gone| format!("{} at {}: {}", gone.choice_name, gone.position_name, gone.reason));
-        return Err(format!("every choice of a position left the space: {}", gone.collect::<Vec<_>>().join("; ")));
+        let gone = outcome
+            .removed
+            .iter()
+            .map(|gone| format!("{} at {}: {}", gone.choice_name, gone.position_name, gone.reason));
+        return Err(format!(
+            "every choice of a position left the space: {}",
+            gone.collect::<Vec<_>>().join("; ")
+        ));
     }
     let removed = outcome.removed.into_iter().map(|gone| EliminatedChoice {
         position: gone.position_name,
@@ -83,16 +89,27 @@ fn eliminate(lut: &Lut, space: &Space) -> Result<EliminationView, String> {
 /// A space without a table of measured blocks keeps every choice.
 fn untouched(space: &Space) -> EliminationView {
     let size = space.size().to_string();
-    EliminationView { removed: Vec::new(), architectures_before: size.clone(), architectures_after: size }
+    EliminationView {
+        removed: Vec::new(),
+        architectures_before: size.clone(),
+        architectures_after: size,
+    }
 }
 
-async fn insert_references(step: &mut Move<'_>, space: &Space, costs: &(dyn Costs + Send + Sync)) -> Result<(), SearchError> {
+async fn insert_references(
+    step: &mut Move<'_>,
+    space: &Space,
+    costs: &(dyn Costs + Send + Sync),
+) -> Result<(), SearchError> {
     let memory = match &step.search.device {
         Some(device) => devices::memory(step.tx.connection(), device).await?,
         None => None,
     };
     let mut seen = BTreeSet::new();
-    let distinct = space.references.iter().filter(|reference| seen.insert(reference.architecture.clone()));
+    let distinct = space
+        .references
+        .iter()
+        .filter(|reference| seen.insert(reference.architecture.clone()));
     for (number, Reference { name, architecture }) in distinct.enumerate() {
         let (predicted, infeasible) = match costs.costs(architecture) {
             Ok(costs) => {
@@ -129,6 +146,10 @@ fn too_large(space: &Space, predicted: &Metrics, device_memory: Option<u64>) -> 
     let most = limit.into_iter().chain(device).reduce(f64::min)?;
     let mebibytes = |bytes: f64| bytes / f64::from(1 << 20);
     (peak > most).then(|| {
-        format!("out of memory: it needs {:.1} MiB, there are {:.1} MiB", mebibytes(peak), mebibytes(most))
+        format!(
+            "out of memory: it needs {:.1} MiB, there are {:.1} MiB",
+            mebibytes(peak),
+            mebibytes(most)
+        )
     })
 }

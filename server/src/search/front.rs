@@ -12,15 +12,28 @@ use crate::app::App;
 pub async fn front(app: &App, id: SearchId) -> Result<FrontView, SearchError> {
     let search = app.store.search(id).await?.ok_or(SearchError::NotFound(id))?;
     let space = app.searches.space(&search)?;
-    let calibration = search.calibration.as_ref().map_or(&[][..], |calibration| calibration.0.as_slice());
+    let calibration = search
+        .calibration
+        .as_ref()
+        .map_or(&[][..], |calibration| calibration.0.as_slice());
     let rows = Candidates::of(app.store.candidates(id, None, None).await?, &space)?.rows;
-    let mut points: Vec<_> =
-        rows.iter().filter(|row| row.on_front).map(|row| views::front_point(row, &space, calibration)).collect();
+    let mut points: Vec<_> = rows
+        .iter()
+        .filter(|row| row.on_front)
+        .map(|row| views::front_point(row, &space, calibration))
+        .collect();
     // The first objective leads: it is quality wherever there is one.
     if let Some(first) = space.objectives.first() {
-        let sign = if first.direction == search_spaces::Direction::Maximise { -1.0 } else { 1.0 };
+        let sign = if first.direction == search_spaces::Direction::Maximise {
+            -1.0
+        } else {
+            1.0
+        };
         let key = |point: &protocol::searches::FrontPoint| {
-            point.metrics.get(&first.metric).map_or(f64::INFINITY, |figure| sign * figure.value)
+            point
+                .metrics
+                .get(&first.metric)
+                .map_or(f64::INFINITY, |figure| sign * figure.value)
         };
         points.sort_by(|a, b| key(a).total_cmp(&key(b)).then(a.number.cmp(&b.number)));
     }

@@ -27,7 +27,10 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 pub(super) async fn run(app: Arc<App>) {
     loop {
         if let Err(error) = serve(&app).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "table look-ups are held up; trying again");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "table look-ups are held up; trying again"
+            );
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
@@ -97,8 +100,14 @@ async fn answer(app: &App, job: &LeasedJob, input: &LookupInput) -> Result<(), D
                 artifacts: Vec::new(),
                 outcome: Outcome::Lookup(LookupOutcome { metrics }),
             };
-            let report = ResultReport { lease_token: job.lease_token, result };
-            ignore_lost(job.job_id, dispatch::succeed(&app.store, job.job_id, &report, now).await)
+            let report = ResultReport {
+                lease_token: job.lease_token,
+                result,
+            };
+            ignore_lost(
+                job.job_id,
+                dispatch::succeed(&app.store, job.job_id, &report, now).await,
+            )
         }
         Err(error) => {
             let report = FailureReport {
@@ -108,7 +117,10 @@ async fn answer(app: &App, job: &LeasedJob, input: &LookupInput) -> Result<(), D
                 retry: matches!(error, SearchError::Store(_) | SearchError::Artifact(_)),
                 released: false,
             };
-            ignore_lost(job.job_id, dispatch::fail(&app.store, Rules::of(&app.config), job.job_id, &report, now).await)
+            ignore_lost(
+                job.job_id,
+                dispatch::fail(&app.store, Rules::of(&app.config), job.job_id, &report, now).await,
+            )
         }
     }
 }
@@ -125,13 +137,23 @@ fn ignore_lost<T>(job: JobId, reported: Result<T, DispatchError>) -> Result<(), 
 }
 
 async fn look_up(app: &App, input: &LookupInput) -> Result<Metrics, SearchError> {
-    let invalid = |message: String| SearchError::Invalid { field: "architecture", message };
-    let search = app.store.search(input.search_id).await?.ok_or(SearchError::NotFound(input.search_id))?;
+    let invalid = |message: String| SearchError::Invalid {
+        field: "architecture",
+        message,
+    };
+    let search = app
+        .store
+        .search(input.search_id)
+        .await?
+        .ok_or(SearchError::NotFound(input.search_id))?;
     let context = {
         let mut connection = app.store.connection().await?;
         app.searches.context(&app.artifacts, &mut connection, &search).await?
     };
-    let architecture = context.space.architecture(&input.architecture).map_err(|error| invalid(error.to_string()))?;
+    let architecture = context
+        .space
+        .architecture(&input.architecture)
+        .map_err(|error| invalid(error.to_string()))?;
     let row = context.table().and_then(|table| table.look_up(&architecture));
     let row = row.ok_or_else(|| invalid(format!("the table has no row for {}", input.architecture)))?;
     Ok(views::metrics(&row))

@@ -62,7 +62,11 @@ pub(super) fn dtype(space: &Space) -> Dtype {
 
 /// Blocks of a space that the table has no entry for.
 pub(super) fn missing(space: &Space, lut: &Lut) -> Vec<Block> {
-    space.blocks().into_iter().filter(|block| lut.state(block).is_none()).collect()
+    space
+        .blocks()
+        .into_iter()
+        .filter(|block| lut.state(block).is_none())
+        .collect()
 }
 
 /// The device's table in the space's number format, as it stands.
@@ -72,7 +76,11 @@ pub(super) async fn table(
     device: &str,
     runtime: &RuntimeName,
 ) -> Result<Lut, StoreError> {
-    let filter = LutFilter { runtime: Some(runtime), dtype: Some(dtype(space).as_str()), operator: None };
+    let filter = LutFilter {
+        runtime: Some(runtime),
+        dtype: Some(dtype(space).as_str()),
+        operator: None,
+    };
     let entries = luts::entries(step.tx.connection(), device, &filter).await?;
     let mut lut = Lut::new(device, samples::lut_runtime(runtime), dtype(space));
     for entry in entries {
@@ -87,7 +95,10 @@ fn profile_job(search: &SearchRow, device: &str, runtime: &RuntimeName, blocks: 
         id: JobId::new(),
         search_id: search.id,
         candidate_id: None,
-        input: JobInput::Profile(ProfileInput { space: search.space.clone(), blocks }),
+        input: JobInput::Profile(ProfileInput {
+            space: search.space.clone(),
+            blocks,
+        }),
         device: Some(device.to_owned()),
         runtime: Some(runtime.clone()),
         memory_bytes: 0,
@@ -101,10 +112,18 @@ async fn dead_end(
     states: &[(JobId, Option<protocol::CandidateId>, JobState)],
     missing: &[Block],
 ) -> Result<Option<String>, StoreError> {
-    if states.iter().any(|(_, _, state)| matches!(state, JobState::Queued | JobState::Leased)) {
+    if states
+        .iter()
+        .any(|(_, _, state)| matches!(state, JobState::Queued | JobState::Leased))
+    {
         return Ok(None);
     }
-    let blocks = missing.iter().take(3).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let blocks = missing
+        .iter()
+        .take(3)
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ");
     let mut reason = format!("{} blocks could not be measured, among them {blocks}", missing.len());
     if let Some((failed, _, _)) = states.iter().find(|(_, _, state)| *state == JobState::Failed) {
         for (attempt, error) in jobs::errors(step.tx.connection(), *failed).await? {

@@ -37,7 +37,10 @@ pub(super) struct Candidates {
 impl Candidates {
     /// Reads all candidates of a search.
     pub(super) async fn read(step: &mut Move<'_>, space: &Space) -> Result<Self, StoreError> {
-        Self::of(candidates::list(step.tx.connection(), step.search.id, None, None).await?, space)
+        Self::of(
+            candidates::list(step.tx.connection(), step.search.id, None, None).await?,
+            space,
+        )
     }
 
     /// From rows in order of their numbers.
@@ -55,11 +58,22 @@ impl Candidates {
                 CandidateState::Proposed | CandidateState::Evaluating => None,
             };
             if let Some(outcome) = outcome {
-                finished.insert(number, Evaluated { number, architecture: architecture.clone(), outcome });
+                finished.insert(
+                    number,
+                    Evaluated {
+                        number,
+                        architecture: architecture.clone(),
+                        outcome,
+                    },
+                );
             }
             architectures.push((number, architecture));
         }
-        Ok(Self { rows, architectures, finished })
+        Ok(Self {
+            rows,
+            architectures,
+            finished,
+        })
     }
 
     /// Results that have arrived, in order of their numbers, gaps left out.
@@ -73,11 +87,16 @@ impl Candidates {
 pub(super) async fn step(step: &mut Move<'_>) -> Result<bool, SearchError> {
     let context = step.context().await?;
     let mut known = Candidates::read(step, &context.space).await?;
-    let spent = searches::device_seconds(step.tx.connection(), step.search.id).await?.total() / 3600.0;
+    let spent = searches::device_seconds(step.tx.connection(), step.search.id)
+        .await?
+        .total()
+        / 3600.0;
     extend_history(step, &context, &known, spent).await?;
     update_front(step, &context, &known).await?;
     let end = propose(step, &context, &mut known, spent).await?;
-    let Some(reason) = end.filter(|_| known.finished.len() == known.architectures.len()) else { return Ok(false) };
+    let Some(reason) = end.filter(|_| known.finished.len() == known.architectures.len()) else {
+        return Ok(false);
+    };
     end_search(step, &context, &known, reason).await?;
     Ok(true)
 }
@@ -140,7 +159,9 @@ async fn insert(
         why: Some(&proposal.why),
         predicted: &predicted,
     };
-    let parent = proposal.parent.and_then(|parent| known.rows.iter().find(|row| unsigned(row.number) == parent));
+    let parent = proposal
+        .parent
+        .and_then(|parent| known.rows.iter().find(|row| unsigned(row.number) == parent));
     insert_with_job(step, space, &new, parent).await?;
     Ok(())
 }
@@ -154,7 +175,10 @@ pub(super) async fn insert_with_job(
 ) -> Result<(), StoreError> {
     candidates::insert(step.tx, new, step.now).await?;
     if new.infeasible.is_none() {
-        let peak = new.predicted.get(metric::PEAK_MEMORY_BYTES).map_or(0.0, |figure| figure.value);
+        let peak = new
+            .predicted
+            .get(metric::PEAK_MEMORY_BYTES)
+            .map_or(0.0, |figure| figure.value);
         let job = NewJob {
             id: JobId::new(),
             search_id: step.search.id,
@@ -168,7 +192,12 @@ pub(super) async fn insert_with_job(
         jobs::insert(step.tx, &job, step.now).await?;
     }
     if let Some(row) = candidates::get(step.tx.connection(), new.id).await? {
-        step.tx.tell(step.search.id, EventBody::Candidate { candidate: Box::new(views::candidate(row, &[])) });
+        step.tx.tell(
+            step.search.id,
+            EventBody::Candidate {
+                candidate: Box::new(views::candidate(row, &[])),
+            },
+        );
     }
     Ok(())
 }
@@ -177,7 +206,11 @@ fn evaluation(step: &Move<'_>, space: &Space, new: &NewCandidate<'_>, parent: Op
     let (search_id, candidate_id) = (step.search.id, new.id);
     let architecture = new.architecture.to_owned();
     if step.search.table_digest.is_some() {
-        return JobInput::Lookup(LookupInput { search_id, candidate_id, architecture });
+        return JobInput::Lookup(LookupInput {
+            search_id,
+            candidate_id,
+            architecture,
+        });
     }
     let inherits = space.evaluation.as_ref().is_some_and(|evaluation| evaluation.inherit);
     JobInput::Evaluate(EvaluateInput {
@@ -192,19 +225,33 @@ fn evaluation(step: &Move<'_>, space: &Space, new: &NewCandidate<'_>, parent: Op
 }
 
 fn parent_weights(parent: &CandidateRow) -> Option<ParentWeights> {
-    let weights = parent.artifacts.iter().find(|artifact: &&ArtifactRef| artifact.role == ArtifactRole::Weights)?;
-    Some(ParentWeights { architecture: parent.architecture.clone(), weights: weights.clone() })
+    let weights = parent
+        .artifacts
+        .iter()
+        .find(|artifact: &&ArtifactRef| artifact.role == ArtifactRole::Weights)?;
+    Some(ParentWeights {
+        architecture: parent.architecture.clone(),
+        weights: weights.clone(),
+    })
 }
 
 /// Appends front and hypervolume after each result, in order of the numbers: a result that overtook another
 /// waits for it, so the history does not depend on timing.
-async fn extend_history(step: &mut Move<'_>, context: &Context, known: &Candidates, spent: f64) -> Result<(), StoreError> {
+async fn extend_history(
+    step: &mut Move<'_>,
+    context: &Context,
+    known: &Candidates,
+    spent: f64,
+) -> Result<(), StoreError> {
     let last = fronts::last(step.tx.connection(), step.search.id).await?;
     let first = last.map_or(0, |point| point.number + 1);
     let prefix: Vec<Evaluated> = (0..).map_while(|number| known.finished.get(&number)).cloned().collect();
     for number in unsigned(first)..prefix.len() as u64 {
         let seen = &prefix[..=usize::try_from(number).unwrap_or(usize::MAX)];
-        let evaluations = known.rows[..seen.len()].iter().filter(|row| row.state != CandidateState::Infeasible).count();
+        let evaluations = known.rows[..seen.len()]
+            .iter()
+            .filter(|row| row.state != CandidateState::Infeasible)
+            .count();
         let members = front(&context.space, &context.ranges, seen);
         let point = HistoryPoint {
             number: number.cast_signed(),
@@ -221,7 +268,11 @@ async fn extend_history(step: &mut Move<'_>, context: &Context, known: &Candidat
 async fn update_front(step: &mut Move<'_>, context: &Context, known: &Candidates) -> Result<(), StoreError> {
     let arrived = known.arrived();
     let members = front(&context.space, &context.ranges, &arrived);
-    let standing = known.rows.iter().filter(|row| row.on_front).map(|row| unsigned(row.number));
+    let standing = known
+        .rows
+        .iter()
+        .filter(|row| row.on_front)
+        .map(|row| unsigned(row.number));
     if standing.eq(members.iter().copied().collect::<std::collections::BTreeSet<_>>()) {
         return Ok(());
     }
@@ -233,12 +284,24 @@ async fn update_front(step: &mut Move<'_>, context: &Context, known: &Candidates
 
 /// Tells the front as it stands.
 pub(super) fn tell_front(step: &mut Move<'_>, context: &Context, known: &Candidates) {
-    let calibration = step.search.calibration.as_ref().map_or(&[][..], |calibration| calibration.0.as_slice());
+    let calibration = step
+        .search
+        .calibration
+        .as_ref()
+        .map_or(&[][..], |calibration| calibration.0.as_slice());
     let arrived = known.arrived();
     let members = front(&context.space, &context.ranges, &arrived);
-    let points = members.iter().filter_map(|number| known.rows.get(usize::try_from(*number).ok()?));
-    let points = points.map(|row| views::front_point(row, &context.space, calibration)).collect();
-    let infeasible = known.rows.iter().filter(|row| row.state == CandidateState::Infeasible).count();
+    let points = members
+        .iter()
+        .filter_map(|number| known.rows.get(usize::try_from(*number).ok()?));
+    let points = points
+        .map(|row| views::front_point(row, &context.space, calibration))
+        .collect();
+    let infeasible = known
+        .rows
+        .iter()
+        .filter(|row| row.state == CandidateState::Infeasible)
+        .count();
     let event = EventBody::Front {
         evaluations: (arrived.len() - infeasible) as u64,
         hypervolume: hypervolume(&context.space, &context.ranges, &arrived),
@@ -255,7 +318,11 @@ async fn end_search(
 ) -> Result<(), StoreError> {
     let any = known.rows.iter().any(|row| row.state == CandidateState::Evaluated);
     if !any {
-        let first = known.rows.iter().find_map(|row| row.state_reason.as_deref()).unwrap_or("there was none");
+        let first = known
+            .rows
+            .iter()
+            .find_map(|row| row.state_reason.as_deref())
+            .unwrap_or("there was none");
         let reason = format!("no candidate could be evaluated ({reason}); the first: {first}");
         return step.go(SearchState::Failed, Some(&reason)).await;
     }

@@ -32,7 +32,10 @@ pub struct Within {
 impl Within {
     /// Whether figures keep the limits; a figure that is not known breaks none.
     fn admits(&self, metrics: &protocol::Metrics) -> bool {
-        let limits = [(metric::LATENCY_MS, self.latency_ms), (metric::PEAK_MEMORY_BYTES, self.peak_memory_bytes)];
+        let limits = [
+            (metric::LATENCY_MS, self.latency_ms),
+            (metric::PEAK_MEMORY_BYTES, self.peak_memory_bytes),
+        ];
         limits.into_iter().all(|(name, most)| match (most, metrics.get(name)) {
             (Some(most), Some(figure)) => figure.value <= most,
             (None, _) | (_, None) => true,
@@ -68,14 +71,21 @@ pub async fn recommend(app: &App, id: SearchId, within: Within) -> Result<Recomm
     let (verified, unverified) = admitted(&search, &space, &known.rows, within);
     recommendation.best = best(&lead, &verified).map(point);
     let unverified = best(&lead, &unverified).map(point);
-    recommendation.best_unverified =
-        unverified.filter(|other| recommendation.best.as_ref().is_none_or(|best| lead.value(other) > lead.value(best)));
+    recommendation.best_unverified = unverified.filter(|other| {
+        recommendation
+            .best
+            .as_ref()
+            .is_none_or(|best| lead.value(other) > lead.value(best))
+    });
     recommendation.next_actions = next_actions(&context, &known, &lead, within);
     Ok(recommendation)
 }
 
 fn calibration(search: &SearchRow) -> &[protocol::searches::CalibrationView] {
-    search.calibration.as_ref().map_or(&[], |calibration| calibration.0.as_slice())
+    search
+        .calibration
+        .as_ref()
+        .map_or(&[], |calibration| calibration.0.as_slice())
 }
 
 /// The objective that a recommendation is for: the first, which is quality wherever there is one.
@@ -87,17 +97,29 @@ struct Lead<'a> {
 impl<'a> Lead<'a> {
     fn of(space: &'a Space) -> Self {
         let first = space.objectives.first();
-        let sign = if first.is_some_and(|o| o.direction == Direction::Minimise) { -1.0 } else { 1.0 };
-        Self { metric: first.map_or(metric::QUALITY, |objective| objective.metric.as_str()), sign }
+        let sign = if first.is_some_and(|o| o.direction == Direction::Minimise) {
+            -1.0
+        } else {
+            1.0
+        };
+        Self {
+            metric: first.map_or(metric::QUALITY, |objective| objective.metric.as_str()),
+            sign,
+        }
     }
 
     /// Larger is better.
     fn value(&self, point: &FrontPoint) -> f64 {
-        point.metrics.get(self.metric).map_or(f64::NEG_INFINITY, |figure| self.sign * figure.value)
+        point
+            .metrics
+            .get(self.metric)
+            .map_or(f64::NEG_INFINITY, |figure| self.sign * figure.value)
     }
 
     fn of_row(&self, row: &CandidateRow) -> Option<f64> {
-        views::known(row).get(self.metric).map(|figure| self.sign * figure.value)
+        views::known(row)
+            .get(self.metric)
+            .map(|figure| self.sign * figure.value)
     }
 }
 
@@ -130,24 +152,50 @@ fn best<'r>(lead: &Lead<'_>, rows: &[&'r CandidateRow]) -> Option<&'r CandidateR
 /// Untried neighbours of the best front members, by what an additive model of the evaluations expects of them.
 fn next_actions(context: &Context, known: &Candidates, lead: &Lead<'_>, within: Within) -> Vec<NextAction> {
     let space = &context.space;
-    let evaluated = || known.rows.iter().zip(&known.architectures).filter(|(row, _)| row.state == CandidateState::Evaluated);
-    let figures: Vec<(&Architecture, f64)> =
-        evaluated().filter_map(|(row, (_, architecture))| Some((architecture, lead.of_row(row)?))).collect();
-    let Some(model) = Additive::fit(space, &figures) else { return Vec::new() };
-    let mut parents: Vec<_> = evaluated().filter(|(row, _)| row.on_front && within.admits(&views::known(row))).collect();
-    parents.sort_by(|a, b| lead.of_row(b.0).unwrap_or(f64::MIN).total_cmp(&lead.of_row(a.0).unwrap_or(f64::MIN)));
-    let mut tried: BTreeSet<&Architecture> = known.architectures.iter().map(|(_, architecture)| architecture).collect();
+    let evaluated = || {
+        known
+            .rows
+            .iter()
+            .zip(&known.architectures)
+            .filter(|(row, _)| row.state == CandidateState::Evaluated)
+    };
+    let figures: Vec<(&Architecture, f64)> = evaluated()
+        .filter_map(|(row, (_, architecture))| Some((architecture, lead.of_row(row)?)))
+        .collect();
+    let Some(model) = Additive::fit(space, &figures) else {
+        return Vec::new();
+    };
+    let mut parents: Vec<_> = evaluated()
+        .filter(|(row, _)| row.on_front && within.admits(&views::known(row)))
+        .collect();
+    parents.sort_by(|a, b| {
+        lead.of_row(b.0)
+            .unwrap_or(f64::MIN)
+            .total_cmp(&lead.of_row(a.0).unwrap_or(f64::MIN))
+    });
+    let mut tried: BTreeSet<&Architecture> = known
+        .architectures
+        .iter()
+        .map(|(_, architecture)| architecture)
+        .collect();
     let neighbours: Vec<_> = parents
         .into_iter()
         .take(PARENTS)
-        .flat_map(|(_, parent)| space.neighbours(&parent.1).into_iter().map(move |neighbour| (parent, neighbour)))
+        .flat_map(|(_, parent)| {
+            space
+                .neighbours(&parent.1)
+                .into_iter()
+                .map(move |neighbour| (parent, neighbour))
+        })
         .collect();
     let mut actions = Vec::new();
     for ((number, parent), neighbour) in &neighbours {
         if !tried.insert(&neighbour.architecture) {
             continue;
         }
-        let Ok(costs) = context.costs(&neighbour.architecture) else { continue };
+        let Ok(costs) = context.costs(&neighbour.architecture) else {
+            continue;
+        };
         let predicted = views::metrics(&costs);
         if !space.limits.broken(&costs).is_empty() || !within.admits(&predicted) {
             continue;
@@ -157,7 +205,10 @@ fn next_actions(context: &Context, known: &Candidates, lead: &Lead<'_>, within: 
             from: *number,
             action: space.describe(neighbour.action),
             architecture: space.print(&neighbour.architecture),
-            expected_gain: Figure { value: gain.value, standard_error: gain.standard_error },
+            expected_gain: Figure {
+                value: gain.value,
+                standard_error: gain.standard_error,
+            },
             predicted,
             basis: format!(
                 "sum of what each choice adds, learned from {} evaluations; leave-one-out error {:.4}",

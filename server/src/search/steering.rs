@@ -29,8 +29,16 @@ pub enum Steering {
 pub async fn steer(store: &Store, id: SearchId, wish: Steering, now: DateTime<Utc>) -> Result<(), SearchError> {
     use SearchState::{Cancelled, Done, Eliminating, Failed, Paused, Profiling, Searching, Verifying};
     let mut tx = store.begin().await?;
-    let search = searches::lock(tx.connection(), id).await?.ok_or(SearchError::NotFound(id))?;
-    let refuse = |wish| Err(SearchError::WrongState { id, state: search.state, wish });
+    let search = searches::lock(tx.connection(), id)
+        .await?
+        .ok_or(SearchError::NotFound(id))?;
+    let refuse = |wish| {
+        Err(SearchError::WrongState {
+            id,
+            state: search.state,
+            wish,
+        })
+    };
     match (wish, search.state) {
         (Steering::Pause, Profiling | Eliminating | Searching | Verifying) => {
             searches::transition(&mut tx, id, search.state, Paused, Some("paused by its owner"), now).await?;
@@ -55,8 +63,15 @@ pub async fn steer(store: &Store, id: SearchId, wish: Steering, now: DateTime<Ut
 }
 
 async fn cancel(tx: &mut Tx, search: &SearchRow, now: DateTime<Utc>) -> Result<(), SearchError> {
-    searches::transition(tx, search.id, search.state, SearchState::Cancelled, Some("cancelled by its owner"), now)
-        .await?;
+    searches::transition(
+        tx,
+        search.id,
+        search.state,
+        SearchState::Cancelled,
+        Some("cancelled by its owner"),
+        now,
+    )
+    .await?;
     for job in jobs::cancel_open(tx, search.id, now).await? {
         if let Some(job) = jobs::lock(tx, job).await? {
             tx.tell(search.id, views::job_event(&job, JobState::Cancelled));
@@ -66,7 +81,12 @@ async fn cancel(tx: &mut Tx, search: &SearchRow, now: DateTime<Utc>) -> Result<(
     for row in rows.into_iter().filter(|row| row.state == CandidateState::Evaluating) {
         candidates::set_proposed(tx, row.id).await?;
         if let Some(row) = candidates::get(tx.connection(), row.id).await? {
-            tx.tell(search.id, EventBody::Candidate { candidate: Box::new(views::candidate(row, &[])) });
+            tx.tell(
+                search.id,
+                EventBody::Candidate {
+                    candidate: Box::new(views::candidate(row, &[])),
+                },
+            );
         }
     }
     Ok(())

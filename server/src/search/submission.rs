@@ -37,7 +37,10 @@ pub(super) struct Accepted {
 /// What is wrong with the submission, by field; or a store fails.
 pub async fn submit(app: &App, new: &NewSearch, key: Option<&str>) -> Result<Submitted, SearchError> {
     if key.is_some_and(|key| key.is_empty() || key.chars().count() > LONGEST_NAME) {
-        return Err(invalid("Idempotency-Key", format!("must have 1 to {LONGEST_NAME} characters")));
+        return Err(invalid(
+            "Idempotency-Key",
+            format!("must have 1 to {LONGEST_NAME} characters"),
+        ));
     }
     let now = app.clock.now();
     let accepted = check(app, new, now).await?;
@@ -46,7 +49,11 @@ pub async fn submit(app: &App, new: &NewSearch, key: Option<&str>) -> Result<Sub
     if let Some(key) = key
         && let Some((standing, id)) = searches::submission(&mut tx, key).await?
     {
-        return if standing == digest { Ok(Submitted { id, fresh: false }) } else { Err(SearchError::KeyReused(key.to_owned())) };
+        return if standing == digest {
+            Ok(Submitted { id, fresh: false })
+        } else {
+            Err(SearchError::KeyReused(key.to_owned()))
+        };
     }
     let Accepted { space, device, runtime } = accepted;
     let id = SearchId::new();
@@ -81,7 +88,11 @@ pub(super) async fn check(app: &App, new: &NewSearch, now: DateTime<Utc>) -> Res
     if let Some(seed) = new.seed {
         space.search.seed = seed;
     }
-    if new.name.as_ref().is_some_and(|name| name.is_empty() || name.chars().count() > LONGEST_NAME) {
+    if new
+        .name
+        .as_ref()
+        .is_some_and(|name| name.is_empty() || name.chars().count() > LONGEST_NAME)
+    {
         return Err(invalid("name", format!("must have 1 to {LONGEST_NAME} characters")));
     }
     check_table(app, new, &space).await?;
@@ -97,15 +108,22 @@ async fn check_table(app: &App, new: &NewSearch, space: &Space) -> Result<(), Se
     match (&space.kind, &new.table) {
         (SpaceKind::Table(_), Some(digest)) => {
             if app.store.artifact(digest).await?.is_none() {
-                return Err(invalid("table", format!("there is no artifact {digest}; upload the table first")));
+                return Err(invalid(
+                    "table",
+                    format!("there is no artifact {digest}; upload the table first"),
+                ));
             }
             app.searches.read_table(&app.artifacts, digest, space).await?;
             Ok(())
         }
-        (SpaceKind::Table(_), None) => {
-            Err(invalid("table", "a table space needs the digest of its uploaded table".to_owned()))
-        }
-        (_, Some(_)) => Err(invalid("table", format!("a {} space takes no table", space.kind.as_str()))),
+        (SpaceKind::Table(_), None) => Err(invalid(
+            "table",
+            "a table space needs the digest of its uploaded table".to_owned(),
+        )),
+        (_, Some(_)) => Err(invalid(
+            "table",
+            format!("a {} space takes no table", space.kind.as_str()),
+        )),
         (_, None) => Ok(()),
     }
 }
@@ -115,19 +133,33 @@ async fn device(app: &App, new: &NewSearch, space: &Space) -> Result<Option<Stri
         return if space.blocks().is_empty() {
             Ok(None)
         } else {
-            Err(invalid("device", format!("a {} space with blocks needs one; there are {}", space.kind.as_str(), devices(app).await?)))
+            Err(invalid(
+                "device",
+                format!(
+                    "a {} space with blocks needs one; there are {}",
+                    space.kind.as_str(),
+                    devices(app).await?
+                ),
+            ))
         };
     };
     match app.store.device(name).await? {
         Some(_) => Ok(Some(name.clone())),
-        None => Err(invalid("device", format!("`{}` is not registered; there are {}", short(name), devices(app).await?))),
+        None => Err(invalid(
+            "device",
+            format!("`{}` is not registered; there are {}", short(name), devices(app).await?),
+        )),
     }
 }
 
 async fn devices(app: &App) -> Result<String, SearchError> {
     let devices = app.store.devices(None, None, 20).await?;
     let names: Vec<String> = devices.into_iter().map(|view| view.device.name).collect();
-    Ok(if names.is_empty() { "none yet: start a worker on one, or register it".to_owned() } else { names.join(", ") })
+    Ok(if names.is_empty() {
+        "none yet: start a worker on one, or register it".to_owned()
+    } else {
+        names.join(", ")
+    })
 }
 
 /// The runtime asked for, or the only one the device has; none where the space has nothing to measure.
@@ -145,10 +177,21 @@ async fn runtime(
     let mut runtimes = app.store.runtimes(device, alive_since).await?;
     match runtimes.len() {
         1 => Ok(runtimes.pop()),
-        0 => Err(invalid("runtime", format!("{device} has none yet: start a worker on it, or name the one to wait for"))),
+        0 => Err(invalid(
+            "runtime",
+            format!("{device} has none yet: start a worker on it, or name the one to wait for"),
+        )),
         _ => {
-            let names = runtimes.iter().map(|runtime| format!("{} {}", runtime.name, runtime.version));
-            Err(invalid("runtime", format!("{device} has several, name one: {}", names.collect::<Vec<_>>().join(", "))))
+            let names = runtimes
+                .iter()
+                .map(|runtime| format!("{} {}", runtime.name, runtime.version));
+            Err(invalid(
+                "runtime",
+                format!(
+                    "{device} has several, name one: {}",
+                    names.collect::<Vec<_>>().join(", ")
+                ),
+            ))
         }
     }
 }
@@ -157,7 +200,11 @@ async fn runtime(
 pub fn space_problems(error: &SpaceError) -> Vec<FieldProblem> {
     let number = |number: usize| u32::try_from(number).ok();
     let problems = error.0.iter().map(|problem| FieldProblem {
-        field: if problem.field.is_empty() { "(whole file)".to_owned() } else { problem.field.clone() },
+        field: if problem.field.is_empty() {
+            "(whole file)".to_owned()
+        } else {
+            problem.field.clone()
+        },
         line: number(problem.line),
         column: number(problem.column),
         message: format!("found {}; allowed: {}", problem.found, problem.allowed),

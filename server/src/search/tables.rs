@@ -14,16 +14,23 @@ const LARGEST: u64 = 256 << 20;
 /// # Errors
 /// [`SearchError::Invalid`] on `table`, with all that is wrong.
 pub(super) fn read(bytes: &[u8], space: &Space) -> Result<Table, SearchError> {
-    let refuse = |message: String| SearchError::Invalid { field: "table", message };
+    let refuse = |message: String| SearchError::Invalid {
+        field: "table",
+        message,
+    };
     let mut csv = Vec::new();
     let read = if bytes.starts_with(&[0x1f, 0x8b]) {
-        flate2::read::MultiGzDecoder::new(bytes).take(LARGEST + 1).read_to_end(&mut csv)
+        flate2::read::MultiGzDecoder::new(bytes)
+            .take(LARGEST + 1)
+            .read_to_end(&mut csv)
     } else {
         bytes.take(LARGEST + 1).read_to_end(&mut csv)
     };
     match read {
         Err(error) => Err(refuse(format!("it cannot be unpacked: {error}"))),
-        Ok(length) if length as u64 > LARGEST => Err(refuse(format!("it is larger than {} MiB unpacked", LARGEST >> 20))),
+        Ok(length) if length as u64 > LARGEST => {
+            Err(refuse(format!("it is larger than {} MiB unpacked", LARGEST >> 20)))
+        }
         Ok(_) => Table::parse(space, &csv).map_err(|error| refuse(error.to_string())),
     }
 }

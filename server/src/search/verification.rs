@@ -10,9 +10,7 @@ use protocol::{
 };
 use search_spaces::{Estimate, Space, hypervolume::hypervolume, metric, pareto};
 
-use super::{
-    SearchError, advance::Move, context::Context, profiling, proposing, proposing::Candidates, views,
-};
+use super::{SearchError, advance::Move, context::Context, profiling, proposing, proposing::Candidates, views};
 use crate::{
     dispatch::MAX_ATTEMPTS,
     store::{
@@ -35,8 +33,15 @@ pub(super) async fn step(step: &mut Move<'_>) -> Result<bool, SearchError> {
     calibrate(step, &context, &known).await?;
     let states = jobs::states(step.tx.connection(), step.search.id, JobKind::Verify).await?;
     let tried: BTreeSet<CandidateId> = states.iter().filter_map(|(_, candidate, _)| *candidate).collect();
-    let open = states.iter().filter(|(_, _, state)| matches!(state, JobState::Queued | JobState::Leased)).count();
-    let confirmed = known.rows.iter().filter(|row| is_verified(row) && views::within_limits(&context.space, row)).count();
+    let open = states
+        .iter()
+        .filter(|(_, _, state)| matches!(state, JobState::Queued | JobState::Leased))
+        .count();
+    let confirmed = known
+        .rows
+        .iter()
+        .filter(|row| is_verified(row) && views::within_limits(&context.space, row))
+        .count();
     let wanted = context.space.search.finalists as usize;
     let next: Vec<&CandidateRow> = ranking(&context, &known)
         .into_iter()
@@ -61,13 +66,20 @@ fn is_verified(row: &CandidateRow) -> bool {
 
 fn summary(stopped: Option<&str>, confirmed: usize, tried: usize, wanted: usize) -> String {
     let stopped = stopped.map(|reason| format!("{reason}; ")).unwrap_or_default();
-    let short = if confirmed < wanted { format!(", {wanted} were asked for") } else { String::new() };
+    let short = if confirmed < wanted {
+        format!(", {wanted} were asked for")
+    } else {
+        String::new()
+    };
     format!("{stopped}{confirmed} of {tried} measured finalists are within the limits{short}")
 }
 
 fn verify_job(step: &Move<'_>, space: &Space, row: &CandidateRow) -> NewJob {
     let target = profiling::target(step.search, space);
-    let peak = row.predicted.get(metric::PEAK_MEMORY_BYTES).map_or(0.0, |figure| figure.value);
+    let peak = row
+        .predicted
+        .get(metric::PEAK_MEMORY_BYTES)
+        .map_or(0.0, |figure| figure.value);
     NewJob {
         id: JobId::new(),
         search_id: step.search.id,
@@ -99,7 +111,12 @@ fn ranking(context: &Context, known: &Candidates) -> Vec<u64> {
     let (within, mut beyond): (Vec<_>, Vec<_>) =
         evaluated.partition(|(_, _, metrics)| space.limits.broken(metrics).is_empty());
     let excess = |metrics: &BTreeMap<String, Estimate>| {
-        space.limits.broken(metrics).into_iter().map(|(_, value, bound)| value / bound).fold(0.0_f64, f64::max)
+        space
+            .limits
+            .broken(metrics)
+            .into_iter()
+            .map(|(_, value, bound)| value / bound)
+            .fold(0.0_f64, f64::max)
     };
     beyond.sort_by(|a, b| excess(&a.2).total_cmp(&excess(&b.2)));
     let mut rest: Vec<(u64, Vec<f64>)> = within.into_iter().map(|(number, point, _)| (number, point)).collect();
@@ -136,7 +153,11 @@ async fn calibrate(step: &mut Move<'_>, context: &Context, known: &Candidates) -
         .iter()
         .filter_map(|metric| {
             let pairs: Vec<Pair> = known.rows.iter().filter_map(|row| pair(row, metric)).collect();
-            let Calibration { factor, offset, residual } = Calibration::fit(&pairs);
+            let Calibration {
+                factor,
+                offset,
+                residual,
+            } = Calibration::fit(&pairs);
             let view = CalibrationView {
                 metric: (*metric).to_owned(),
                 factor,
@@ -147,14 +168,24 @@ async fn calibrate(step: &mut Move<'_>, context: &Context, known: &Candidates) -
             (!pairs.is_empty()).then_some(view)
         })
         .collect();
-    let standing = step.search.calibration.as_ref().map_or(&[][..], |calibration| calibration.0.as_slice());
+    let standing = step
+        .search
+        .calibration
+        .as_ref()
+        .map_or(&[][..], |calibration| calibration.0.as_slice());
     if views == standing {
         return Ok(());
     }
     searches::set_calibration(step.tx, step.search.id, &views).await?;
     let mut calibrated = step.search.clone();
     calibrated.calibration = Some(sqlx::types::Json(views));
-    let mut telling = Move { tx: step.tx, search: &calibrated, caches: step.caches, artifacts: step.artifacts, now: step.now };
+    let mut telling = Move {
+        tx: step.tx,
+        search: &calibrated,
+        caches: step.caches,
+        artifacts: step.artifacts,
+        now: step.now,
+    };
     proposing::tell_front(&mut telling, context, known);
     Ok(())
 }
@@ -196,5 +227,8 @@ fn with_pipeline(row: &CandidateRow, passes: f64) -> Option<Metrics> {
 
 /// Numbers of verified candidates within the limits, for recommendations.
 pub(super) fn confirmed(space: &Space, rows: &[CandidateRow]) -> BTreeSet<u64> {
-    rows.iter().filter(|row| is_verified(row) && views::within_limits(space, row)).map(|row| unsigned(row.number)).collect()
+    rows.iter()
+        .filter(|row| is_verified(row) && views::within_limits(space, row))
+        .map(|row| unsigned(row.number))
+        .collect()
 }

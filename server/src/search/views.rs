@@ -98,7 +98,11 @@ pub fn within_limits(space: &Space, row: &CandidateRow) -> bool {
 pub fn calibrated(predicted: &Metrics, calibration: &[CalibrationView]) -> Metrics {
     let corrected = calibration.iter().filter_map(|view| {
         let figure = predicted.get(&view.metric)?;
-        let calibration = Calibration { factor: view.factor, offset: view.offset, residual: view.residual };
+        let calibration = Calibration {
+            factor: view.factor,
+            offset: view.offset,
+            residual: view.residual,
+        };
         let corrected = calibration.apply(estimate(*figure));
         Some((view.metric.clone(), figure_of(corrected)))
     });
@@ -152,21 +156,32 @@ pub fn budget(row: &SearchRow, figures: &SearchFigures, space: &Space) -> Budget
 /// Objectives with the box's sides: those of the search where they are fixed, else those that the space declares.
 #[must_use]
 pub fn objectives(space: &Space, ranges: Option<&[(f64, f64)]>) -> Vec<ObjectiveView> {
-    let views = space.objectives.iter().enumerate().map(|(index, objective)| ObjectiveView {
-        metric: objective.metric.clone(),
-        direction: match objective.direction {
-            Direction::Maximise => "maximize".to_owned(),
-            Direction::Minimise => "minimize".to_owned(),
-        },
-        range: ranges.and_then(|ranges| ranges.get(index).copied()).or(objective.range),
-    });
+    let views = space
+        .objectives
+        .iter()
+        .enumerate()
+        .map(|(index, objective)| ObjectiveView {
+            metric: objective.metric.clone(),
+            direction: match objective.direction {
+                Direction::Maximise => "maximize".to_owned(),
+                Direction::Minimise => "minimize".to_owned(),
+            },
+            range: ranges.and_then(|ranges| ranges.get(index).copied()).or(objective.range),
+        });
     views.collect()
 }
 
 /// Limits as they are shown.
 #[must_use]
 pub fn limits(space: &Space) -> Vec<LimitView> {
-    space.limits.iter().map(|(metric, at_most)| LimitView { metric: metric.to_owned(), at_most }).collect()
+    space
+        .limits
+        .iter()
+        .map(|(metric, at_most)| LimitView {
+            metric: metric.to_owned(),
+            at_most,
+        })
+        .collect()
 }
 
 /// An architecture position by position.
@@ -183,23 +198,35 @@ pub fn layers(space: &Space, architecture: &Architecture) -> Vec<LayerView> {
 /// A figure of the wire.
 #[must_use]
 pub fn figure_of(estimate: Estimate) -> Figure {
-    Figure { value: estimate.value, standard_error: estimate.standard_error }
+    Figure {
+        value: estimate.value,
+        standard_error: estimate.standard_error,
+    }
 }
 
 /// An estimate of the domain.
 #[must_use]
 pub fn estimate(figure: Figure) -> Estimate {
-    Estimate { value: figure.value, standard_error: figure.standard_error }
+    Estimate {
+        value: figure.value,
+        standard_error: figure.standard_error,
+    }
 }
 
 /// Metrics of the wire.
 #[must_use]
 pub fn metrics(estimates: &BTreeMap<String, Estimate>) -> Metrics {
-    estimates.iter().map(|(name, estimate)| (name.clone(), figure_of(*estimate))).collect()
+    estimates
+        .iter()
+        .map(|(name, estimate)| (name.clone(), figure_of(*estimate)))
+        .collect()
 }
 
 /// Metrics of the domain.
 #[must_use]
 pub fn estimates(metrics: &Metrics) -> BTreeMap<String, Estimate> {
-    metrics.iter().map(|(name, figure)| (name.clone(), estimate(*figure))).collect()
+    metrics
+        .iter()
+        .map(|(name, figure)| (name.clone(), estimate(*figure)))
+        .collect()
 }

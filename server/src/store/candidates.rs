@@ -89,7 +89,11 @@ pub struct NewCandidate<'a> {
 /// # Errors
 /// When Postgres is away, or number or architecture are taken.
 pub async fn insert(tx: &mut Tx, new: &NewCandidate<'_>, now: DateTime<Utc>) -> Result<(), StoreError> {
-    let state = if new.infeasible.is_some() { CandidateState::Infeasible } else { CandidateState::Proposed };
+    let state = if new.infeasible.is_some() {
+        CandidateState::Infeasible
+    } else {
+        CandidateState::Proposed
+    };
     sqlx::query!(
         "INSERT INTO candidates (id, search_id, number, architecture, layers, state, state_reason, reference, parent,
                                  action, why, predicted, created_at)
@@ -118,10 +122,12 @@ pub async fn insert(tx: &mut Tx, new: &NewCandidate<'_>, now: DateTime<Utc>) -> 
 /// # Errors
 /// When Postgres is away.
 pub async fn set_evaluating(tx: &mut Tx, id: CandidateId) -> Result<bool, StoreError> {
-    let moved =
-        sqlx::query!("UPDATE candidates SET state = 'evaluating' WHERE id = $1 AND state = 'proposed'", id.0)
-            .execute(tx.connection())
-            .await?;
+    let moved = sqlx::query!(
+        "UPDATE candidates SET state = 'evaluating' WHERE id = $1 AND state = 'proposed'",
+        id.0
+    )
+    .execute(tx.connection())
+    .await?;
     Ok(moved.rows_affected() == 1)
 }
 
@@ -130,10 +136,12 @@ pub async fn set_evaluating(tx: &mut Tx, id: CandidateId) -> Result<bool, StoreE
 /// # Errors
 /// When Postgres is away.
 pub async fn set_proposed(tx: &mut Tx, id: CandidateId) -> Result<bool, StoreError> {
-    let moved =
-        sqlx::query!("UPDATE candidates SET state = 'proposed' WHERE id = $1 AND state = 'evaluating'", id.0)
-            .execute(tx.connection())
-            .await?;
+    let moved = sqlx::query!(
+        "UPDATE candidates SET state = 'proposed' WHERE id = $1 AND state = 'evaluating'",
+        id.0
+    )
+    .execute(tx.connection())
+    .await?;
     Ok(moved.rows_affected() == 1)
 }
 
@@ -313,6 +321,12 @@ impl Store {
         )
         .fetch_all(&self.pool)
         .await?;
-        Ok(rows.into_iter().map(|row| CurvePoint { step: unsigned(row.step), loss: row.loss }).collect())
+        Ok(rows
+            .into_iter()
+            .map(|row| CurvePoint {
+                step: unsigned(row.step),
+                loss: row.loss,
+            })
+            .collect())
     }
 }

@@ -40,7 +40,12 @@ impl Store {
     ///
     /// # Errors
     /// When Postgres is away.
-    pub async fn devices(&self, name: Option<&str>, after: Option<&str>, limit: i64) -> Result<Vec<DeviceView>, StoreError> {
+    pub async fn devices(
+        &self,
+        name: Option<&str>,
+        after: Option<&str>,
+        limit: i64,
+    ) -> Result<Vec<DeviceView>, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT name, description, memory_bytes, last_seen,
                    (SELECT count(DISTINCT (runtime_name, runtime_version, dtype, operator, shape))

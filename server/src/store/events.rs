@@ -20,7 +20,11 @@ impl Store {
         )
         .fetch_all(&self.pool)
         .await?;
-        let events = rows.into_iter().map(|row| Event { sequence: row.sequence, at: row.at, body: row.body.0 });
+        let events = rows.into_iter().map(|row| Event {
+            sequence: row.sequence,
+            at: row.at,
+            body: row.body.0,
+        });
         Ok(events.collect())
     }
 
@@ -29,7 +33,10 @@ impl Store {
     /// # Errors
     /// When Postgres is away.
     pub async fn last_event(&self, search: SearchId) -> Result<Option<i64>, StoreError> {
-        let query = sqlx::query_scalar!("SELECT last_sequence FROM search_streams WHERE search_id = $1", search.0);
+        let query = sqlx::query_scalar!(
+            "SELECT last_sequence FROM search_streams WHERE search_id = $1",
+            search.0
+        );
         Ok(query.fetch_optional(&self.pool).await?)
     }
 }

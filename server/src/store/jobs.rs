@@ -123,9 +123,12 @@ pub async fn claim(
 ) -> Result<Vec<JobRow>, StoreError> {
     // Whether a device is idle is decided by one claim at a time; look-ups run on none.
     if worker.kinds.iter().any(|kind| *kind != JobKind::Lookup) {
-        sqlx::query!("SELECT pg_advisory_xact_lock(hashtextextended('device ' || $1, 0))", worker.device)
-            .fetch_one(tx.connection())
-            .await?;
+        sqlx::query!(
+            "SELECT pg_advisory_xact_lock(hashtextextended('device ' || $1, 0))",
+            worker.device
+        )
+        .fetch_one(tx.connection())
+        .await?;
     }
     let jobs = sqlx::query_as!(
         JobRow,
@@ -192,7 +195,14 @@ pub async fn claim(
 
 /// Ends the attempt of a lease that ran out, if there is one, and begins the next.
 async fn begin_attempt(tx: &mut Tx, job: &JobRow, worker: WorkerId, now: DateTime<Utc>) -> Result<(), StoreError> {
-    end_attempt(tx, job.id, Some("the lease ran out: its worker sent no heartbeat in time"), None, now).await?;
+    end_attempt(
+        tx,
+        job.id,
+        Some("the lease ran out: its worker sent no heartbeat in time"),
+        None,
+        now,
+    )
+    .await?;
     sqlx::query!(
         "INSERT INTO attempts (job_id, attempt, worker_id, started_at) VALUES ($1, $2, $3, $4)",
         job.id.0,
@@ -278,8 +288,10 @@ pub async fn renew(
 /// When Postgres is away.
 pub async fn extend_curve(tx: &mut Tx, id: JobId, curve: &[CurvePoint]) -> Result<(), StoreError> {
     // One row per step, the last one said: a statement may not touch a row twice.
-    let points: std::collections::BTreeMap<i64, f64> =
-        curve.iter().map(|point| (super::signed(point.step), point.loss)).collect();
+    let points: std::collections::BTreeMap<i64, f64> = curve
+        .iter()
+        .map(|point| (super::signed(point.step), point.loss))
+        .collect();
     let (steps, losses): (Vec<i64>, Vec<f64>) = points.into_iter().unzip();
     sqlx::query!(
         "INSERT INTO curve_points (job_id, step, loss) SELECT $1, * FROM unnest($2::bigint[], $3::float8[])
@@ -298,7 +310,12 @@ pub async fn extend_curve(tx: &mut Tx, id: JobId, curve: &[CurvePoint]) -> Resul
 /// # Errors
 /// When Postgres is away.
 pub async fn succeed(tx: &mut Tx, id: JobId, result: &JobResult, now: DateTime<Utc>) -> Result<(), StoreError> {
-    let DeviceSeconds { train, sample, score, profile } = result.device_seconds;
+    let DeviceSeconds {
+        train,
+        sample,
+        score,
+        profile,
+    } = result.device_seconds;
     sqlx::query!(
         "UPDATE jobs SET state = 'succeeded', result = $2, ended_at = $3, progress = 1, train_seconds = $4,
              sample_seconds = $5, score_seconds = $6, profile_seconds = $7
@@ -342,9 +359,13 @@ pub async fn requeue(tx: &mut Tx, id: JobId, runnable_at: DateTime<Utc>, release
 /// # Errors
 /// When Postgres is away.
 pub async fn fail(tx: &mut Tx, id: JobId, now: DateTime<Utc>) -> Result<(), StoreError> {
-    sqlx::query!("UPDATE jobs SET state = 'failed', ended_at = $2 WHERE id = $1 AND state = 'leased'", id.0, now)
-        .execute(tx.connection())
-        .await?;
+    sqlx::query!(
+        "UPDATE jobs SET state = 'failed', ended_at = $2 WHERE id = $1 AND state = 'leased'",
+        id.0,
+        now
+    )
+    .execute(tx.connection())
+    .await?;
     tx.wake_workers();
     Ok(())
 }
@@ -416,7 +437,10 @@ pub async fn states(
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(|row| (row.id, row.candidate_id, row.state)).collect())
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.id, row.candidate_id, row.state))
+        .collect())
 }
 
 /// Which jobs to show.

@@ -59,7 +59,11 @@ pub async fn insert_batch(
         let standing = sqlx::query_scalar!("SELECT digest FROM lut_batches WHERE id = $1", batch.id)
             .fetch_one(&mut *connection)
             .await?;
-        return Ok(if standing == batch.digest { BatchOutcome::Repeated } else { BatchOutcome::Conflicting });
+        return Ok(if standing == batch.digest {
+            BatchOutcome::Repeated
+        } else {
+            BatchOutcome::Conflicting
+        });
     }
     for entry in batch.entries {
         insert_entry(connection, batch, entry).await?;
@@ -69,9 +73,7 @@ pub async fn insert_batch(
 
 async fn insert_entry(connection: &mut PgConnection, batch: &Batch<'_>, entry: &Entry) -> Result<(), StoreError> {
     let (latency_ms, peak_memory_bytes, detail) = match &entry.state {
-        EntryState::Measured(measured) => {
-            (measured.latency_ms.values(), measured.peak_memory_bytes.values(), None)
-        }
+        EntryState::Measured(measured) => (measured.latency_ms.values(), measured.peak_memory_bytes.values(), None),
         EntryState::OutOfMemory { detail } | EntryState::Unsupported { detail } => {
             (&[] as &[f64], &[] as &[f64], Some(detail.as_str()))
         }
@@ -140,7 +142,10 @@ pub async fn entries(
             key: LutKey {
                 device: device.to_owned(),
                 runtime: Runtime::new(row.runtime_name, row.runtime_version),
-                dtype: row.dtype.parse().map_err(|error: search_spaces::UnknownDtype| wrong(error.to_string()))?,
+                dtype: row
+                    .dtype
+                    .parse()
+                    .map_err(|error: search_spaces::UnknownDtype| wrong(error.to_string()))?,
                 block: Block {
                     operator: row.operator,
                     shape: row.shape.parse().map_err(|error| wrong(format!("{error}")))?,

@@ -44,7 +44,11 @@ pub enum StoreError {
 impl StoreError {
     /// A row that says what this program would never have written.
     pub(crate) fn inconsistent(table: &'static str, row: impl ToString, what: impl ToString) -> Self {
-        Self::Inconsistent { table, row: row.to_string(), what: what.to_string() }
+        Self::Inconsistent {
+            table,
+            row: row.to_string(),
+            what: what.to_string(),
+        }
     }
 }
 

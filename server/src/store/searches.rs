@@ -116,8 +116,16 @@ pub async fn insert(tx: &mut Tx, new: &NewSearchRow<'_>, now: DateTime<Utc>) -> 
     )
     .execute(tx.connection())
     .await?;
-    sqlx::query!("INSERT INTO search_streams (search_id) VALUES ($1)", new.id.0).execute(tx.connection()).await?;
-    tx.tell(new.id, EventBody::SearchState { state: SearchState::Profiling, reason: None });
+    sqlx::query!("INSERT INTO search_streams (search_id) VALUES ($1)", new.id.0)
+        .execute(tx.connection())
+        .await?;
+    tx.tell(
+        new.id,
+        EventBody::SearchState {
+            state: SearchState::Profiling,
+            reason: None,
+        },
+    );
     Ok(())
 }
 
@@ -178,7 +186,13 @@ pub async fn transition(
     .await?;
     let moved = moved.rows_affected() == 1;
     if moved {
-        tx.tell(id, EventBody::SearchState { state: to, reason: reason.map(str::to_owned) });
+        tx.tell(
+            id,
+            EventBody::SearchState {
+                state: to,
+                reason: reason.map(str::to_owned),
+            },
+        );
     }
     Ok(moved)
 }
@@ -188,9 +202,13 @@ pub async fn transition(
 /// # Errors
 /// When Postgres is away.
 pub async fn set_elimination(tx: &mut Tx, id: SearchId, elimination: &EliminationView) -> Result<(), StoreError> {
-    sqlx::query!("UPDATE searches SET elimination = $2 WHERE id = $1", id.0, Json(elimination) as _)
-        .execute(tx.connection())
-        .await?;
+    sqlx::query!(
+        "UPDATE searches SET elimination = $2 WHERE id = $1",
+        id.0,
+        Json(elimination) as _
+    )
+    .execute(tx.connection())
+    .await?;
     Ok(())
 }
 
@@ -210,9 +228,13 @@ pub async fn set_ranges(tx: &mut Tx, id: SearchId, ranges: &[(f64, f64)]) -> Res
 /// # Errors
 /// When Postgres is away.
 pub async fn set_calibration(tx: &mut Tx, id: SearchId, calibration: &[CalibrationView]) -> Result<(), StoreError> {
-    sqlx::query!("UPDATE searches SET calibration = $2 WHERE id = $1", id.0, Json(calibration) as _)
-        .execute(tx.connection())
-        .await?;
+    sqlx::query!(
+        "UPDATE searches SET calibration = $2 WHERE id = $1",
+        id.0,
+        Json(calibration) as _
+    )
+    .execute(tx.connection())
+    .await?;
     Ok(())
 }
 
@@ -221,9 +243,13 @@ pub async fn set_calibration(tx: &mut Tx, id: SearchId, calibration: &[Calibrati
 /// # Errors
 /// When Postgres is away, or it is kept already.
 pub async fn keep_lut(tx: &mut Tx, id: SearchId, entries: &str) -> Result<(), StoreError> {
-    sqlx::query!("INSERT INTO search_luts (search_id, entries) VALUES ($1, $2)", id.0, entries)
-        .execute(tx.connection())
-        .await?;
+    sqlx::query!(
+        "INSERT INTO search_luts (search_id, entries) VALUES ($1, $2)",
+        id.0,
+        entries
+    )
+    .execute(tx.connection())
+    .await?;
     Ok(())
 }
 
@@ -242,14 +268,20 @@ pub async fn kept_lut(connection: &mut PgConnection, id: SearchId) -> Result<Opt
 /// When Postgres is away.
 pub async fn submission(tx: &mut Tx, key: &str) -> Result<Option<(String, SearchId)>, StoreError> {
     // Two submissions with one key at the same moment: the second waits here and finds the first's search.
-    sqlx::query!("SELECT pg_advisory_xact_lock(hashtextextended('idempotency ' || $1, 0))", key)
-        .fetch_one(tx.connection())
-        .await?;
+    sqlx::query!(
+        "SELECT pg_advisory_xact_lock(hashtextextended('idempotency ' || $1, 0))",
+        key
+    )
+    .fetch_one(tx.connection())
+    .await?;
     let row = sqlx::query!(
         r#"SELECT request_digest, search_id AS "search_id: SearchId" FROM idempotency_keys WHERE key = $1"#,
         key,
     );
-    Ok(row.fetch_optional(tx.connection()).await?.map(|row| (row.request_digest, row.search_id)))
+    Ok(row
+        .fetch_optional(tx.connection())
+        .await?
+        .map(|row| (row.request_digest, row.search_id)))
 }
 
 /// Remembers which search a key made.

@@ -23,7 +23,11 @@ struct Told {
 
 impl Tx {
     pub(super) fn new(inner: Transaction<'static, Postgres>) -> Self {
-        Self { inner, told: BTreeMap::new(), jobs_changed: false }
+        Self {
+            inner,
+            told: BTreeMap::new(),
+            jobs_changed: false,
+        }
     }
 
     /// The connection, for statements of this transaction.
@@ -104,7 +108,9 @@ impl Tx {
     }
 
     async fn notify(&mut self, topic: Topic) -> Result<(), StoreError> {
-        sqlx::query!("SELECT pg_notify($1, '')", topic.channel()).fetch_one(&mut *self.inner).await?;
+        sqlx::query!("SELECT pg_notify($1, '')", topic.channel())
+            .fetch_one(&mut *self.inner)
+            .await?;
         Ok(())
     }
 }

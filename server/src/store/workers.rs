@@ -47,9 +47,13 @@ pub async fn register(tx: &mut Tx, worker: &WorkerRegistration, now: DateTime<Ut
     )
     .execute(tx.connection())
     .await?;
-    sqlx::query!("UPDATE devices SET last_seen = $2 WHERE name = $1", worker.device.name, now)
-        .execute(tx.connection())
-        .await?;
+    sqlx::query!(
+        "UPDATE devices SET last_seen = $2 WHERE name = $1",
+        worker.device.name,
+        now
+    )
+    .execute(tx.connection())
+    .await?;
     Ok(())
 }
 

@@ -23,13 +23,7 @@ use temponas_server::{
     event_hub::EventHub,
     metrics::Metrics as Counters,
     search::{self, Caches, views},
-    store::{
-        Store,
-        artifacts::StoredArtifact,
-        jobs::JobFilter,
-        searches::SearchRow,
-        workers,
-    },
+    store::{Store, artifacts::StoredArtifact, jobs::JobFilter, searches::SearchRow, workers},
 };
 
 /// Three positions with three choices each, evaluated by whoever takes the job.
@@ -90,7 +84,11 @@ pub(crate) struct Harness {
 
 impl Harness {
     pub(crate) fn new(pool: PgPool) -> Self {
-        Self::on(pool, Arc::new(tempfile::tempdir().unwrap()), Clock::manual(DateTime::UNIX_EPOCH))
+        Self::on(
+            pool,
+            Arc::new(tempfile::tempdir().unwrap()),
+            Clock::manual(DateTime::UNIX_EPOCH),
+        )
     }
 
     fn on(pool: PgPool, folder: Arc<tempfile::TempDir>, clock: Clock) -> Self {
@@ -129,7 +127,11 @@ impl Harness {
         let worker = WorkerRegistration {
             id: WorkerId::new(),
             name: format!("worker on {device}"),
-            device: Device { name: device.to_owned(), description: String::new(), memory_bytes: Some(1 << 30) },
+            device: Device {
+                name: device.to_owned(),
+                description: String::new(),
+                memory_bytes: Some(1 << 30),
+            },
             runtime: Some(runtime()),
             kinds: kinds.to_vec(),
             memory_bytes: 1 << 30,
@@ -143,9 +145,14 @@ impl Harness {
 
     /// A job for the worker, if there is one now.
     pub(crate) async fn claim(&self, worker: WorkerId) -> Option<LeasedJob> {
-        let request = LeaseRequest { worker_id: worker, wait_seconds: 0 };
+        let request = LeaseRequest {
+            worker_id: worker,
+            wait_seconds: 0,
+        };
         let app = &self.app;
-        dispatch::lease(&app.store, &app.events, &app.clock, self.rules(), &request).await.unwrap()
+        dispatch::lease(&app.store, &app.events, &app.clock, self.rules(), &request)
+            .await
+            .unwrap()
     }
 
     pub(crate) async fn submit(&self, space: &str) -> SearchId {
@@ -167,8 +174,17 @@ impl Harness {
         lease_token: LeaseToken,
         outcome: Outcome,
     ) -> Result<SearchId, DispatchError> {
-        let device_seconds = DeviceSeconds { train: 2.0, sample: 1.0, score: 0.5, profile: 0.0 };
-        let result = JobResult { device_seconds, artifacts: Vec::new(), outcome };
+        let device_seconds = DeviceSeconds {
+            train: 2.0,
+            sample: 1.0,
+            score: 0.5,
+            profile: 0.0,
+        };
+        let result = JobResult {
+            device_seconds,
+            artifacts: Vec::new(),
+            outcome,
+        };
         let report = ResultReport { lease_token, result };
         dispatch::succeed(&self.app.store, job, &report, self.app.clock.now()).await
     }
@@ -188,7 +204,9 @@ impl Harness {
             released,
         };
         let now = self.app.clock.now();
-        let search = dispatch::fail(&self.app.store, self.rules(), job.job_id, &report, now).await.unwrap();
+        let search = dispatch::fail(&self.app.store, self.rules(), job.job_id, &report, now)
+            .await
+            .unwrap();
         search::advance(&self.app, search).await.unwrap();
     }
 
@@ -224,15 +242,29 @@ impl Harness {
 
     /// Architectures in the order of their numbers.
     pub(crate) async fn architectures(&self, id: SearchId) -> Vec<String> {
-        self.candidates(id).await.into_iter().map(|candidate| candidate.architecture).collect()
+        self.candidates(id)
+            .await
+            .into_iter()
+            .map(|candidate| candidate.architecture)
+            .collect()
     }
 
     pub(crate) async fn job(&self, id: JobId) -> JobView {
-        self.app.store.job_views(JobFilter::One(id), 1).await.unwrap().pop().unwrap()
+        self.app
+            .store
+            .job_views(JobFilter::One(id), 1)
+            .await
+            .unwrap()
+            .pop()
+            .unwrap()
     }
 
     pub(crate) async fn jobs(&self, search: SearchId) -> Vec<JobView> {
-        self.app.store.job_views(JobFilter::OfSearch(search, None), 1000).await.unwrap()
+        self.app
+            .store
+            .job_views(JobFilter::OfSearch(search, None), 1000)
+            .await
+            .unwrap()
     }
 
     /// Stores bytes as an artifact.
@@ -240,18 +272,36 @@ impl Harness {
         let digest = digest_of(bytes);
         let body = futures::stream::iter([Ok::<_, std::io::Error>(bytes::Bytes::copy_from_slice(bytes))]);
         let length = self.app.artifacts.upload(&digest, 0, body).await.unwrap();
-        let stored = StoredArtifact { media_type: "text/csv".to_owned(), bytes: length };
-        self.app.store.add_artifact(&digest, &stored, self.app.clock.now()).await.unwrap();
+        let stored = StoredArtifact {
+            media_type: "text/csv".to_owned(),
+            bytes: length,
+        };
+        self.app
+            .store
+            .add_artifact(&digest, &stored, self.app.clock.now())
+            .await
+            .unwrap();
         digest
     }
 }
 
 pub(crate) fn runtime() -> RuntimeName {
-    RuntimeName { name: "libtorch-cpu-1t".to_owned(), version: "2.11.0".to_owned() }
+    RuntimeName {
+        name: "libtorch-cpu-1t".to_owned(),
+        version: "2.11.0".to_owned(),
+    }
 }
 
 pub(crate) fn new_search(space: &str) -> NewSearch {
-    NewSearch { space: space.to_owned(), device: None, runtime: None, table: None, seed: None, name: None, priority: 0 }
+    NewSearch {
+        space: space.to_owned(),
+        device: None,
+        runtime: None,
+        table: None,
+        seed: None,
+        name: None,
+        priority: 0,
+    }
 }
 
 /// What an able worker answers: figures that follow from the input alone.
@@ -260,8 +310,15 @@ pub(crate) fn done(job: &LeasedJob) -> Outcome {
         JobInput::Evaluate(input) => evaluated(&input.architecture),
         JobInput::Profile(input) => profiled(input),
         JobInput::Verify(input) => {
-            let metrics = figures(&[("latency_ms", 20.0 + cost(&input.architecture)), ("peak_memory_bytes", 2e6)]);
-            Outcome::Verify(VerifyOutcome { runtime: runtime(), metrics, latency_ms_samples: vec![20.0] })
+            let metrics = figures(&[
+                ("latency_ms", 20.0 + cost(&input.architecture)),
+                ("peak_memory_bytes", 2e6),
+            ]);
+            Outcome::Verify(VerifyOutcome {
+                runtime: runtime(),
+                metrics,
+                latency_ms_samples: vec![20.0],
+            })
         }
         JobInput::Lookup(input) => panic!("the coordinator looks {} up itself", input.architecture),
     }
@@ -270,7 +327,10 @@ pub(crate) fn done(job: &LeasedJob) -> Outcome {
 /// Quality and size pull in different directions, and not at every position alike: some architectures lose in both.
 pub(crate) fn evaluated(architecture: &str) -> Outcome {
     let metrics = figures(&[("quality", quality(architecture)), ("size", cost(architecture))]);
-    Outcome::Evaluate(EvaluateOutcome { metrics, evaluator: "test".to_owned() })
+    Outcome::Evaluate(EvaluateOutcome {
+        metrics,
+        evaluator: "test".to_owned(),
+    })
 }
 
 fn quality(architecture: &str) -> f64 {
@@ -283,21 +343,37 @@ fn cost(architecture: &str) -> f64 {
 }
 
 fn weighted(architecture: &str, weight: impl Fn(usize) -> f64) -> f64 {
-    architecture.bytes().enumerate().map(|(position, code)| f64::from(code % 16) * weight(position)).sum()
+    architecture
+        .bytes()
+        .enumerate()
+        .map(|(position, code)| f64::from(code % 16) * weight(position))
+        .sum()
 }
 
 fn figures(figures: &[(&str, f64)]) -> Metrics {
-    let figure = |value| Figure { value, standard_error: 0.0 };
-    figures.iter().map(|(name, value)| ((*name).to_owned(), figure(*value))).collect()
+    let figure = |value| Figure {
+        value,
+        standard_error: 0.0,
+    };
+    figures
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), figure(*value)))
+        .collect()
 }
 
 fn profiled(input: &ProfileInput) -> Outcome {
     let entries = input.blocks.iter().map(|block| EntryUpload {
         block: block.clone(),
         dtype: "f32".to_owned(),
-        outcome: EntryOutcome::Measured { latency_ms: vec![1.0, 1.1, 0.9], peak_memory_bytes: vec![1e5, 1e5, 1e5] },
+        outcome: EntryOutcome::Measured {
+            latency_ms: vec![1.0, 1.1, 0.9],
+            peak_memory_bytes: vec![1e5, 1e5, 1e5],
+        },
     });
-    Outcome::Profile(ProfileOutcome { runtime: runtime(), entries: entries.collect() })
+    Outcome::Profile(ProfileOutcome {
+        runtime: runtime(),
+        entries: entries.collect(),
+    })
 }
 
 /// A table over the named space's positions, one row an architecture.
@@ -313,7 +389,9 @@ pub(crate) fn table() -> String {
             }
         }
     }
-    let lines = rows.into_iter().map(|(name, (quality, size))| format!("{name},{quality},{size}\n"));
+    let lines = rows
+        .into_iter()
+        .map(|(name, (quality, size))| format!("{name},{quality},{size}\n"));
     format!("arch,accuracy,size\n{}", lines.collect::<String>())
 }
 
@@ -324,5 +402,8 @@ pub(crate) fn table_space() -> String {
         .replace("metric = \"quality\"", "metric = \"accuracy\"")
         .replace("range = [0, 1]\n", "")
         .replace("range = [0, 7]\n", "")
-        .replace("[structure]", "[table]\nkey = \"arch\"\nknown = [\"size\"]\n\n[structure]")
+        .replace(
+            "[structure]",
+            "[table]\nkey = \"arch\"\nknown = [\"size\"]\n\n[structure]",
+        )
 }

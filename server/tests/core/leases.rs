@@ -18,7 +18,13 @@ use temponas_server::{
 use crate::harness::{Harness, LEASE, NAMED, SECOND, SHAPES, done, evaluated, new_search};
 
 fn beat(token: LeaseToken, progress: f64) -> Heartbeat {
-    Heartbeat { lease_token: token, progress, status: None, curve: Vec::new(), checkpoint: None }
+    Heartbeat {
+        lease_token: token,
+        progress,
+        status: None,
+        curve: Vec::new(),
+        checkpoint: None,
+    }
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]
@@ -35,13 +41,25 @@ async fn an_expired_lease_goes_to_the_next_worker_and_the_old_token_changes_noth
     let lost = t.report(&first, done(&first)).await;
     assert!(matches!(lost, Err(DispatchError::LeaseLost { .. })), "{lost:?}");
     let now = t.app.clock.now();
-    let lost = dispatch::heartbeat(&t.app.store, t.rules(), first.job_id, &beat(first.lease_token, 0.5), now).await;
+    let lost = dispatch::heartbeat(
+        &t.app.store,
+        t.rules(),
+        first.job_id,
+        &beat(first.lease_token, 0.5),
+        now,
+    )
+    .await;
     assert!(matches!(lost, Err(DispatchError::LeaseLost { .. })), "{lost:?}");
     assert_eq!(t.job(first.job_id).await.progress, 0.0);
     t.report(&second, done(&second)).await.unwrap();
     let job = t.job(first.job_id).await;
     assert_eq!(job.state, JobState::Succeeded);
-    assert!(job.attempts[0].error.as_ref().is_some_and(|error| error.contains("ran out")));
+    assert!(
+        job.attempts[0]
+            .error
+            .as_ref()
+            .is_some_and(|error| error.contains("ran out"))
+    );
     assert!(job.attempts[1].error.is_none() && job.attempts[1].ended_at.is_some());
 }
 
@@ -64,16 +82,27 @@ async fn heartbeats_keep_a_lease_and_carry_curve_and_progress(pool: PgPool) {
     let job = t.claim(a).await.unwrap();
     for step in 1..=5_u64 {
         t.pass(LEASE - SECOND);
-        let point = CurvePoint { step, loss: 1.0 / step as f64 };
-        let heartbeat = Heartbeat { curve: vec![point], ..beat(job.lease_token, step as f64 / 10.0) };
+        let point = CurvePoint {
+            step,
+            loss: 1.0 / step as f64,
+        };
+        let heartbeat = Heartbeat {
+            curve: vec![point],
+            ..beat(job.lease_token, step as f64 / 10.0)
+        };
         let now = t.app.clock.now();
-        let reply = dispatch::heartbeat(&t.app.store, t.rules(), job.job_id, &heartbeat, now).await.unwrap();
+        let reply = dispatch::heartbeat(&t.app.store, t.rules(), job.job_id, &heartbeat, now)
+            .await
+            .unwrap();
         assert!(!reply.cancelled);
         assert!(t.claim(b).await.is_none());
     }
     assert_eq!(t.job(job.job_id).await.progress, 0.5);
     let curve = t.app.store.curve(t.candidates(search).await[0].id).await.unwrap();
-    assert_eq!(curve.iter().map(|point| point.step).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+    assert_eq!(
+        curve.iter().map(|point| point.step).collect::<Vec<_>>(),
+        [1, 2, 3, 4, 5]
+    );
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]
@@ -90,9 +119,14 @@ async fn the_next_attempt_goes_on_from_the_last_checkpoint(pool: PgPool) {
         media_type: "application/octet-stream".to_owned(),
         bytes: 17,
     };
-    let heartbeat = Heartbeat { checkpoint: Some(checkpoint.clone()), ..beat(job.lease_token, 0.5) };
+    let heartbeat = Heartbeat {
+        checkpoint: Some(checkpoint.clone()),
+        ..beat(job.lease_token, 0.5)
+    };
     let now = t.app.clock.now();
-    dispatch::heartbeat(&t.app.store, t.rules(), job.job_id, &heartbeat, now).await.unwrap();
+    dispatch::heartbeat(&t.app.store, t.rules(), job.job_id, &heartbeat, now)
+        .await
+        .unwrap();
     t.pass(LEASE + SECOND);
     assert_eq!(t.claim(b).await.unwrap().checkpoint, Some(checkpoint));
 }
@@ -110,10 +144,16 @@ async fn a_checkpoint_that_was_not_uploaded_is_refused(pool: PgPool) {
         media_type: "application/octet-stream".to_owned(),
         bytes: 1,
     };
-    let heartbeat = Heartbeat { checkpoint: Some(checkpoint), ..beat(job.lease_token, 0.5) };
+    let heartbeat = Heartbeat {
+        checkpoint: Some(checkpoint),
+        ..beat(job.lease_token, 0.5)
+    };
     let now = t.app.clock.now();
     let refused = dispatch::heartbeat(&t.app.store, t.rules(), job.job_id, &heartbeat, now).await;
-    assert!(matches!(refused, Err(DispatchError::Unacceptable { .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(DispatchError::Unacceptable { .. })),
+        "{refused:?}"
+    );
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]
@@ -141,18 +181,32 @@ async fn spent_attempts_fail_the_job_with_every_error_and_log_kept(pool: PgPool)
         let job = t.claim(worker).await.unwrap();
         id = Some(job.job_id);
         t.fail(&job, error, true, false).await;
-        assert!(error == "third" || t.claim(worker).await.is_none(), "it waits before it is tried again");
+        assert!(
+            error == "third" || t.claim(worker).await.is_none(),
+            "it waits before it is tried again"
+        );
         t.pass(TimeDelta::seconds(10));
     }
     let job = t.job(id.unwrap()).await;
     assert_eq!(job.state, JobState::Failed);
-    let kept: Vec<_> = job.attempts.iter().map(|a| (a.error.clone().unwrap(), a.log.clone().unwrap())).collect();
+    let kept: Vec<_> = job
+        .attempts
+        .iter()
+        .map(|a| (a.error.clone().unwrap(), a.log.clone().unwrap()))
+        .collect();
     let text = |error: &str| (error.to_owned(), format!("log of {error}"));
     assert_eq!(kept, [text("first"), text("second"), text("third")]);
     let failed = &t.candidates(search).await[0];
     assert_eq!(failed.state, CandidateState::Failed);
-    assert_eq!(failed.state_reason.as_deref(), Some("attempt 1: first; attempt 2: second; attempt 3: third"));
-    assert_eq!(t.state(search).await, SearchState::Searching, "one failure does not end a search");
+    assert_eq!(
+        failed.state_reason.as_deref(),
+        Some("attempt 1: first; attempt 2: second; attempt 3: third")
+    );
+    assert_eq!(
+        t.state(search).await,
+        SearchState::Searching,
+        "one failure does not end a search"
+    );
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]
@@ -171,7 +225,12 @@ async fn the_reaper_gives_up_jobs_whose_workers_vanished(pool: PgPool) {
     let worker = t.worker("a").await;
     let search = t.submit(&NAMED.replace("width = 4", "width = 1")).await;
     for _ in 0..dispatch::MAX_ATTEMPTS {
-        assert!(dispatch::reap(&t.app.store, t.app.clock.now()).await.unwrap().is_empty());
+        assert!(
+            dispatch::reap(&t.app.store, t.app.clock.now())
+                .await
+                .unwrap()
+                .is_empty()
+        );
         t.claim(worker).await.unwrap();
         t.pass(LEASE + SECOND);
     }
@@ -179,7 +238,15 @@ async fn the_reaper_gives_up_jobs_whose_workers_vanished(pool: PgPool) {
     assert_eq!(dispatch::reap(&t.app.store, t.app.clock.now()).await.unwrap(), [search]);
     let failed = &t.candidates(search).await[0];
     assert_eq!(failed.state, CandidateState::Failed);
-    assert_eq!(failed.state_reason.as_ref().unwrap().matches("no heartbeat in time").count(), 3);
+    assert_eq!(
+        failed
+            .state_reason
+            .as_ref()
+            .unwrap()
+            .matches("no heartbeat in time")
+            .count(),
+        3
+    );
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]
@@ -189,12 +256,25 @@ async fn a_result_sent_again_changes_nothing_and_another_one_is_refused(pool: Pg
     let search = t.submit(NAMED).await;
     let job = t.claim(worker).await.unwrap();
     t.finish(&job).await;
-    let before = (t.candidates(search).await.len(), t.app.store.last_event(search).await.unwrap());
+    let before = (
+        t.candidates(search).await.len(),
+        t.app.store.last_event(search).await.unwrap(),
+    );
     t.pass(LEASE);
     t.finish(&job).await;
-    assert_eq!((t.candidates(search).await.len(), t.app.store.last_event(search).await.unwrap()), before);
+    assert_eq!(
+        (
+            t.candidates(search).await.len(),
+            t.app.store.last_event(search).await.unwrap()
+        ),
+        before
+    );
     let figures = t.app.store.search_figures(search).await.unwrap();
-    assert_eq!((figures.evaluations, figures.device_seconds.total()), (1, 3.5), "nothing is counted twice");
+    assert_eq!(
+        (figures.evaluations, figures.device_seconds.total()),
+        (1, 3.5),
+        "nothing is counted twice"
+    );
     let other = t.report(&job, evaluated("222")).await;
     assert!(matches!(other, Err(DispatchError::ResultDiffers(_))), "{other:?}");
 }
@@ -205,9 +285,14 @@ async fn an_outcome_of_another_kind_is_refused_and_changes_nothing(pool: PgPool)
     let worker = t.worker("a").await;
     t.submit(NAMED).await;
     let job = t.claim(worker).await.unwrap();
-    let outcome = protocol::jobs::Outcome::Lookup(protocol::jobs::LookupOutcome { metrics: Default::default() });
+    let outcome = protocol::jobs::Outcome::Lookup(protocol::jobs::LookupOutcome {
+        metrics: Default::default(),
+    });
     let refused = t.report(&job, outcome).await;
-    assert!(matches!(refused, Err(DispatchError::Unacceptable { .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(DispatchError::Unacceptable { .. })),
+        "{refused:?}"
+    );
     assert_eq!(t.job(job.job_id).await.state, JobState::Leased);
 }
 
@@ -224,8 +309,18 @@ async fn searches_take_turns_and_priority_goes_first(pool: PgPool) {
         let job = t.claim(worker).await.unwrap();
         served.push(t.job(job.job_id).await.search_id.unwrap());
     }
-    assert_eq!(served, [first, second, first, second], "the earlier search does not starve the later one");
-    let urgent = t.try_submit(&protocol::searches::NewSearch { priority: 5, ..new_search(NAMED) }).await.unwrap();
+    assert_eq!(
+        served,
+        [first, second, first, second],
+        "the earlier search does not starve the later one"
+    );
+    let urgent = t
+        .try_submit(&protocol::searches::NewSearch {
+            priority: 5,
+            ..new_search(NAMED)
+        })
+        .await
+        .unwrap();
     for _ in 0..3 {
         let job = t.claim(worker).await.unwrap();
         assert_eq!(t.job(job.job_id).await.search_id, Some(urgent));
@@ -258,10 +353,16 @@ async fn a_profile_job_holds_its_device_alone(pool: PgPool) {
     let elsewhere = t.worker("y").await;
     let named = t.submit(NAMED).await;
     let training = t.claim(trainer).await.unwrap();
-    let shapes = protocol::searches::NewSearch { device: Some("x".to_owned()), ..new_search(SHAPES) };
+    let shapes = protocol::searches::NewSearch {
+        device: Some("x".to_owned()),
+        ..new_search(SHAPES)
+    };
     let shapes = t.try_submit(&shapes).await.unwrap();
     assert!(t.claim(profiler).await.is_none(), "the device is in use");
-    assert!(t.claim(trainer).await.is_none(), "a profile job waits: nothing else starts there");
+    assert!(
+        t.claim(trainer).await.is_none(),
+        "a profile job waits: nothing else starts there"
+    );
     assert!(t.claim(elsewhere).await.is_some(), "another device goes on");
     t.finish(&training).await;
     let profile = t.claim(profiler).await.unwrap();
@@ -281,19 +382,30 @@ async fn a_profile_job_holds_its_device_alone(pool: PgPool) {
 async fn a_profile_job_that_no_living_worker_takes_keeps_nobody_waiting(pool: PgPool) {
     let t = Harness::new(pool);
     let profiler = t.worker_on("x", &[JobKind::Profile]).await;
-    t.try_submit(&protocol::searches::NewSearch { device: Some("x".to_owned()), ..new_search(SHAPES) }).await.unwrap();
+    t.try_submit(&protocol::searches::NewSearch {
+        device: Some("x".to_owned()),
+        ..new_search(SHAPES)
+    })
+    .await
+    .unwrap();
     t.submit(NAMED).await;
     let trainer = t.worker("x").await;
     assert!(t.claim(trainer).await.is_none());
     t.pass(LEASE * 10);
-    assert!(t.claim(trainer).await.is_some(), "the only profiler has not been heard of for long");
+    assert!(
+        t.claim(trainer).await.is_some(),
+        "the only profiler has not been heard of for long"
+    );
     assert!(t.claim(profiler).await.is_none(), "and now it has to wait");
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]
 async fn a_worker_that_nobody_registered_gets_nothing(pool: PgPool) {
     let t = Harness::new(pool);
-    let request = protocol::leases::LeaseRequest { worker_id: protocol::WorkerId::new(), wait_seconds: 0 };
+    let request = protocol::leases::LeaseRequest {
+        worker_id: protocol::WorkerId::new(),
+        wait_seconds: 0,
+    };
     let app = &t.app;
     let refused = dispatch::lease(&app.store, &app.events, &app.clock, t.rules(), &request).await;
     assert!(matches!(refused, Err(DispatchError::UnknownWorker(_))), "{refused:?}");
@@ -303,13 +415,21 @@ async fn a_worker_that_nobody_registered_gets_nothing(pool: PgPool) {
 async fn a_waiting_worker_is_woken_by_a_new_job(pool: PgPool) {
     let t = Harness::new(pool);
     let worker = t.worker("a").await;
-    let request = protocol::leases::LeaseRequest { worker_id: worker, wait_seconds: 30 };
+    let request = protocol::leases::LeaseRequest {
+        worker_id: worker,
+        wait_seconds: 30,
+    };
     let app = t.app.clone();
     let rules = t.rules();
-    let waiting = tokio::spawn(async move { dispatch::lease(&app.store, &app.events, &app.clock, rules, &request).await });
+    let waiting =
+        tokio::spawn(async move { dispatch::lease(&app.store, &app.events, &app.clock, rules, &request).await });
     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     t.submit(NAMED).await;
-    let job = tokio::time::timeout(std::time::Duration::from_secs(10), waiting).await.unwrap().unwrap().unwrap();
+    let job = tokio::time::timeout(std::time::Duration::from_secs(10), waiting)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
     assert!(job.is_some());
 }
 
@@ -320,8 +440,12 @@ async fn a_worker_of_a_cancelled_job_is_told_at_its_next_heartbeat(pool: PgPool)
     let search = t.submit(NAMED).await;
     let job = t.claim(worker).await.unwrap();
     let now = t.app.clock.now();
-    search::steer(&t.app.store, search, search::Steering::Cancel, now).await.unwrap();
-    let reply = dispatch::heartbeat(&t.app.store, t.rules(), job.job_id, &beat(job.lease_token, 0.5), now).await.unwrap();
+    search::steer(&t.app.store, search, search::Steering::Cancel, now)
+        .await
+        .unwrap();
+    let reply = dispatch::heartbeat(&t.app.store, t.rules(), job.job_id, &beat(job.lease_token, 0.5), now)
+        .await
+        .unwrap();
     assert!(reply.cancelled);
     let lost = t.report(&job, done(&job)).await;
     assert!(matches!(lost, Err(DispatchError::LeaseLost { .. })), "{lost:?}");

@@ -11,17 +11,24 @@ use temponas_server::{MIGRATOR, search, store::luts::LutFilter};
 use crate::harness::{Harness, LEASE, SECOND, SHAPES, done, new_search};
 
 fn on(device: &str, space: &str) -> NewSearch {
-    NewSearch { device: Some(device.to_owned()), ..new_search(space) }
+    NewSearch {
+        device: Some(device.to_owned()),
+        ..new_search(space)
+    }
 }
 
 /// Every kind of job that has to do with a device.
 const ALL: [JobKind; 3] = [JobKind::Profile, JobKind::Evaluate, JobKind::Verify];
 
 fn full_attention_does_not_fit(outcome: Outcome) -> Outcome {
-    let Outcome::Profile(ProfileOutcome { runtime, mut entries }) = outcome else { return outcome };
+    let Outcome::Profile(ProfileOutcome { runtime, mut entries }) = outcome else {
+        return outcome;
+    };
     for entry in &mut entries {
         if entry.block.operator == "self_attention3d" && entry.block.shape.get("h") == Some(&8) {
-            entry.outcome = EntryOutcome::OutOfMemory { detail: "tried to allocate 9 GiB".to_owned() };
+            entry.outcome = EntryOutcome::OutOfMemory {
+                detail: "tried to allocate 9 GiB".to_owned(),
+            };
         }
     }
     Outcome::Profile(ProfileOutcome { runtime, entries })
@@ -41,12 +48,28 @@ async fn a_search_goes_from_an_empty_table_to_verified_finalists(pool: PgPool) {
     }
     let elimination = t.search(id).await.elimination.unwrap().0;
     assert!(!elimination.removed.is_empty());
-    assert!(elimination.removed.iter().all(|gone| gone.choice.contains("attention") || gone.choice.contains("Attention")));
-    assert!(elimination.removed.iter().all(|gone| gone.reason.contains("9 GiB")), "{elimination:?}");
+    assert!(
+        elimination
+            .removed
+            .iter()
+            .all(|gone| gone.choice.contains("attention") || gone.choice.contains("Attention"))
+    );
+    assert!(
+        elimination.removed.iter().all(|gone| gone.reason.contains("9 GiB")),
+        "{elimination:?}"
+    );
     assert_ne!(elimination.architectures_before, elimination.architectures_after);
-    let references: Vec<_> = t.candidates(id).await.into_iter().filter(|c| c.reference.is_some()).collect();
+    let references: Vec<_> = t
+        .candidates(id)
+        .await
+        .into_iter()
+        .filter(|c| c.reference.is_some())
+        .collect();
     assert_eq!(references.len(), 4);
-    let infeasible: Vec<_> = references.iter().filter(|c| c.state == CandidateState::Infeasible).collect();
+    let infeasible: Vec<_> = references
+        .iter()
+        .filter(|c| c.state == CandidateState::Infeasible)
+        .collect();
     assert_eq!(infeasible.len(), 1, "full attention everywhere");
     assert!(infeasible[0].state_reason.as_ref().unwrap().contains("out of memory"));
     t.work_off(worker).await;
@@ -54,11 +77,20 @@ async fn a_search_goes_from_an_empty_table_to_verified_finalists(pool: PgPool) {
     assert_eq!(search.state, SearchState::Done, "{:?}", search.state_reason);
     let candidates = t.candidates(id).await;
     let gone = |c: &protocol::searches::CandidateView| {
-        c.reference.is_none() && elimination.removed.iter().any(|gone| c.layers.iter().any(|l| l.position == gone.position && l.choice == gone.choice))
+        c.reference.is_none()
+            && elimination.removed.iter().any(|gone| {
+                c.layers
+                    .iter()
+                    .any(|l| l.position == gone.position && l.choice == gone.choice)
+            })
     };
     assert!(!candidates.iter().any(gone), "what was eliminated is not proposed");
     let verified: Vec<_> = candidates.iter().filter(|c| !c.verified.is_empty()).collect();
-    assert_eq!(verified.len(), 3, "as many finalists as asked for, all within the limits");
+    assert_eq!(
+        verified.len(),
+        3,
+        "as many finalists as asked for, all within the limits"
+    );
     let whole_front = candidates.iter().filter(|c| c.on_front).all(|c| !c.verified.is_empty());
     assert!(whole_front || verified.iter().all(|c| c.on_front), "the front first");
     let calibration = search.calibration.unwrap().0;
@@ -68,7 +100,10 @@ async fn a_search_goes_from_an_empty_table_to_verified_finalists(pool: PgPool) {
     assert_eq!(point.verified_within_limits, Some(true));
     assert!(point.calibrated.contains_key("latency_ms") && point.metrics.contains_key("latency_ms"));
     let recommendation = search::recommend(&t.app, id, search::Within::default()).await.unwrap();
-    assert!(!recommendation.best.unwrap().verified.is_empty(), "the recommendation rests on a measurement");
+    assert!(
+        !recommendation.best.unwrap().verified.is_empty(),
+        "the recommendation rests on a measurement"
+    );
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]
@@ -111,7 +146,10 @@ async fn a_device_that_is_known_is_not_measured_again_and_later_samples_change_n
                 latency_ms: lut::Samples::new(vec![10.0; 9]).unwrap(),
                 peak_memory_bytes: lut::Samples::new(vec![1e5]).unwrap(),
             };
-            lut::Entry { state: lut::EntryState::Measured(measured), ..entry }
+            lut::Entry {
+                state: lut::EntryState::Measured(measured),
+                ..entry
+            }
         })
         .collect();
     let (now, runtime) = (t.app.clock.now(), crate::harness::runtime());
@@ -123,27 +161,40 @@ async fn a_device_that_is_known_is_not_measured_again_and_later_samples_change_n
         digest: "slower",
         entries: &slower,
     };
-    temponas_server::store::luts::insert_batch(tx.connection(), &batch, now).await.unwrap();
+    temponas_server::store::luts::insert_batch(tx.connection(), &batch, now)
+        .await
+        .unwrap();
     tx.commit(now).await.unwrap();
     // A restarted coordinator has nothing cached.
     let restarted = t.another();
     restarted.work_off(worker).await;
     let predicted = |candidates: Vec<protocol::searches::CandidateView>| {
-        candidates.into_iter().map(|c| (c.architecture, c.predicted)).collect::<Vec<_>>()
+        candidates
+            .into_iter()
+            .map(|c| (c.architecture, c.predicted))
+            .collect::<Vec<_>>()
     };
-    assert_eq!(predicted(t.candidates(second).await), predicted(t.candidates(first).await));
+    assert_eq!(
+        predicted(t.candidates(second).await),
+        predicted(t.candidates(first).await)
+    );
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]
 async fn a_killed_profiler_loses_only_its_batch_and_nothing_is_stored_twice(pool: PgPool) {
     let t = Harness::new(pool);
-    let (a, b) = (t.worker_on("x", &[JobKind::Profile]).await, t.worker_on("x", &[JobKind::Profile]).await);
+    let (a, b) = (
+        t.worker_on("x", &[JobKind::Profile]).await,
+        t.worker_on("x", &[JobKind::Profile]).await,
+    );
     let id = t.try_submit(&on("x", SHAPES)).await.unwrap();
     let first = t.claim(a).await.unwrap();
     t.finish(&first).await;
     t.finish(&first).await;
     let stored = t.app.store.lut_entries("x", &LutFilter::default()).await.unwrap().len();
-    let JobInput::Profile(input) = &first.input else { panic!("a profile job") };
+    let JobInput::Profile(input) = &first.input else {
+        panic!("a profile job")
+    };
     assert_eq!(stored, input.blocks.len());
     t.claim(a).await.unwrap();
     t.pass(LEASE + SECOND);
@@ -174,9 +225,18 @@ async fn a_profile_result_without_all_its_blocks_is_refused(pool: PgPool) {
     let worker = t.worker_on("x", &[JobKind::Profile]).await;
     t.try_submit(&on("x", SHAPES)).await.unwrap();
     let job = t.claim(worker).await.unwrap();
-    let Outcome::Profile(mut outcome) = done(&job) else { panic!("a profile job") };
+    let Outcome::Profile(mut outcome) = done(&job) else {
+        panic!("a profile job")
+    };
     outcome.entries.pop();
     assert!(t.report(&job, Outcome::Profile(outcome)).await.is_err());
-    assert!(t.app.store.lut_entries("x", &LutFilter::default()).await.unwrap().is_empty());
+    assert!(
+        t.app
+            .store
+            .lut_entries("x", &LutFilter::default())
+            .await
+            .unwrap()
+            .is_empty()
+    );
     t.finish(&job).await;
 }

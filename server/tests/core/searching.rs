@@ -26,11 +26,19 @@ async fn a_search_goes_from_submission_to_its_front(pool: PgPool) {
     let qualities: Vec<f64> = view.points.iter().map(|point| point.metrics["quality"].value).collect();
     assert!(qualities.is_sorted_by(|a, b| a >= b), "best quality first");
     assert_eq!(view.history.len(), 20);
-    assert!(view.history.is_sorted_by(|a, b| a.hypervolume <= b.hypervolume), "hypervolume never shrinks");
+    assert!(
+        view.history.is_sorted_by(|a, b| a.hypervolume <= b.hypervolume),
+        "hypervolume never shrinks"
+    );
     let figures = t.app.store.search_figures(id).await.unwrap();
     assert_eq!((figures.evaluations, figures.device_seconds.train), (20, 40.0));
     assert_eq!(figures.front_points, view.points.len() as u64);
-    let on_front = t.candidates(id).await.into_iter().filter(|candidate| candidate.on_front).count();
+    let on_front = t
+        .candidates(id)
+        .await
+        .into_iter()
+        .filter(|candidate| candidate.on_front)
+        .count();
     assert_eq!(on_front, view.points.len());
 }
 
@@ -41,7 +49,12 @@ async fn the_order_in_which_results_come_does_not_change_the_proposals(pool: PgP
     let worker = t.worker("a").await;
     t.work_off(worker).await;
     let shuffled = t.submit(NAMED).await;
-    let workers = [t.worker("b").await, t.worker("c").await, t.worker("d").await, t.worker("e").await];
+    let workers = [
+        t.worker("b").await,
+        t.worker("c").await,
+        t.worker("d").await,
+        t.worker("e").await,
+    ];
     let mut held = Vec::new();
     let mut round = 0_usize;
     while t.state(shuffled).await == SearchState::Searching {
@@ -54,19 +67,36 @@ async fn the_order_in_which_results_come_does_not_change_the_proposals(pool: PgP
         let job = held.swap_remove(next);
         t.finish(&job).await;
     }
-    let other_seed = t.try_submit(&NewSearch { seed: Some(2), ..new_search(NAMED) }).await.unwrap();
+    let other_seed = t
+        .try_submit(&NewSearch {
+            seed: Some(2),
+            ..new_search(NAMED)
+        })
+        .await
+        .unwrap();
     t.work_off(worker).await;
     let expected = t.architectures(straight).await;
     assert_eq!(expected.len(), 20);
     assert_eq!(t.architectures(shuffled).await, expected);
     assert_ne!(t.architectures(other_seed).await, expected, "the seed matters");
-    let fronts = (search::front(&t.app, straight).await.unwrap(), search::front(&t.app, shuffled).await.unwrap());
+    let fronts = (
+        search::front(&t.app, straight).await.unwrap(),
+        search::front(&t.app, shuffled).await.unwrap(),
+    );
     let points = |front: &protocol::searches::FrontView| {
-        front.points.iter().map(|p| (p.number, p.metrics.clone())).collect::<Vec<_>>()
+        front
+            .points
+            .iter()
+            .map(|p| (p.number, p.metrics.clone()))
+            .collect::<Vec<_>>()
     };
     assert_eq!(points(&fronts.0), points(&fronts.1));
     let volumes = |front: &protocol::searches::FrontView| {
-        front.history.iter().map(|p| (p.evaluations, p.hypervolume.to_bits())).collect::<Vec<_>>()
+        front
+            .history
+            .iter()
+            .map(|p| (p.evaluations, p.hypervolume.to_bits()))
+            .collect::<Vec<_>>()
     };
     assert_eq!(volumes(&fronts.0), volumes(&fronts.1), "to the last bit");
 }
@@ -90,7 +120,12 @@ async fn two_coordinators_at_once_insert_each_proposal_once(pool: PgPool) {
     assert_eq!(t.state(id).await, SearchState::Done);
     let candidates = t.candidates(id).await;
     assert_eq!(candidates.len(), 20);
-    assert!(candidates.iter().enumerate().all(|(i, candidate)| candidate.number == i as u64));
+    assert!(
+        candidates
+            .iter()
+            .enumerate()
+            .all(|(i, candidate)| candidate.number == i as u64)
+    );
     assert_eq!(t.jobs(id).await.len(), 20);
     assert_eq!(t.app.store.history(id).await.unwrap().len(), 20);
 }
@@ -134,7 +169,12 @@ async fn events_are_numbered_without_gaps_and_tell_the_whole_search(pool: PgPool
     let id = t.submit(NAMED).await;
     t.work_off(worker).await;
     let events = t.app.store.events_after(id, 0, 10_000).await.unwrap();
-    assert!(events.iter().enumerate().all(|(i, event)| event.sequence == i as i64 + 1));
+    assert!(
+        events
+            .iter()
+            .enumerate()
+            .all(|(i, event)| event.sequence == i as i64 + 1)
+    );
     let mut states = Vec::new();
     let mut evaluated = 0;
     let mut jobs = BTreeMap::new();
@@ -211,7 +251,9 @@ async fn a_search_ends_when_its_device_hours_are_spent(pool: PgPool) {
 async fn a_search_without_any_result_fails_and_says_why(pool: PgPool) {
     let t = Harness::new(pool);
     let worker = t.worker("a").await;
-    let id = t.submit(&NAMED.replace("max_evaluations = 20", "max_evaluations = 4")).await;
+    let id = t
+        .submit(&NAMED.replace("max_evaluations = 20", "max_evaluations = 4"))
+        .await;
     while let Some(job) = t.claim(worker).await {
         t.fail(&job, "no dataset here", false, false).await;
     }
@@ -224,15 +266,30 @@ async fn a_search_without_any_result_fails_and_says_why(pool: PgPool) {
 async fn a_recommendation_names_the_best_within_limits_and_what_to_try(pool: PgPool) {
     let t = Harness::new(pool);
     let worker = t.worker("a").await;
-    let id = t.submit(&NAMED.replace("max_evaluations = 20", "max_evaluations = 8")).await;
+    let id = t
+        .submit(&NAMED.replace("max_evaluations = 20", "max_evaluations = 8"))
+        .await;
     t.work_off(worker).await;
     let recommendation = search::recommend(&t.app, id, search::Within::default()).await.unwrap();
-    let best = t.candidates(id).await.into_iter().map(|c| c.measured["quality"].value).fold(0.0, f64::max);
+    let best = t
+        .candidates(id)
+        .await
+        .into_iter()
+        .map(|c| c.measured["quality"].value)
+        .fold(0.0, f64::max);
     assert_eq!(recommendation.best.unwrap().metrics["quality"].value, best);
     assert_eq!(recommendation.budget.evaluations, 8);
     let tried = t.architectures(id).await;
     assert!(!recommendation.next_actions.is_empty());
-    assert!(recommendation.next_actions.iter().all(|action| !tried.contains(&action.architecture)));
-    let gains = recommendation.next_actions.iter().map(|action| action.expected_gain.value);
+    assert!(
+        recommendation
+            .next_actions
+            .iter()
+            .all(|action| !tried.contains(&action.architecture))
+    );
+    let gains = recommendation
+        .next_actions
+        .iter()
+        .map(|action| action.expected_gain.value);
     assert!(gains.is_sorted_by(|a, b| a >= b), "most promising first");
 }

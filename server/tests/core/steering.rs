@@ -27,10 +27,17 @@ async fn a_paused_search_finishes_what_runs_and_starts_nothing_new(pool: PgPool)
     steer(&t, id, Steering::Pause).await.unwrap();
     assert!(t.claim(worker).await.is_none());
     t.finish(&job).await;
-    assert_eq!(t.candidates(id).await[0].state, CandidateState::Evaluated, "its result counts");
+    assert_eq!(
+        t.candidates(id).await[0].state,
+        CandidateState::Evaluated,
+        "its result counts"
+    );
     assert_eq!(t.candidates(id).await.len(), 4, "nothing new is proposed");
     let search = t.search(id).await;
-    assert_eq!((search.state, search.paused_from), (SearchState::Paused, Some(SearchState::Searching)));
+    assert_eq!(
+        (search.state, search.paused_from),
+        (SearchState::Paused, Some(SearchState::Searching))
+    );
     steer(&t, id, Steering::Resume).await.unwrap();
     assert_eq!(t.candidates(id).await.len(), 5, "the result is made use of");
     t.work_off(worker).await;
@@ -71,14 +78,29 @@ async fn a_cancelled_search_ends_with_its_jobs(pool: PgPool) {
 async fn steering_twice_is_once_and_an_ended_search_refuses(pool: PgPool) {
     let t = Harness::new(pool);
     let id = t.submit(NAMED).await;
-    for wish in [Steering::Pause, Steering::Pause, Steering::Resume, Steering::Resume, Steering::Pause] {
+    for wish in [
+        Steering::Pause,
+        Steering::Pause,
+        Steering::Resume,
+        Steering::Resume,
+        Steering::Pause,
+    ] {
         steer(&t, id, wish).await.unwrap();
     }
     steer(&t, id, Steering::Cancel).await.unwrap();
     steer(&t, id, Steering::Cancel).await.unwrap();
     for wish in [Steering::Pause, Steering::Resume] {
         let refused = steer(&t, id, wish).await.unwrap_err();
-        assert!(matches!(refused, SearchError::WrongState { state: SearchState::Cancelled, .. }), "{refused}");
+        assert!(
+            matches!(
+                refused,
+                SearchError::WrongState {
+                    state: SearchState::Cancelled,
+                    ..
+                }
+            ),
+            "{refused}"
+        );
     }
     let unknown = steer(&t, SearchId::new(), Steering::Pause).await.unwrap_err();
     assert!(matches!(unknown, SearchError::NotFound(_)), "{unknown}");

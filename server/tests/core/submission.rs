@@ -19,14 +19,31 @@ fn field(result: Result<protocol::SearchId, SearchError>) -> &'static str {
 #[sqlx::test(migrator = "MIGRATOR")]
 async fn a_wrong_space_is_refused_with_line_column_and_field(pool: PgPool) {
     let t = Harness::new(pool);
-    let wrong = NAMED.replace("width = 4", "width = \"many\"").replace("direction = \"minimise\"", "direction = \"down\"");
-    let Err(SearchError::Space(problems)) = t.try_submit(&new_search(&wrong)).await else { panic!("it must be refused") };
+    let wrong = NAMED
+        .replace("width = 4", "width = \"many\"")
+        .replace("direction = \"minimise\"", "direction = \"down\"");
+    let Err(SearchError::Space(problems)) = t.try_submit(&new_search(&wrong)).await else {
+        panic!("it must be refused")
+    };
     let fields: Vec<&str> = problems.iter().map(|problem| problem.field.as_str()).collect();
-    assert!(fields.iter().any(|field| field.contains("width")) && fields.iter().any(|field| field.contains("direction")));
-    let line_of = |text: &str| wrong.lines().position(|line| line.contains(text)).map(|line| line as u32 + 1);
-    assert!(problems.iter().any(|problem| problem.line == line_of("\"many\"")), "{problems:?}");
+    assert!(
+        fields.iter().any(|field| field.contains("width")) && fields.iter().any(|field| field.contains("direction"))
+    );
+    let line_of = |text: &str| {
+        wrong
+            .lines()
+            .position(|line| line.contains(text))
+            .map(|line| line as u32 + 1)
+    };
+    assert!(
+        problems.iter().any(|problem| problem.line == line_of("\"many\"")),
+        "{problems:?}"
+    );
     assert!(problems.iter().all(|problem| problem.column.is_some()));
-    assert!(t.app.store.search_ids(None, None, 10).await.unwrap().is_empty(), "nothing is stored");
+    assert!(
+        t.app.store.search_ids(None, None, 10).await.unwrap().is_empty(),
+        "nothing is stored"
+    );
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]
@@ -34,23 +51,56 @@ async fn device_runtime_and_table_are_checked(pool: PgPool) {
     let t = Harness::new(pool);
     let shapes = new_search(SHAPES);
     assert_eq!(field(t.try_submit(&shapes).await), "device");
-    let elsewhere = NewSearch { device: Some("nowhere".to_owned()), ..shapes.clone() };
+    let elsewhere = NewSearch {
+        device: Some("nowhere".to_owned()),
+        ..shapes.clone()
+    };
     assert_eq!(field(t.try_submit(&elsewhere).await), "device");
     t.worker("x").await;
-    let here = NewSearch { device: Some("x".to_owned()), ..shapes };
+    let here = NewSearch {
+        device: Some("x".to_owned()),
+        ..shapes
+    };
     let id = t.try_submit(&here).await.unwrap();
-    assert_eq!(t.search(id).await.runtime(), Some(crate::harness::runtime()), "the only one it has");
-    let other = RuntimeName { name: "coreml".to_owned(), version: "18".to_owned() };
-    let upload = protocol::luts::SampleUpload { batch_id: uuid::Uuid::now_v7(), runtime: other.clone(), entries: Vec::new() };
+    assert_eq!(
+        t.search(id).await.runtime(),
+        Some(crate::harness::runtime()),
+        "the only one it has"
+    );
+    let other = RuntimeName {
+        name: "coreml".to_owned(),
+        version: "18".to_owned(),
+    };
+    let upload = protocol::luts::SampleUpload {
+        batch_id: uuid::Uuid::now_v7(),
+        runtime: other.clone(),
+        entries: Vec::new(),
+    };
     store_batch(&t, "x", &upload).await;
     assert_eq!(field(t.try_submit(&here).await), "runtime", "there are two");
-    assert!(t.try_submit(&NewSearch { runtime: Some(other), ..here }).await.is_ok());
+    assert!(
+        t.try_submit(&NewSearch {
+            runtime: Some(other),
+            ..here
+        })
+        .await
+        .is_ok()
+    );
     assert_eq!(field(t.try_submit(&new_search(&table_space())).await), "table");
-    let absent = NewSearch { table: Some("a".repeat(64).parse().unwrap()), ..new_search(&table_space()) };
+    let absent = NewSearch {
+        table: Some("a".repeat(64).parse().unwrap()),
+        ..new_search(&table_space())
+    };
     assert_eq!(field(t.try_submit(&absent).await), "table");
-    let wrong = NewSearch { table: Some(t.upload(b"arch,accuracy\n000,1\n").await), ..new_search(&table_space()) };
+    let wrong = NewSearch {
+        table: Some(t.upload(b"arch,accuracy\n000,1\n").await),
+        ..new_search(&table_space())
+    };
     assert_eq!(field(t.try_submit(&wrong).await), "table", "a column is missing");
-    let needless = NewSearch { table: Some(t.upload(b"x").await), ..new_search(NAMED) };
+    let needless = NewSearch {
+        table: Some(t.upload(b"x").await),
+        ..new_search(NAMED)
+    };
     assert_eq!(field(t.try_submit(&needless).await), "table");
 }
 
@@ -58,7 +108,13 @@ async fn store_batch(t: &Harness, device: &str, upload: &protocol::luts::SampleU
     use temponas_server::store::luts::{Batch, insert_batch};
     let now = t.app.clock.now();
     let mut tx = t.app.store.begin().await.unwrap();
-    let batch = Batch { id: upload.batch_id, device, runtime: &upload.runtime, digest: "x", entries: &[] };
+    let batch = Batch {
+        id: upload.batch_id,
+        device,
+        runtime: &upload.runtime,
+        digest: "x",
+        entries: &[],
+    };
     insert_batch(tx.connection(), &batch, now).await.unwrap();
     tx.commit(now).await.unwrap();
 }
@@ -74,8 +130,14 @@ async fn a_key_makes_one_search_however_often_it_is_sent(pool: PgPool) {
         let again = again.unwrap();
         assert_eq!((again.id, again.fresh), (first.id, false));
     }
-    let other = NewSearch { seed: Some(9), ..new.clone() };
-    assert!(matches!(search::submit(&t.app, &other, Some("k")).await, Err(SearchError::KeyReused(_))));
+    let other = NewSearch {
+        seed: Some(9),
+        ..new.clone()
+    };
+    assert!(matches!(
+        search::submit(&t.app, &other, Some("k")).await,
+        Err(SearchError::KeyReused(_))
+    ));
     let at_once = (0..6).map(|_| search::submit(&t.app, &new, Some("race")));
     let made = futures::future::join_all(at_once).await;
     assert_eq!(made.iter().filter(|made| made.as_ref().unwrap().fresh).count(), 1);
@@ -86,7 +148,10 @@ async fn a_key_makes_one_search_however_often_it_is_sent(pool: PgPool) {
 async fn a_dry_run_estimates_from_earlier_evaluations_and_stores_nothing(pool: PgPool) {
     let t = Harness::new(pool);
     let worker = t.worker("x").await;
-    let new = NewSearch { device: Some("x".to_owned()), ..new_search(SHAPES) };
+    let new = NewSearch {
+        device: Some("x".to_owned()),
+        ..new_search(SHAPES)
+    };
     let before = search::estimate(&t.app, &new).await.unwrap();
     assert!(before.blocks_to_profile > 10 && before.seconds_per_evaluation.is_none());
     assert!(t.app.store.search_ids(None, None, 10).await.unwrap().is_empty());

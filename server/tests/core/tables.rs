@@ -14,13 +14,21 @@ async fn a_table_search_runs_by_itself_and_finds_the_tables_own_front(pool: PgPo
     let digest = t.upload(table().as_bytes()).await;
     let _background = search::background::start(t.app.clone());
     let space = table_space().replace("max_evaluations = 20", "max_evaluations = 27");
-    let id = t.try_submit(&NewSearch { table: Some(digest), ..new_search(&space) }).await.unwrap();
+    let id = t
+        .try_submit(&NewSearch {
+            table: Some(digest),
+            ..new_search(&space)
+        })
+        .await
+        .unwrap();
     let waited = async {
         while t.state(id).await != SearchState::Done {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), waited).await.expect("it ends by itself");
+    tokio::time::timeout(Duration::from_secs(30), waited)
+        .await
+        .expect("it ends by itself");
     let parsed = search_spaces::Space::parse(&space).unwrap();
     let own = search_spaces::Table::parse(&parsed, table().as_bytes()).unwrap();
     let ranges = own.ranges(&parsed).unwrap();
