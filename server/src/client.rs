@@ -143,7 +143,7 @@ impl Client {
         .await
     }
 
-    /// All searches, oldest first.
+    /// All searches, newest first.
     ///
     /// # Errors
     /// When the coordinator refuses or cannot be reached.

@@ -153,16 +153,25 @@ impl From<StoreError> for Problem {
 }
 
 impl Problem {
-    /// 503 where the database is away, 500 where it refused a statement of ours.
+    /// 503 where the database is away, 422 where a text cannot be stored, 500 where it refused a statement of ours.
     #[must_use]
     pub fn from_database(error: &sqlx::Error) -> Self {
-        if is_away(error) {
+        if holds_nul(error) {
+            Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-request", "The request cannot be accepted")
+                .detail("a text of the request holds the character U+0000, which cannot be stored")
+        } else if is_away(error) {
             tracing::warn!(error = %chain(error), "the database is away");
             Self::database_unavailable()
         } else {
             Self::internal(error)
         }
     }
+}
+
+/// Postgres' text holds every character but U+0000, as text (22021) and within JSON (22P05).
+fn holds_nul(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| code == "22021" || code == "22P05")
 }
 
 /// Whether trying again later can help: the connection is gone, or Postgres is starting or stopping.

@@ -144,11 +144,12 @@ pub async fn fail(
     let job = jobs::lock(&mut tx, id).await?.ok_or(DispatchError::UnknownJob(id))?;
     require_lease(&job, report.lease_token)?;
     let error = if report.released {
-        "released: the worker was told to stop"
+        "released: the worker was told to stop".to_owned()
     } else {
-        &report.error
+        storable(&report.error)
     };
-    jobs::end_attempt(&mut tx, id, Some(error), report.log.as_deref().map(tail), now).await?;
+    let log = report.log.as_deref().map(|log| storable(tail(log)));
+    jobs::end_attempt(&mut tx, id, Some(&error), log.as_deref(), now).await?;
     let again = report.released || (report.retry && job.attempts < job.max_attempts);
     if again {
         let wait = if report.released {
@@ -293,6 +294,11 @@ async fn store_samples(
     };
     luts::insert_batch(tx.connection(), &batch, now).await?;
     Ok(())
+}
+
+/// Text of a program that failed, whatever it wrote: U+0000 cannot be stored.
+fn storable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
 }
 
 /// The end of a log, cut at a character.

@@ -450,3 +450,14 @@ async fn a_worker_of_a_cancelled_job_is_told_at_its_next_heartbeat(pool: PgPool)
     let lost = t.report(&job, done(&job)).await;
     assert!(matches!(lost, Err(DispatchError::LeaseLost { .. })), "{lost:?}");
 }
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn a_log_that_cannot_be_stored_as_it_is_does_not_lose_the_failure(pool: PgPool) {
+    let t = Harness::new(pool);
+    let worker = t.worker("a").await;
+    t.submit(NAMED).await;
+    let job = t.claim(worker).await.unwrap();
+    t.fail(&job, "binary \0 output", false, false).await;
+    let kept = t.job(job.job_id).await;
+    assert_eq!((kept.state, kept.attempts[0].error.as_deref()), (JobState::Failed, Some("binary \u{fffd} output")));
+}

@@ -137,6 +137,16 @@ async fn every_wrong_request_is_answered_with_a_problem_document(pool: PgPool) {
             &[422],
         ),
         (Method::POST, "/v1/workers".into(), Some(r#"{"id": 1}"#), &[422]),
+        (
+            Method::POST,
+            "/v1/workers".into(),
+            Some(
+                r#"{"id": "018f0000-0000-7000-8000-000000000000", "name": "\u0000", "kinds": ["evaluate"],
+                    "device": {"name": "x", "description": ""}, "memory_bytes": 1}"#,
+            ),
+            &[422],
+        ),
+        (Method::GET, "/v1/devices?cursor=%00".into(), None, &[422]),
         (Method::POST, "/v1/luts/nowhere/samples".into(), Some("{}"), &[404, 422]),
         (
             Method::POST,
