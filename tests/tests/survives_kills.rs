@@ -43,7 +43,10 @@ fn search(space: &str) -> NewSearch {
     NewSearch {
         space: space.to_owned(),
         device: Some(DEVICE.to_owned()),
-        runtime: Some(RuntimeName { name: "libtorch-cpu-1t".to_owned(), version: "2.11.0".to_owned() }),
+        runtime: Some(RuntimeName {
+            name: "libtorch-cpu-1t".to_owned(),
+            version: "2.11.0".to_owned(),
+        }),
         table: None,
         seed: None,
         name: None,
