@@ -182,6 +182,19 @@ def is_running(pid):
 
 
 class Setup(unittest.TestCase):
+    def test_a_browser_that_does_not_run_or_is_a_snap_is_passed_over(self):
+        browser = load("browser")
+        with tempfile.TemporaryDirectory() as folder:
+            program = Path(folder) / "chromium-browser"
+            for script, usable in [
+                ("echo Chromium 153.0.1 built on Debian", True),
+                ("echo Chromium 153.0.1 snap", False),
+                ("echo it has moved >&2; exit 1", False),
+            ]:
+                program.write_text(f"#!/bin/sh\n{script}\n")
+                program.chmod(0o755)
+                self.assertEqual(browser.is_usable(str(program)), usable, script)
+
     def test_an_unusable_postgres_folder_is_named(self):
         result = run(SCRIPTS / "postgres", env=dict(os.environ, TEMPONAS_POSTGRES_BIN="/nowhere"))
         self.assertEqual(result.returncode, 1)
