@@ -3,6 +3,7 @@
 import importlib.machinery
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import socket
@@ -213,6 +214,18 @@ class Setup(unittest.TestCase):
         manifest = (SCRIPTS.parent / "Cargo.toml").read_text()
         self.assertIn('tch = "0.24', manifest)
         self.assertEqual(load("libtorch").VERSION, "2.11.0")
+        image = (SCRIPTS.parent / "deploy" / "Dockerfile.worker").read_text()
+        self.assertEqual(set(re.findall(r"(?:libtorch-|torch==)([\d.]+\d)", image)), {"2.11.0"})
+
+    def test_what_images_copy_is_there(self):
+        root = SCRIPTS.parent
+        ignored = (root / ".dockerignore").read_text().split()
+        for file in sorted((root / "deploy").glob("Dockerfile.*")):
+            copied = re.findall(r"^COPY (?!--from)(.+) \S+$", file.read_text(), re.MULTILINE)
+            self.assertNotEqual(copied, [])
+            for path in " ".join(copied).split():
+                self.assertTrue((root / path).exists(), f"{file.name} copies {path}, which is not there")
+                self.assertNotIn(path, ignored)
 
     def test_missing_prerequisites_are_named_with_a_command(self):
         with tempfile.TemporaryDirectory() as folder:
