@@ -41,7 +41,7 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct RunArgs {
-    /// The coordinator, such as http://127.0.0.1:7117.
+    /// The coordinator, such as http://127.0.0.1:8080.
     #[arg(long, env = "TEMPONAS_SERVER")]
     server: String,
     /// A token of the role `worker`, or `device` for one that only profiles and verifies.
