@@ -13,7 +13,7 @@ use tch::Tensor;
 
 use super::{ClipSource, DataError, Split, to_tensor};
 use crate::assets::{Assets, AssetsError, read_tensors, write_tensors};
-use crate::checkpoint::{decode_tensors, encode_tensors, write_atomically};
+use crate::checkpoint::{decode_tensors, encode_tensors};
 
 /// The file beside a dataset's trained parts that makes its clips needless.
 pub const LATENTS: &str = "latents.safetensors";
@@ -100,7 +100,10 @@ impl Encoded {
         let tensors = BTreeMap::from([(KEY.to_owned(), self.latents.shallow_clone())]);
         let bytes = encode_tensors(&tensors, HashMap::from([(KEY.to_owned(), label)]));
         let bytes = bytes.map_err(|error| broken(path, error))?;
-        write_atomically(path, &bytes).map_err(|source| DataError::file(path)(source).into())
+        // Readable by all as any file of the assets, which a temporary file would not be.
+        let partial = path.with_extension("partial");
+        let written = std::fs::write(&partial, &bytes).and_then(|()| std::fs::rename(&partial, path));
+        Ok(written.map_err(DataError::file(path))?)
     }
 
     /// Reads what [`Self::write`] wrote.
