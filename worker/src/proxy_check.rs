@@ -173,7 +173,7 @@ impl Bench {
             .context("the space has no [evaluation] section")?;
         let unet = space.unet().context("the space is no temporal-unet")?.clone();
         let assets = Assets::open(&args.assets, &evaluation.dataset, Device::Cpu)?;
-        let clips = assets.training_set(&args.cache, &mut |_| ())?;
+        let clips = assets.training_set(&args.cache, &mut |_| ControlFlow::Continue(()))?;
         let folder = args
             .out
             .clone()

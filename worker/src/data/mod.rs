@@ -1,5 +1,6 @@
 //! Captioned clips: where they come from, how they are split, and their latents on disk.
 
+pub mod encoded;
 pub mod latents;
 pub mod shapes;
 
