@@ -38,7 +38,7 @@ pub struct ProxyCheckArgs {
     #[arg(long, default_value_t = 20)]
     candidates: usize,
     /// How many of them are trained with several seeds.
-    #[arg(long, default_value_t = 6)]
+    #[arg(long, default_value_t = 5)]
     seeded: usize,
     /// Seeds of those.
     #[arg(long, default_value_t = 3)]

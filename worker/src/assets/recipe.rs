@@ -71,7 +71,7 @@ impl Recipe {
         }
     }
 
-    /// The recipe for `shapes`: about 35 minutes of one core.
+    /// The recipe for `shapes`: about 25 minutes of one core.
     #[must_use]
     pub fn shapes() -> Self {
         Self {
@@ -124,7 +124,7 @@ impl Recipe {
                 backbone: schedule(4000, 48, 2e-3),
                 backbone_times: (0.5, 1.2),
                 frame_reader: schedule(2000, 32, 2e-3),
-                clip_reader: schedule(3000, 24, 2e-3),
+                clip_reader: schedule(1500, 24, 2e-3),
             },
         }
     }
