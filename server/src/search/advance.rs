@@ -7,6 +7,7 @@ use protocol::{SearchId, searches::SearchState};
 
 use super::{
     SearchError,
+    containment::contain,
     context::{Caches, Context},
     elimination, profiling, proposing, verification,
 };
@@ -55,8 +56,11 @@ impl Move<'_> {
 /// # Errors
 /// When the store fails; the search is then as it was, and the next call goes on.
 pub async fn advance(app: &App, id: SearchId) -> Result<(), SearchError> {
-    while one_move(app, id).await? {}
-    Ok(())
+    let moves = async {
+        while one_move(app, id).await? {}
+        Ok(())
+    };
+    contain(app, id, moves).await
 }
 
 /// Advances every active search; what fails for one is logged and does not keep the others.

@@ -7,6 +7,7 @@ mod additive;
 mod advance;
 pub mod background;
 pub mod bench_search;
+mod containment;
 mod context;
 mod elimination;
 mod estimate;
@@ -26,6 +27,7 @@ use std::borrow::Cow;
 use protocol::{FieldProblem, SearchId, searches::SearchState};
 
 pub use advance::{advance, advance_all};
+pub use containment::contain;
 pub use context::Caches;
 pub use estimate::estimate;
 pub use front::front;
