@@ -55,9 +55,10 @@ impl Move<'_> {
 ///
 /// # Errors
 /// When the store fails; the search is then as it was, and the next call goes on.
-pub async fn advance(app: &App, id: SearchId) -> Result<(), SearchError> {
-    let moves = async {
-        while one_move(app, id).await? {}
+pub async fn advance(app: &Arc<App>, id: SearchId) -> Result<(), SearchError> {
+    let mover = Arc::clone(app);
+    let moves = async move {
+        while one_move(&mover, id).await? {}
         Ok(())
     };
     contain(app, id, moves).await
@@ -67,7 +68,7 @@ pub async fn advance(app: &App, id: SearchId) -> Result<(), SearchError> {
 ///
 /// # Errors
 /// When the list of searches cannot be read.
-pub async fn advance_all(app: &App, store: &Store) -> Result<(), StoreError> {
+pub async fn advance_all(app: &Arc<App>, store: &Store) -> Result<(), StoreError> {
     for id in store.active_searches().await? {
         if let Err(error) = advance(app, id).await {
             tracing::error!(search.id = %id, error = &error as &dyn std::error::Error, "a search could not be advanced");

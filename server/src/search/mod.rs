@@ -33,7 +33,7 @@ pub use estimate::estimate;
 pub use front::front;
 pub use recommendation::{Within, recommend};
 pub use steering::{Steering, steer};
-pub use submission::{Submitted, space_problems, submit};
+pub use submission::{Submitted, read_space, submit};
 
 use crate::{artifacts::ArtifactError, store::StoreError};
 

@@ -26,7 +26,7 @@ const BATCH: usize = 8;
 
 /// Queues profile jobs for what is missing; goes on when nothing is.
 pub(super) async fn step(step: &mut Move<'_>) -> Result<bool, SearchError> {
-    let space = step.caches.space(step.search)?;
+    let space = step.caches.space(step.search).await?;
     let Some((device, runtime)) = target(step.search, &space) else {
         step.go(SearchState::Eliminating, None).await?;
         return Ok(true);

@@ -11,6 +11,7 @@ use search_spaces::{Architecture, Costs, Direction, Space, metric};
 use super::{SearchError, additive::Additive, context::Context, profiling, proposing::Candidates, verification, views};
 use crate::{
     app::App,
+    aside::aside,
     store::{candidates::CandidateRow, searches::SearchRow},
 };
 
@@ -49,7 +50,7 @@ impl Within {
 /// When there is no such search, or a store fails.
 pub async fn recommend(app: &App, id: SearchId, within: Within) -> Result<Recommendation, SearchError> {
     let search = app.store.search(id).await?.ok_or(SearchError::NotFound(id))?;
-    let space = app.searches.space(&search)?;
+    let space = app.searches.space(&search).await?;
     let figures = app.store.search_figures(id).await?;
     let mut recommendation = Recommendation {
         best: None,
@@ -77,7 +78,7 @@ pub async fn recommend(app: &App, id: SearchId, within: Within) -> Result<Recomm
             .as_ref()
             .is_none_or(|best| lead.value(other) > lead.value(best))
     });
-    recommendation.next_actions = next_actions(&context, &known, &lead, within);
+    recommendation.next_actions = aside(move || next_actions(&context, &known, within)).await;
     Ok(recommendation)
 }
 
@@ -150,8 +151,9 @@ fn best<'r>(lead: &Lead<'_>, rows: &[&'r CandidateRow]) -> Option<&'r CandidateR
 }
 
 /// Untried neighbours of the best front members, by what an additive model of the evaluations expects of them.
-fn next_actions(context: &Context, known: &Candidates, lead: &Lead<'_>, within: Within) -> Vec<NextAction> {
+fn next_actions(context: &Context, known: &Candidates, within: Within) -> Vec<NextAction> {
     let space = &context.space;
+    let lead = Lead::of(space);
     let evaluated = || {
         known
             .rows
@@ -197,26 +199,26 @@ fn next_actions(context: &Context, known: &Candidates, lead: &Lead<'_>, within: 
             continue;
         };
         let predicted = views::metrics(&costs);
-        if !space.limits.broken(&costs).is_empty() || !within.admits(&predicted) {
-            continue;
+        if space.limits.broken(&costs).is_empty() && within.admits(&predicted) {
+            let gain = model.difference(parent, &neighbour.architecture);
+            actions.push((gain, number, parent, neighbour, predicted));
         }
-        let gain = model.difference(parent, &neighbour.architecture);
-        actions.push(NextAction {
-            from: *number,
-            action: space.describe(neighbour.action),
-            architecture: space.print(&neighbour.architecture),
-            expected_gain: Figure {
-                value: gain.value,
-                standard_error: gain.standard_error,
-            },
-            predicted,
-            basis: format!(
-                "sum of what each choice adds, learned from {} evaluations; leave-one-out error {:.4}",
-                model.evaluations, model.error
-            ),
-        });
     }
-    actions.sort_by(|a, b| b.expected_gain.value.total_cmp(&a.expected_gain.value));
-    actions.truncate(ACTIONS);
-    actions
+    actions.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let best = actions.into_iter().take(ACTIONS);
+    best.map(|(gain, number, parent, neighbour, predicted)| NextAction {
+        from: *number,
+        action: space.describe(neighbour.action),
+        architecture: space.print(&neighbour.architecture),
+        expected_gain: Figure {
+            value: gain,
+            standard_error: model.standard_error(parent, &neighbour.architecture),
+        },
+        predicted,
+        basis: format!(
+            "sum of what each choice adds, learned from {} evaluations; leave-one-out error {:.4}",
+            model.evaluations, model.error
+        ),
+    })
+    .collect()
 }

@@ -1,6 +1,6 @@
 //! Submitting a search.
 
-use std::{borrow::Cow, collections::BTreeSet, path::Path};
+use std::{borrow::Cow, collections::BTreeSet, path::Path, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use protocol::{FieldProblem, SearchId, devices::RuntimeName, searches::NewSearch};
@@ -9,6 +9,7 @@ use search_spaces::{Space, SpaceError, SpaceKind};
 use super::{SearchError, advance};
 use crate::{
     app::App,
+    aside::aside,
     dispatch::Rules,
     samples,
     store::searches::{self, NewSearchRow},
@@ -40,7 +41,7 @@ pub(super) struct Accepted {
 ///
 /// # Errors
 /// What is wrong with the submission, by field; or a store fails.
-pub async fn submit(app: &App, new: &NewSearch, key: Option<&str>) -> Result<Submitted, SearchError> {
+pub async fn submit(app: &Arc<App>, new: &NewSearch, key: Option<&str>) -> Result<Submitted, SearchError> {
     if key.is_some_and(|key| key.is_empty() || key.chars().count() > LONGEST_NAME) {
         return Err(invalid(
             "Idempotency-Key",
@@ -90,7 +91,7 @@ pub async fn submit(app: &App, new: &NewSearch, key: Option<&str>) -> Result<Sub
 
 /// Checks a submission against what is stored.
 pub(super) async fn check(app: &App, new: &NewSearch, now: DateTime<Utc>) -> Result<Accepted, SearchError> {
-    let mut space = Space::parse(&new.space).map_err(|error| SearchError::Space(space_problems(&error)))?;
+    let mut space = read_space(&new.space).await?;
     if let Some(seed) = new.seed {
         space.search.seed = seed;
     }
@@ -109,6 +110,16 @@ pub(super) async fn check(app: &App, new: &NewSearch, now: DateTime<Utc>) -> Res
         None => None,
     };
     Ok(Accepted { space, device, runtime })
+}
+
+/// Reads a space file.
+///
+/// # Errors
+/// [`SearchError::Space`], with all that is wrong.
+pub async fn read_space(text: &str) -> Result<Space, SearchError> {
+    let text = text.to_owned();
+    let space = aside(move || Space::parse(&text)).await;
+    space.map_err(|error| SearchError::Space(space_problems(&error)))
 }
 
 async fn check_table(app: &App, new: &NewSearch, space: &Space) -> Result<(), SearchError> {
@@ -251,7 +262,7 @@ async fn runtime(
 }
 
 /// What is wrong with a space file, as the wire tells it.
-pub fn space_problems(error: &SpaceError) -> Vec<FieldProblem> {
+fn space_problems(error: &SpaceError) -> Vec<FieldProblem> {
     let number = |number: usize| u32::try_from(number).ok();
     let problems = error.0.iter().map(|problem| FieldProblem {
         field: if problem.field.is_empty() {
