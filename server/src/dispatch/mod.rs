@@ -4,6 +4,7 @@
 //! token of the lease decides who may report, not the clock: a late result of the holder counts, and once
 //! the job has been handed on, the old token changes nothing.
 
+mod figures;
 mod lease;
 mod reaper;
 mod report;

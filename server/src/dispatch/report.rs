@@ -10,7 +10,7 @@ use protocol::{
     leases::{FailureReport, Heartbeat, HeartbeatReply, ResultReport},
 };
 
-use super::{DispatchError, LOG_LIMIT, Rules, at_fault, give_up, tell_candidate};
+use super::{DispatchError, LOG_LIMIT, Rules, at_fault, figures, give_up, tell_candidate};
 use crate::{
     samples,
     search::views,
@@ -110,13 +110,7 @@ pub async fn succeed(
         };
     }
     require_lease(&job, report.lease_token)?;
-    let seconds = report.result.device_seconds;
-    if [seconds.train, seconds.sample, seconds.score, seconds.profile]
-        .iter()
-        .any(|part| part.is_nan() || *part < 0.0)
-    {
-        return Err(at_fault(id, "result.device_seconds", "every part must be 0 or more"));
-    }
+    figures::require_seconds(id, &report.result.device_seconds)?;
     jobs::succeed(&mut tx, id, &report.result, now).await?;
     store_outcome(&mut tx, &job, &report.result, now).await?;
     let done = JobRow {
@@ -215,15 +209,16 @@ async fn store_outcome(tx: &mut Tx, job: &JobRow, result: &JobResult, now: DateT
             store_samples(tx, job, outcome, now).await
         }
         (JobInput::Evaluate(_), Outcome::Evaluate(EvaluateOutcome { metrics, evaluator })) => {
-            require_finite(job.id, metrics)?;
+            figures::require_figures(job.id, metrics)?;
             store_evaluation(tx, job, result, metrics, Some(evaluator), now).await
         }
         (JobInput::Lookup(_), Outcome::Lookup(LookupOutcome { metrics })) => {
-            require_finite(job.id, metrics)?;
+            // The coordinator's own: what the table was accepted with.
             store_evaluation(tx, job, result, metrics, None, now).await
         }
-        (JobInput::Verify(input), Outcome::Verify(VerifyOutcome { metrics, .. })) => {
-            require_finite(job.id, metrics)?;
+        (JobInput::Verify(input), Outcome::Verify(VerifyOutcome { metrics, latency_ms_samples, .. })) => {
+            figures::require_figures(job.id, metrics)?;
+            figures::require_samples(job.id, latency_ms_samples, "result.outcome.latency_ms_samples")?;
             candidates::set_verified(tx, input.candidate_id, metrics, &result.artifacts).await?;
             Ok(tell_candidate(tx, job.search_id, input.candidate_id).await?)
         }
@@ -232,20 +227,6 @@ async fn store_outcome(tx: &mut Tx, job: &JobRow, result: &JobResult, now: DateT
             "result.outcome.kind",
             format!("the job is to {}; its outcome must be of that kind", input.kind()),
         )),
-    }
-}
-
-fn require_finite(job: JobId, metrics: &Metrics) -> Result<(), DispatchError> {
-    let wrong = metrics
-        .iter()
-        .find(|(_, figure)| !figure.value.is_finite() || !figure.standard_error.is_finite());
-    match wrong {
-        Some((name, _)) => Err(at_fault(
-            job,
-            format!("result.outcome.metrics.{name}"),
-            "is no finite number",
-        )),
-        None => Ok(()),
     }
 }
 
