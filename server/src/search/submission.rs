@@ -12,7 +12,10 @@ use crate::{
     aside::aside,
     dispatch::Rules,
     samples,
-    store::searches::{self, NewSearchRow},
+    store::{
+        Tx,
+        searches::{self, NewSearchRow},
+    },
 };
 
 /// The longest idempotency key and name, in characters.
@@ -49,17 +52,16 @@ pub async fn submit(app: &Arc<App>, new: &NewSearch, key: Option<&str>) -> Resul
         ));
     }
     let now = app.clock.now();
-    let accepted = check(app, new, now).await?;
     let digest = samples::digest(&serde_json::to_vec(new).unwrap_or_default());
+    // What was accepted once stays accepted, whatever has become of devices and runtimes since.
+    if let Some(standing) = earlier(&mut app.store.begin().await?, key, &digest).await? {
+        return Ok(standing);
+    }
+    let accepted = check(app, new, now).await?;
     let mut tx = app.store.begin().await?;
-    if let Some(key) = key
-        && let Some((standing, id)) = searches::submission(&mut tx, key).await?
-    {
-        return if standing == digest {
-            Ok(Submitted { id, fresh: false })
-        } else {
-            Err(SearchError::KeyReused(key.to_owned()))
-        };
+    // Another one may have come in the meantime; from here on it would wait.
+    if let Some(standing) = earlier(&mut tx, key, &digest).await? {
+        return Ok(standing);
     }
     let Accepted { space, device, runtime } = accepted;
     let id = SearchId::new();
@@ -87,6 +89,16 @@ pub async fn submit(app: &Arc<App>, new: &NewSearch, key: Option<&str>) -> Resul
         tracing::error!(search.id = %id, error = &error as &dyn std::error::Error, "a new search could not be started yet");
     }
     Ok(Submitted { id, fresh: true })
+}
+
+/// The search that the same submission has made already; a key of another one is refused.
+async fn earlier(tx: &mut Tx, key: Option<&str>, digest: &str) -> Result<Option<Submitted>, SearchError> {
+    let Some(key) = key else { return Ok(None) };
+    match searches::submission(tx, key).await? {
+        Some((standing, id)) if standing == digest => Ok(Some(Submitted { id, fresh: false })),
+        Some(_) => Err(SearchError::KeyReused(key.to_owned())),
+        None => Ok(None),
+    }
 }
 
 /// Checks a submission against what is stored.

@@ -150,6 +150,33 @@ async fn a_key_makes_one_search_however_often_it_is_sent(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]
+async fn what_was_accepted_once_is_not_checked_again(pool: PgPool) {
+    let t = Harness::new(pool);
+    t.worker("x").await;
+    let new = NewSearch {
+        device: Some("x".to_owned()),
+        ..new_search(SHAPES)
+    };
+    let first = search::submit(&t.app, &new, Some("k")).await.unwrap();
+    // A second runtime turns up: the same submission would now have to name one.
+    let upload = protocol::luts::SampleUpload {
+        batch_id: uuid::Uuid::now_v7(),
+        runtime: RuntimeName {
+            name: "coreml".to_owned(),
+            version: "18".to_owned(),
+        },
+        entries: Vec::new(),
+    };
+    store_batch(&t, "x", &upload).await;
+    assert_eq!(field(t.try_submit(&new).await), "runtime");
+    let again = search::submit(&t.app, &new, Some("k")).await.unwrap();
+    assert_eq!((again.id, again.fresh), (first.id, false));
+    let wrong = new_search("no space");
+    let reused = search::submit(&t.app, &wrong, Some("k")).await.unwrap_err();
+    assert!(matches!(reused, SearchError::KeyReused(_)), "{reused}");
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
 async fn a_dry_run_estimates_from_earlier_evaluations_and_stores_nothing(pool: PgPool) {
     let t = Harness::new(pool);
     let worker = t.worker("x").await;
