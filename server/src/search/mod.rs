@@ -31,6 +31,7 @@ pub use containment::contain;
 pub use context::Caches;
 pub use estimate::estimate;
 pub use front::front;
+pub(crate) use profiling::dtype as profiled_dtype;
 pub use recommendation::{Within, recommend};
 pub use steering::{Steering, steer};
 pub use submission::{Submitted, read_space, submit};

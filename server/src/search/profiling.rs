@@ -56,7 +56,7 @@ pub(super) fn target(search: &SearchRow, space: &Space) -> Option<(String, Runti
 }
 
 /// Number format of a space's blocks.
-pub(super) fn dtype(space: &Space) -> Dtype {
+pub(crate) fn dtype(space: &Space) -> Dtype {
     space.unet().map_or(Dtype::F32, |unet| unet.dtype)
 }
 

@@ -26,6 +26,10 @@ pub struct JobRow {
     pub input: Json<JobInput>,
     /// The device it must run on.
     pub device: Option<String>,
+    /// Name of the runtime that must measure.
+    pub runtime_name: Option<String>,
+    /// Its version.
+    pub runtime_version: Option<String>,
     /// Its state.
     pub state: JobState,
     /// Hand-overs that count.
@@ -46,6 +50,14 @@ pub struct JobRow {
     pub checkpoint: Option<Json<ArtifactRef>>,
     /// What was found.
     pub result: Option<Json<JobResult>>,
+}
+
+impl JobRow {
+    /// The runtime that must measure, where that matters.
+    #[must_use]
+    pub fn runtime(&self) -> Option<RuntimeName> {
+        super::workers::runtime(self.runtime_name.clone(), self.runtime_version.clone())
+    }
 }
 
 /// What a new job starts with.
@@ -171,7 +183,7 @@ pub async fn claim(
            FROM runnable WHERE jobs.id = runnable.id
            RETURNING jobs.id AS "id: JobId", search_id AS "search_id: SearchId",
                candidate_id AS "candidate_id: CandidateId", kind AS "kind: JobKind", input AS "input: Json<JobInput>",
-               device, state AS "state: JobState", attempts, max_attempts, handovers,
+               device, jobs.runtime_name, jobs.runtime_version, state AS "state: JobState", attempts, max_attempts, handovers,
                lease_token AS "lease_token: LeaseToken", worker_id AS "worker_id: WorkerId", progress, status,
                checkpoint AS "checkpoint: Json<ArtifactRef>", result AS "result: Json<JobResult>""#,
         times.now,
@@ -247,7 +259,7 @@ pub async fn lock(tx: &mut Tx, id: JobId) -> Result<Option<JobRow>, StoreError> 
         JobRow,
         r#"SELECT id AS "id: JobId", search_id AS "search_id: SearchId",
                candidate_id AS "candidate_id: CandidateId", kind AS "kind: JobKind", input AS "input: Json<JobInput>",
-               device, state AS "state: JobState", attempts, max_attempts, handovers,
+               device, jobs.runtime_name, jobs.runtime_version, state AS "state: JobState", attempts, max_attempts, handovers,
                lease_token AS "lease_token: LeaseToken", worker_id AS "worker_id: WorkerId", progress, status,
                checkpoint AS "checkpoint: Json<ArtifactRef>", result AS "result: Json<JobResult>"
            FROM jobs WHERE id = $1 FOR NO KEY UPDATE"#,

@@ -185,7 +185,11 @@ impl Harness {
             artifacts: Vec::new(),
             outcome,
         };
-        let report = ResultReport { lease_token, result };
+        self.send(job, ResultReport { lease_token, result }).await
+    }
+
+    /// Sends a report as it is.
+    pub(crate) async fn send(&self, job: JobId, report: ResultReport) -> Result<SearchId, DispatchError> {
         dispatch::succeed(&self.app.store, job, &report, self.app.clock.now()).await
     }
 
