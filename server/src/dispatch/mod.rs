@@ -28,6 +28,9 @@ pub const MAX_ATTEMPTS: i32 = 3;
 /// Longest part of a log that is kept, in bytes.
 pub const LOG_LIMIT: usize = 64 << 10;
 
+/// Longest part of an error that is kept, in bytes.
+pub const ERROR_LIMIT: usize = 4 << 10;
+
 /// Times by which jobs are dispatched.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {

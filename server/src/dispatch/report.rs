@@ -12,7 +12,7 @@ use protocol::{
 };
 use search_spaces::Space;
 
-use super::{DispatchError, LOG_LIMIT, Rules, at_fault, figures, give_up, tell_candidate};
+use super::{DispatchError, ERROR_LIMIT, LOG_LIMIT, Rules, at_fault, figures, give_up, tell_candidate};
 use crate::{
     samples,
     search::{self, views},
@@ -142,7 +142,7 @@ pub async fn fail(
     let error = if report.released {
         "released: the worker was told to stop".to_owned()
     } else {
-        storable(&report.error)
+        storable(head(&report.error))
     };
     let log = report.log.as_deref().map(|log| storable(tail(log)));
     jobs::end_attempt(&mut tx, id, Some(&error), log.as_deref(), now).await?;
@@ -344,6 +344,15 @@ async fn store_samples(
 /// Text of a program that failed, whatever it wrote: U+0000 cannot be stored.
 fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
+}
+
+/// The beginning of an error, cut at a character: what went wrong stands first.
+fn head(error: &str) -> &str {
+    let mut end = error.len().min(ERROR_LIMIT);
+    while !error.is_char_boundary(end) {
+        end -= 1;
+    }
+    &error[..end]
 }
 
 /// The end of a log, cut at a character.

@@ -116,6 +116,12 @@ pub(super) async fn check(app: &App, new: &NewSearch, now: DateTime<Utc>) -> Res
     }
     check_table(app, new, &space).await?;
     check_base(app, new, &space).await?;
+    if new.runtime.is_some() && new.device.is_none() {
+        return Err(invalid(
+            "runtime",
+            "stands without a device; name the device that it runs on, or neither".to_owned(),
+        ));
+    }
     let device = device(app, new, &space).await?;
     let runtime = match &device {
         Some(device) => Some(runtime(app, new, &space, device, now).await?).flatten(),

@@ -220,6 +220,21 @@ async fn an_error_that_no_retry_can_help_fails_at_once(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]
+async fn of_an_endless_error_the_beginning_is_kept(pool: PgPool) {
+    let t = Harness::new(pool);
+    let worker = t.worker("a").await;
+    let search = t.submit(NAMED).await;
+    let job = t.claim(worker).await.unwrap();
+    t.fail(&job, &format!("no such file: {}", "é".repeat(1 << 20)), false, false)
+        .await;
+    let reason = t.candidates(search).await[0].state_reason.clone().unwrap();
+    assert!(reason.contains("no such file"), "{}", &reason[..40]);
+    assert!(reason.len() <= dispatch::ERROR_LIMIT + 20, "{} bytes", reason.len());
+    let attempt = &t.job(job.job_id).await.attempts[0];
+    assert!(attempt.log.as_ref().unwrap().len() <= dispatch::LOG_LIMIT);
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
 async fn the_reaper_gives_up_jobs_whose_workers_vanished(pool: PgPool) {
     let t = Harness::new(pool);
     let worker = t.worker("a").await;

@@ -91,6 +91,11 @@ async fn device_runtime_and_table_are_checked(pool: PgPool) {
         .await
         .is_ok()
     );
+    let nowhere = NewSearch {
+        runtime: Some(crate::harness::runtime()),
+        ..new_search(NAMED)
+    };
+    assert_eq!(field(t.try_submit(&nowhere).await), "runtime", "it runs on no device");
     assert_eq!(field(t.try_submit(&new_search(&table_space())).await), "table");
     let absent = NewSearch {
         table: Some("a".repeat(64).parse().unwrap()),
