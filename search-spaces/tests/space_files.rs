@@ -110,6 +110,33 @@ fn actions_need_one_maximised_objective_and_a_backbone_to_start_from() {
 }
 
 #[test]
+fn the_papers_mode_takes_neither_inherited_weights_nor_a_part_of_its_actions() {
+    let paper = SHIPPED[0].replace("mode = \"front\"", "mode = \"paper\"");
+    let wrong = paper.replace("inherit = false", "inherit = true");
+    let line = |text: &str| 1 + wrong.lines().position(|line| line.starts_with(text)).expect("a line");
+    let found = problems(&wrong);
+    assert!(
+        found.contains(&format!("line {}, column 11: evaluation.inherit: found true", line("inherit = "))),
+        "{found}"
+    );
+    assert!(
+        found.contains(&format!("line {}, column 9: search.actions.tries: found 4", line("tries = "))),
+        "{found}"
+    );
+    assert!(Space::parse(&paper.replace("tries = 4\n", "")).is_ok());
+    assert!(Space::parse(&SHIPPED[0].replace("inherit = false", "inherit = true")).is_ok());
+}
+
+#[test]
+fn a_search_has_evaluations_left_once_its_references_are_done() {
+    let references = SHIPPED[0].matches("[[references]]").count();
+    let with = |count: usize| SHIPPED[0].replace("max_evaluations = 18", &format!("max_evaluations = {count}"));
+    let found = problems(&with(references));
+    assert!(found.contains("search.max_evaluations: found 4; allowed: at least 5"), "{found}");
+    assert!(Space::parse(&with(references + 1)).is_ok());
+}
+
+#[test]
 fn the_whole_pipeline_is_limited_only_where_it_is_described() {
     let wrong = SHIPPED[1].replace("[pipeline]\nsteps = 4\nguidance = false\n", "");
     assert!(

@@ -222,6 +222,7 @@ impl<'a> Section<'a> {
 }
 
 /// A value of the file.
+#[derive(Clone)]
 pub(super) struct Node<'a> {
     document: &'a Document<'a>,
     path: String,

@@ -76,6 +76,12 @@ impl Candidates {
         })
     }
 
+    /// How many cannot run, and are no evaluations.
+    fn infeasible(&self) -> u64 {
+        let infeasible = |row: &&CandidateRow| row.state == CandidateState::Infeasible;
+        self.rows.iter().filter(infeasible).count() as u64
+    }
+
     /// Results that have arrived, in order of their numbers, gaps left out.
     pub(super) fn arrived(&self) -> Vec<Evaluated> {
         self.finished.values().cloned().collect()
@@ -118,7 +124,8 @@ async fn propose(
     let strategy = AnyStrategy::new(&space.search);
     loop {
         let count = known.architectures.len() as u64;
-        if let Some(reason) = should_stop(space, &context.ranges, &known.finished, count, spent) {
+        let infeasible = known.infeasible();
+        if let Some(reason) = should_stop(space, &context.ranges, &known.finished, count, infeasible, spent) {
             return Ok(Some(stop_reason(reason)));
         }
         let next = propose_next(
@@ -303,13 +310,8 @@ pub(super) fn tell_front(step: &mut Move<'_>, context: &Context, known: &Candida
     let points = points
         .map(|row| views::front_point(row, &context.space, calibration))
         .collect();
-    let infeasible = known
-        .rows
-        .iter()
-        .filter(|row| row.state == CandidateState::Infeasible)
-        .count();
     let event = EventBody::Front {
-        evaluations: (arrived.len() - infeasible) as u64,
+        evaluations: (arrived.len() as u64).saturating_sub(known.infeasible()),
         hypervolume: hypervolume(&context.space, &context.ranges, &arrived),
         points,
     };
