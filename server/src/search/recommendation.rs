@@ -31,26 +31,54 @@ pub struct Within {
 }
 
 impl Within {
-    /// Whether figures keep the limits; a figure that is not known breaks none.
-    fn admits(&self, metrics: &protocol::Metrics) -> bool {
+    /// Metric and bound.
+    fn limits(&self) -> impl Iterator<Item = (&'static str, f64)> {
         let limits = [
             (metric::LATENCY_MS, self.latency_ms),
             (metric::PEAK_MEMORY_BYTES, self.peak_memory_bytes),
         ];
-        limits.into_iter().all(|(name, most)| match (most, metrics.get(name)) {
-            (Some(most), Some(figure)) => figure.value <= most,
-            (None, _) | (_, None) => true,
-        })
+        limits.into_iter().filter_map(|(name, most)| Some((name, most?)))
+    }
+
+    /// Whether figures keep the limits; a figure that is not known breaks none.
+    fn admits(&self, metrics: &protocol::Metrics) -> bool {
+        self.limits()
+            .all(|(name, most)| metrics.get(name).is_none_or(|figure| figure.value <= most))
+    }
+
+    /// A limit on what nothing in the search has would limit nothing, and say nothing of it.
+    fn check(&self, search: &SearchRow, space: &Space, rows: &[CandidateRow]) -> Result<(), SearchError> {
+        let told = rows
+            .iter()
+            .flat_map(|row| row.predicted.keys().chain(row.measured.keys()).chain(row.verified.keys()));
+        let mut metrics: BTreeSet<&str> = told.map(String::as_str).collect();
+        metrics.extend(space.objectives.iter().map(|objective| objective.metric.as_str()));
+        metrics.extend(space.limits.iter().map(|(name, _)| name));
+        if profiling::target(search, space).is_some() {
+            metrics.extend([metric::LATENCY_MS, metric::PEAK_MEMORY_BYTES]);
+        }
+        match self.limits().find(|(name, _)| !metrics.contains(name)) {
+            None => Ok(()),
+            Some((name, _)) => Err(SearchError::Invalid {
+                field: name.into(),
+                message: format!(
+                    "the search has no such metric; it has {}",
+                    metrics.into_iter().collect::<Vec<_>>().join(", ")
+                ),
+            }),
+        }
     }
 }
 
 /// Recommends from what is stored.
 ///
 /// # Errors
-/// When there is no such search, or a store fails.
+/// When there is no such search, it has no metric that is to be limited, or a store fails.
 pub async fn recommend(app: &App, id: SearchId, within: Within) -> Result<Recommendation, SearchError> {
     let search = app.store.search(id).await?.ok_or(SearchError::NotFound(id))?;
     let space = app.searches.space(&search).await?;
+    let known = Candidates::of(app.store.candidates(id, None, None).await?, &space)?;
+    within.check(&search, &space, &known.rows)?;
     let figures = app.store.search_figures(id).await?;
     let mut recommendation = Recommendation {
         best: None,
@@ -66,7 +94,6 @@ pub async fn recommend(app: &App, id: SearchId, within: Within) -> Result<Recomm
         let mut connection = app.store.connection().await?;
         app.searches.context(&app.artifacts, &mut connection, &search).await?
     };
-    let known = Candidates::of(app.store.candidates(id, None, None).await?, &space)?;
     let lead = Lead::of(&space);
     let point = |row: &CandidateRow| views::front_point(row, &space, calibration(&search));
     let (verified, unverified) = admitted(&search, &space, &known.rows, within);
