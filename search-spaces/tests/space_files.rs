@@ -154,6 +154,25 @@ fn broken_toml_is_reported_where_it_breaks() {
 }
 
 #[test]
+fn of_endless_problems_the_first_are_listed_and_the_others_counted() {
+    use std::time::{Duration, Instant};
+    let unknown = |separator: &str| -> String { (0..20_000).map(|i| format!("k{i} = 1{separator}")).collect() };
+    for wrong in [
+        format!("{}\n{}", unknown("\n"), SHIPPED[0]),
+        format!("{}\nodd = {{ {} z = 1 }}\n", SHIPPED[0], unknown(", ")),
+        "= \n".repeat(20_000),
+    ] {
+        let started = Instant::now();
+        let problems = Space::parse(&wrong).expect_err("a wrong file").0;
+        assert!(problems.len() <= 101, "{} are listed", problems.len());
+        assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    }
+    let problems = Space::parse(&format!("{}\n{}", unknown("\n"), SHIPPED[0])).expect_err("wrong").0;
+    assert_eq!((problems[99].line, problems[99].field.as_str()), (100, "k99"));
+    assert_eq!(problems[100].found, "19900 more problems");
+}
+
+#[test]
 fn a_position_may_have_fewer_operators_and_depths_of_its_own() {
     let own = format!(
         "{}\n[[positions]]\nname = \"down.0\"\nkinds = [\"conv1d\"]\ndepths = [1, 2]\n",
