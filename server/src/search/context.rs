@@ -13,7 +13,7 @@ use sqlx::PgConnection;
 
 use super::{SearchError, tables};
 use crate::{
-    artifacts::ArtifactStore,
+    artifacts::{ArtifactError, ArtifactStore},
     aside::aside,
     samples,
     store::{StoreError, searches, searches::SearchRow},
@@ -144,7 +144,16 @@ impl Caches {
         if let Some(table) = self.tables.get(&key) {
             return Ok(Some(table));
         }
-        let bytes = artifacts.bytes(digest).await?;
+        let bytes = artifacts
+            .bytes(digest, tables::LARGEST)
+            .await
+            .map_err(|error| match error {
+                ArtifactError::TooLarge { .. } => SearchError::Invalid {
+                    field: "table".into(),
+                    message: error.to_string(),
+                },
+                error => error.into(),
+            })?;
         let space = space.clone();
         let table = aside(move || tables::read(&bytes, &space)).await?;
         Ok(Some(self.tables.keep(key, table)))
