@@ -137,6 +137,14 @@ fn a_search_has_evaluations_left_once_its_references_are_done() {
 }
 
 #[test]
+fn only_a_temporal_unet_is_trained_here() {
+    let section = &SHIPPED[0][SHIPPED[0].find("[evaluation]").expect("a section")..];
+    let section = section.split("\n\n").next().expect("its lines");
+    let found = problems(&format!("{}\n{section}\n", SHIPPED[3]));
+    assert!(found.contains("evaluation: found a section"), "{found}");
+}
+
+#[test]
 fn the_whole_pipeline_is_limited_only_where_it_is_described() {
     let wrong = SHIPPED[1].replace("[pipeline]\nsteps = 4\nguidance = false\n", "");
     assert!(

@@ -123,6 +123,10 @@ fn read(document: &Document, tree: &DeTable, source: &str) -> Option<Space> {
     }
     let evaluation_node = root.get("evaluation");
     let evaluation = optional(evaluation_node.clone(), evaluation);
+    if evaluation_node.is_some() && kind != Kind::TemporalUnet {
+        let allowed = "this section in a temporal-unet only; candidates of other spaces are evaluated by others";
+        root.report("evaluation", "a section", allowed);
+    }
     let references = root.get("references");
     let search_section = section(&root, "search");
     // Architectures can only be read once the positions are.

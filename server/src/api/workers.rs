@@ -23,6 +23,10 @@ use super::{
 };
 use crate::{app::App, auth::Identity, store::workers};
 
+/// The most evaluators that a worker may bring, and the longest name of one, in characters.
+const MOST_EVALUATORS: usize = 32;
+const LONGEST_EVALUATOR: usize = 64;
+
 /// What a token of a device may take: it measures and trains nothing.
 const DEVICE_KINDS: [JobKind; 2] = [JobKind::Profile, JobKind::Verify];
 
@@ -50,6 +54,13 @@ async fn register(
     }
     if worker.kinds.is_empty() {
         return Err(Problem::invalid("kinds", "must name at least one kind of job"));
+    }
+    let named = |evaluator: &String| (1..=LONGEST_EVALUATOR).contains(&evaluator.chars().count());
+    if worker.evaluators.len() > MOST_EVALUATORS || !worker.evaluators.iter().all(named) {
+        return Err(Problem::invalid(
+            "evaluators",
+            format_args!("allowed: at most {MOST_EVALUATORS} names of 1 to {LONGEST_EVALUATOR} characters"),
+        ));
     }
     let forbidden = worker.kinds.iter().find(|kind| !DEVICE_KINDS.contains(kind));
     if let Some(kind) = forbidden.filter(|_| identity.role == Role::Device) {

@@ -48,6 +48,7 @@ async fn serve(app: &Arc<App>) -> Result<(), DispatchError> {
         },
         runtime: None,
         kinds: vec![JobKind::Lookup],
+        evaluators: Vec::new(),
         memory_bytes: 0,
     };
     let now = app.clock.now();
@@ -59,6 +60,7 @@ async fn serve(app: &Arc<App>) -> Result<(), DispatchError> {
         device: worker.device.name,
         runtime: None,
         kinds: worker.kinds,
+        evaluators: worker.evaluators,
         memory_bytes: 0,
     };
     let mut woken = app.events.subscribe(Topic::Jobs);

@@ -101,6 +101,7 @@ fn profile_job(search: &SearchRow, device: &str, runtime: &RuntimeName, blocks: 
         }),
         device: Some(device.to_owned()),
         runtime: Some(runtime.clone()),
+        evaluator: None,
         memory_bytes: 0,
         max_attempts: MAX_ATTEMPTS,
     }

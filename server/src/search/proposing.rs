@@ -6,7 +6,7 @@ use protocol::{
     CandidateId, JobId,
     artifacts::{ArtifactRef, ArtifactRole},
     events::EventBody,
-    jobs::{EvaluateInput, JobInput, LookupInput, ParentWeights},
+    jobs::{EvaluateInput, JobInput, JobKind, LookupInput, OWN_EVALUATOR, ParentWeights},
     searches::{CandidateState, SearchState},
 };
 use search_spaces::{
@@ -192,11 +192,15 @@ pub(super) async fn insert_with_job(
             .predicted
             .get(metric::PEAK_MEMORY_BYTES)
             .map_or(0.0, |figure| figure.value);
+        let input = evaluation(step, space, new, parent);
+        let evaluator = space.evaluation.as_ref();
+        let evaluator = evaluator.map_or(OWN_EVALUATOR, |evaluation| evaluation.evaluator.as_str());
         let job = NewJob {
             id: JobId::new(),
             search_id: step.search.id,
             candidate_id: Some(new.id),
-            input: evaluation(step, space, new, parent),
+            evaluator: (input.kind() == JobKind::Evaluate).then(|| evaluator.to_owned()),
+            input,
             device: None,
             runtime: None,
             memory_bytes: peak as i64,

@@ -343,6 +343,33 @@ async fn searches_take_turns_and_priority_goes_first(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]
+async fn an_evaluation_goes_to_a_worker_that_brings_its_evaluator(pool: PgPool) {
+    let t = Harness::new(pool);
+    let evaluate = [JobKind::Evaluate];
+    let stock = t.worker_with("x", &evaluate, &["built-in"]).await;
+    let foreign = t.worker_with("y", &evaluate, &["own"]).await;
+    let idle = t.worker_with("z", &evaluate, &[]).await;
+    let named = t.submit(NAMED).await;
+    assert!(t.claim(stock).await.is_none(), "nobody can train a named choice");
+    assert!(t.claim(idle).await.is_none());
+    let job = t.claim(foreign).await.unwrap();
+    assert_eq!(t.job(job.job_id).await.search_id, Some(named));
+    let profiler = t.worker_on("x", &[JobKind::Profile]).await;
+    let shapes = protocol::searches::NewSearch {
+        device: Some("x".to_owned()),
+        ..new_search(SHAPES)
+    };
+    let shapes = t.try_submit(&shapes).await.unwrap();
+    t.work_off(profiler).await;
+    for _ in 0..2 {
+        let job = t.claim(stock).await.unwrap();
+        assert_eq!(t.job(job.job_id).await.search_id, Some(shapes));
+        let job = t.claim(foreign).await.unwrap();
+        assert_eq!(t.job(job.job_id).await.search_id, Some(named), "it waits for its own");
+    }
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
 async fn many_workers_at_once_never_share_a_job(pool: PgPool) {
     let t = Harness::new(pool);
     for _ in 0..3 {
