@@ -3,7 +3,7 @@
 use std::panic::resume_unwind;
 
 /// Runs work that may take more than some milliseconds on a thread of its own. Should it panic, so does the caller.
-pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(error) => match error.try_into_panic() {
