@@ -274,9 +274,12 @@ impl<'a> LutCosts<'a> {
         }))
     }
 
-    fn macs<'b>(&self, blocks: impl Iterator<Item = (&'b Block, u64)>) -> Option<u64> {
-        let macs = blocks.map(|(block, repeat)| Some(work(block, self.lut.dtype())?.macs.saturating_mul(repeat)));
-        macs.sum::<Option<u64>>()
+    /// Saturates; absent where a block has no closed form.
+    fn macs<'b>(&self, mut blocks: impl Iterator<Item = (&'b Block, u64)>) -> Option<u64> {
+        blocks.try_fold(0, |sum: u64, (block, repeat)| {
+            let macs = work(block, self.lut.dtype())?.macs.saturating_mul(repeat);
+            Some(sum.saturating_add(macs))
+        })
     }
 
     fn corrected(&self, metric: &str, estimate: Estimate) -> Estimate {

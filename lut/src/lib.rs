@@ -28,5 +28,5 @@ pub use figure::{FIGURE_3_FRAMES, FigurePoint, figure3, figure3_blocks};
 pub use formats::{ImportError, ImportErrors};
 pub use interpolation::{Axis, ErrorSummary, LeaveOut};
 pub use runtime::{Policy, Runtime, RuntimeError};
-pub use samples::{SampleError, Samples};
+pub use samples::{LARGEST_SAMPLE, SampleError, Samples};
 pub use table::{Cost, Extrapolation, Lookup, Lut, Missing};

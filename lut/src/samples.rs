@@ -8,7 +8,10 @@ const DEVIATION_SCALE: f64 = 1.482_602_218_505_602;
 /// Standard error of a median over that of a mean under a normal law: √(π/2).
 const MEDIAN_SCALE: f64 = 1.253_314_137_315_500_3;
 
-/// Repeats of one measurement, in the order they were taken; finite and not negative. May be empty: the
+/// The largest sample: milliseconds of 30 000 years, bytes of a petabyte. Sums of squares stay finite below it.
+pub const LARGEST_SAMPLE: f64 = 1e15;
+
+/// Repeats of one measurement, in the order they were taken; from 0 to [`LARGEST_SAMPLE`]. May be empty: the
 /// figure is then absent, not zero.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Vec<f64>", into = "Vec<f64>")]
@@ -16,7 +19,7 @@ pub struct Samples(Vec<f64>);
 
 /// A sample that no clock and no allocator can give.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
-#[error("sample {index} is {found}; allowed: a finite number, 0 or more")]
+#[error("sample {index} is {found}; allowed: a number from 0 to 1e15")]
 pub struct SampleError {
     /// Place of the sample in the list, from 0.
     pub index: usize,
@@ -28,9 +31,9 @@ impl Samples {
     /// Takes the repeats as they are.
     ///
     /// # Errors
-    /// The first sample that is negative, infinite or not a number.
+    /// The first sample that is negative, too large or not a number.
     pub fn new(values: Vec<f64>) -> Result<Self, SampleError> {
-        match values.iter().position(|value| !value.is_finite() || *value < 0.0) {
+        match values.iter().position(|value| !(0.0..=LARGEST_SAMPLE).contains(value)) {
             Some(index) => Err(SampleError {
                 index,
                 found: values[index],
@@ -155,9 +158,11 @@ mod tests {
     #[test]
     fn impossible_samples_are_refused_by_place_and_value() {
         let error = Samples::new(vec![1.0, -2.0]).expect_err("negative");
-        assert_eq!(error.to_string(), "sample 1 is -2; allowed: a finite number, 0 or more");
+        assert_eq!(error.to_string(), "sample 1 is -2; allowed: a number from 0 to 1e15");
         assert!(Samples::new(vec![f64::NAN]).is_err());
         assert!(Samples::new(vec![f64::INFINITY]).is_err());
+        assert!(Samples::new(vec![1e308]).is_err(), "the sum of two would be no number");
+        assert!(Samples::new(vec![LARGEST_SAMPLE]).is_ok());
     }
 
     proptest! {

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{JobId, WorkerId, jobs::JobKind};
+use crate::{JobId, WorkerId, jobs::JobKind, jobs::OWN_EVALUATOR};
 
 /// What runs a model on a device; a table never transfers between runtimes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
@@ -54,8 +54,16 @@ pub struct WorkerRegistration {
     pub runtime: Option<RuntimeName>,
     /// Job kinds it takes.
     pub kinds: Vec<JobKind>,
+    /// Evaluators it brings, of which an `evaluate` job needs the one that its space names in `[evaluation]`. A
+    /// space without that section needs `own`: a worker that evaluates its candidates by means of its own.
+    #[serde(default = "own")]
+    pub evaluators: Vec<String>,
     /// Memory it may use for a job, in bytes.
     pub memory_bytes: u64,
+}
+
+fn own() -> Vec<String> {
+    vec![OWN_EVALUATOR.to_owned()]
 }
 
 /// A worker as the coordinator knows it.

@@ -9,6 +9,9 @@ use crate::{
     luts::EntryUpload,
 };
 
+/// Evaluator of a space that names none: whatever the worker brings.
+pub const OWN_EVALUATOR: &str = "own";
+
 /// The kinds of work a worker may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[cfg_attr(
@@ -20,7 +23,7 @@ use crate::{
 pub enum JobKind {
     /// Measure blocks of a space on the worker's device; holds the device alone.
     Profile,
-    /// Train and score a candidate.
+    /// Train and score a candidate, by a worker that brings the evaluator of its space.
     Evaluate,
     /// Measure a whole architecture on the worker's device; holds the device alone.
     Verify,

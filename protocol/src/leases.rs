@@ -81,9 +81,9 @@ pub struct ResultReport {
 pub struct FailureReport {
     /// The lease.
     pub lease_token: LeaseToken,
-    /// Why, in a sentence.
+    /// Why, in a sentence; the first 4 KiB are kept.
     pub error: String,
-    /// The end of the attempt's log, at most 64 KiB.
+    /// The end of the attempt's log; the last 64 KiB are kept.
     #[serde(default)]
     pub log: Option<String>,
     /// Whether another attempt can help; `false` fails the job at once.

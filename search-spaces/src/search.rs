@@ -141,18 +141,20 @@ pub enum StopReason {
     Stalled,
 }
 
-/// Whether a search makes no further candidate. The stall is judged on the results that proposal
-/// `candidates` must have seen anyway, so it does not depend on timing; spent hours do.
+/// Whether a search makes no further candidate. Of its `candidates` so far `infeasible` cannot run and are no
+/// evaluations. The stall is judged on the results that proposal `candidates` must have seen anyway, so it does not
+/// depend on timing; spent hours do.
 #[must_use]
 pub fn should_stop(
     space: &Space,
     ranges: &Ranges,
     finished: &BTreeMap<u64, Evaluated>,
     candidates: u64,
+    infeasible: u64,
     device_hours: f64,
 ) -> Option<StopReason> {
     let settings = &space.search;
-    if candidates >= u64::from(settings.max_evaluations) {
+    if candidates.saturating_sub(infeasible) >= u64::from(settings.max_evaluations) {
         return Some(StopReason::MaxEvaluations);
     }
     if settings.max_device_hours.is_some_and(|most| device_hours >= most) {

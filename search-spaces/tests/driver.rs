@@ -216,6 +216,26 @@ fn the_paper_mode_adds_and_removes_from_one_incumbent_only() {
 }
 
 #[test]
+fn the_paper_mode_tries_all_actions_and_ends_where_its_start_fails() {
+    let mut space = space("");
+    space.search.strategy = StrategySettings::Actions(ActionsSettings {
+        mode: ActionMode::Paper,
+        start: Start::Backbone,
+        parents: 2,
+        tries: Some(1),
+    });
+    space.search.max_evaluations = 30;
+    let proposals = run(&space, 1, 0, &mut |_| 0);
+    assert!(proposals[1..9].iter().all(|p| p.parent == Some(0)), "none is left out");
+    // Every candidate fails, the start first of all.
+    assert_eq!(run(&space, 1, 1, &mut |_| 0).len(), 1);
+    // References with results are no incumbents either: 0000 and 1111 are evaluated, the start fails.
+    let mut space = self::space(REFERENCES);
+    with_actions(&mut space, ActionMode::Paper, Start::Given(Architecture::new(vec![1, 0, 0, 0])));
+    assert_eq!(run(&space, 1, 3, &mut |_| 0).len(), 1);
+}
+
+#[test]
 fn the_first_sweep_takes_the_cheapest_loss_and_the_front_is_the_true_one_in_the_end() {
     let mut space = space("");
     with_actions(&mut space, ActionMode::Front, Start::Filled);
@@ -299,11 +319,14 @@ fn a_search_stops_at_its_budget_and_when_the_front_stands_still() {
             .collect()
     };
     let stop = |finished: &BTreeMap<u64, Evaluated>, candidates, hours| {
-        should_stop(&space, &ranges(), finished, candidates, hours)
+        should_stop(&space, &ranges(), finished, candidates, 0, hours)
     };
     assert_eq!(stop(&grown(&[]), 0, 0.0), None);
     assert_eq!(stop(&grown(&[]), 5, 0.0), Some(StopReason::MaxEvaluations));
     assert_eq!(stop(&grown(&[]), 1, 2.0), Some(StopReason::MaxDeviceHours));
+    let with_infeasible = |infeasible| should_stop(&space, &ranges(), &grown(&[]), 6, infeasible, 0.0);
+    assert_eq!(with_infeasible(1), Some(StopReason::MaxEvaluations));
+    assert_eq!(with_infeasible(2), None, "what cannot run is no evaluation");
     // 1000 dominates what follows: better and cheaper than 0001, cheaper than 0002 and 0011.
     assert_eq!(stop(&grown(&["1000", "0001", "0002"]), 3, 0.0), None);
     assert_eq!(

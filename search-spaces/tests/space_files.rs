@@ -110,6 +110,41 @@ fn actions_need_one_maximised_objective_and_a_backbone_to_start_from() {
 }
 
 #[test]
+fn the_papers_mode_takes_neither_inherited_weights_nor_a_part_of_its_actions() {
+    let paper = SHIPPED[0].replace("mode = \"front\"", "mode = \"paper\"");
+    let wrong = paper.replace("inherit = false", "inherit = true");
+    let line = |text: &str| 1 + wrong.lines().position(|line| line.starts_with(text)).expect("a line");
+    let found = problems(&wrong);
+    assert!(
+        found.contains(&format!("line {}, column 11: evaluation.inherit: found true", line("inherit = "))),
+        "{found}"
+    );
+    assert!(
+        found.contains(&format!("line {}, column 9: search.actions.tries: found 4", line("tries = "))),
+        "{found}"
+    );
+    assert!(Space::parse(&paper.replace("tries = 4\n", "")).is_ok());
+    assert!(Space::parse(&SHIPPED[0].replace("inherit = false", "inherit = true")).is_ok());
+}
+
+#[test]
+fn a_search_has_evaluations_left_once_its_references_are_done() {
+    let references = SHIPPED[0].matches("[[references]]").count();
+    let with = |count: usize| SHIPPED[0].replace("max_evaluations = 18", &format!("max_evaluations = {count}"));
+    let found = problems(&with(references));
+    assert!(found.contains("search.max_evaluations: found 4; allowed: at least 5"), "{found}");
+    assert!(Space::parse(&with(references + 1)).is_ok());
+}
+
+#[test]
+fn only_a_temporal_unet_is_trained_here() {
+    let section = &SHIPPED[0][SHIPPED[0].find("[evaluation]").expect("a section")..];
+    let section = section.split("\n\n").next().expect("its lines");
+    let found = problems(&format!("{}\n{section}\n", SHIPPED[3]));
+    assert!(found.contains("evaluation: found a section"), "{found}");
+}
+
+#[test]
 fn the_whole_pipeline_is_limited_only_where_it_is_described() {
     let wrong = SHIPPED[1].replace("[pipeline]\nsteps = 4\nguidance = false\n", "");
     assert!(
@@ -124,6 +159,25 @@ fn broken_toml_is_reported_where_it_breaks() {
     insta::assert_snapshot!(problems("name = \"a\"\nkind = = 3\n[search\n"));
     assert!(problems(&"#".repeat((1 << 20) + 1)).contains("at most 1048576 bytes"));
     assert!(problems("").contains("name: found nothing"));
+}
+
+#[test]
+fn of_endless_problems_the_first_are_listed_and_the_others_counted() {
+    use std::time::{Duration, Instant};
+    let unknown = |separator: &str| -> String { (0..20_000).map(|i| format!("k{i} = 1{separator}")).collect() };
+    for wrong in [
+        format!("{}\n{}", unknown("\n"), SHIPPED[0]),
+        format!("{}\nodd = {{ {} z = 1 }}\n", SHIPPED[0], unknown(", ")),
+        "= \n".repeat(20_000),
+    ] {
+        let started = Instant::now();
+        let problems = Space::parse(&wrong).expect_err("a wrong file").0;
+        assert!(problems.len() <= 101, "{} are listed", problems.len());
+        assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    }
+    let problems = Space::parse(&format!("{}\n{}", unknown("\n"), SHIPPED[0])).expect_err("wrong").0;
+    assert_eq!((problems[99].line, problems[99].field.as_str()), (100, "k99"));
+    assert_eq!(problems[100].found, "19900 more problems");
 }
 
 #[test]

@@ -44,6 +44,10 @@ pub struct Settings {
     #[arg(long, env = "TEMPONAS_ARTIFACTS", value_name = "FOLDER|URL")]
     pub artifacts: Option<String>,
 
+    /// The longest artifact that is taken, in bytes [default: 4294967296, 4 GiB]
+    #[arg(long, env = "TEMPONAS_MAX_ARTIFACT_BYTES", value_name = "NUMBER")]
+    pub max_artifact_bytes: Option<u64>,
+
     /// Who needs a token: `auto` asks for one unless the address is loopback, `required` always [default: auto]
     #[arg(long, env = "TEMPONAS_TOKENS", value_enum)]
     pub tokens: Option<TokenMode>,
@@ -166,6 +170,8 @@ pub struct Config {
     pub postgres_bin: Option<PathBuf>,
     /// Folder or URL of the artifact store.
     pub artifacts: String,
+    /// The longest artifact that is taken, in bytes.
+    pub max_artifact_bytes: u64,
     /// Who needs a token.
     pub tokens: TokenMode,
     /// Length of a lease.
@@ -261,6 +267,7 @@ impl Settings {
             database_connections: self.database_connections.or(other.database_connections),
             postgres_bin: self.postgres_bin.or(other.postgres_bin),
             artifacts: self.artifacts.or(other.artifacts),
+            max_artifact_bytes: self.max_artifact_bytes.or(other.max_artifact_bytes),
             tokens: self.tokens.or(other.tokens),
             lease: self.lease.or(other.lease),
             heartbeat: self.heartbeat.or(other.heartbeat),
@@ -306,6 +313,7 @@ impl Settings {
             database_connections,
             postgres_bin: self.postgres_bin,
             artifacts,
+            max_artifact_bytes: self.max_artifact_bytes.unwrap_or(4 << 30),
             tokens: self.tokens.unwrap_or_default(),
             lease,
             heartbeat,

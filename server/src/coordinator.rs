@@ -145,7 +145,7 @@ impl Coordinator {
         let database = Database::open(&config).await?;
         let app = Arc::new(App {
             store: database.store(),
-            artifacts: ArtifactStore::open(&config.artifacts)?,
+            artifacts: ArtifactStore::open(&config.artifacts)?.limited_to(config.max_artifact_bytes),
             clock: Clock::System,
             events: EventHub::start(database.pool.clone()),
             metrics: Metrics::default(),

@@ -122,6 +122,7 @@ async fn run(args: RunArgs, cuda: bool) -> anyhow::Result<()> {
         },
         runtime: Some(profile::runtime_name(device, args.threads)),
         kinds: args.kinds,
+        evaluators: vec!["built-in".to_owned()],
         memory_bytes,
     };
     let client = Client::new(&args.server, args.token.as_deref(), &args.cache_dir)?;

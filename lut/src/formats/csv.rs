@@ -190,7 +190,7 @@ impl Row {
     }
 
     fn samples(&self, name: &str) -> Result<Samples, ImportError> {
-        let allowed = "finite numbers, 0 or more, with a space between";
+        let allowed = "numbers from 0 to 1e15, with a space between";
         let number = |text: &str| text.parse::<f64>().map_err(|_| self.error(name, text, allowed));
         let values: Vec<f64> = self
             .field(name)

@@ -220,8 +220,8 @@ mod tests {
             "line 5, column 6: shape is \"c:4\"; allowed: name=size pairs such as \"c=64 h=8 t=5 w=8\"",
             "line 6, column 7: state is \"lost\"; allowed: measured, out_of_memory, unsupported",
             "line 7, column 9: latency_ms is \"\"; allowed: at least one sample where state is measured",
-            "line 8, column 9: latency_ms is \"fast\"; allowed: finite numbers, 0 or more, with a space between",
-            "line 9, column 10: peak_memory_bytes is \"-5\"; allowed: finite numbers, 0 or more, with a space between",
+            "line 8, column 9: latency_ms is \"fast\"; allowed: numbers from 0 to 1e15, with a space between",
+            "line 9, column 10: peak_memory_bytes is \"-5\"; allowed: numbers from 0 to 1e15, with a space between",
             "line 10, column 9: latency_ms is \"1 samples\"; allowed: none where state is not measured",
             "line 11, column 1: 2 fields; allowed: 10, as in the header",
         ];
@@ -269,7 +269,7 @@ mod tests {
             (
                 r#""state":"measured","latency_ms":[1,-2]"#,
                 "line 3",
-                "sample 1 is -2; allowed: a finite number, 0 or more",
+                "sample 1 is -2; allowed: a number from 0 to 1e15",
             ),
             (
                 r#""state":"measured","latency_ms":"1""#,

@@ -137,7 +137,7 @@ fn field(line: u64, content: &str) -> Result<Option<Samples>, ImportError> {
         .parse::<f64>()
         .ok()
         .and_then(|value| Samples::new(vec![value]).ok());
-    let samples = number.ok_or_else(|| error(line, column(value), name, value, "a finite number, 0 or more"))?;
+    let samples = number.ok_or_else(|| error(line, column(value), name, value, "a number from 0 to 1e15"))?;
     Ok((name == "mean").then_some(samples))
 }
 
@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(
             told,
             "line 1, column 6: key is \"input:8x8\"; allowed: HEIGHTxWIDTHxCHANNELS or CHANNELS\n\
-             line 4, column 9: mean is \"slow\"; allowed: a finite number, 0 or more\n\
+             line 4, column 9: mean is \"slow\"; allowed: a number from 0 to 1e15\n\
              line 7, column 1: key is \"Pool c_in=4\"; allowed: each operator and shape once\n\
              line 9, column 1: mean is \"\"; allowed: a line `mean: MILLISECONDS` below the key"
         );

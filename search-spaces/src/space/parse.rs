@@ -9,7 +9,7 @@ use super::positions::{choice_positions, structure, temporal_positions};
 use super::read::{Document, Node, Problem, Section, all};
 use super::search::search;
 use super::unet::unet;
-use super::{Direction, Limits, Objective, Reference, Space, SpaceKind, TableSettings};
+use super::{Direction, Evaluation, Limits, Objective, Reference, Space, SpaceKind, TableSettings};
 use crate::metric;
 
 /// A space file that cannot be used: all that is wrong with it, in the order of the file.
@@ -121,7 +121,12 @@ fn read(document: &Document, tree: &DeTable, source: &str) -> Option<Space> {
             "this metric only with a [pipeline] section",
         );
     }
-    let evaluation = optional(root.get("evaluation"), evaluation);
+    let evaluation_node = root.get("evaluation");
+    let evaluation = optional(evaluation_node.clone(), evaluation);
+    if evaluation_node.is_some() && kind != Kind::TemporalUnet {
+        let allowed = "this section in a temporal-unet only; candidates of other spaces are evaluated by others";
+        root.report("evaluation", "a section", allowed);
+    }
     let references = root.get("references");
     let search_section = section(&root, "search");
     // Architectures can only be read once the positions are.
@@ -146,7 +151,15 @@ fn read(document: &Document, tree: &DeTable, source: &str) -> Option<Space> {
         Some(shell) => references.map_or(Some(Vec::new()), |node| self::references(&node, shell)),
         None => None,
     };
-    let search = search_section.and_then(|section| search(section, shell.as_ref(), objectives.as_deref()));
+    let before = references.as_ref().map_or(0, Vec::len);
+    let search = search_section.and_then(|section| search(section, shell.as_ref(), objectives.as_deref(), before));
+    if let (Some(Some(Evaluation { inherit: true, .. })), Some(search)) = (&evaluation, &search)
+        && search.is_paper()
+        && let Some(section) = evaluation_node.and_then(|node| node.section("a section"))
+    {
+        let allowed = "false with mode = \"paper\", where every candidate is trained from scratch";
+        section.report("inherit", "true", allowed);
+    }
     root.finish();
 
     let kind = match kind {

@@ -34,17 +34,27 @@ impl fmt::Display for Problem {
     }
 }
 
+/// The most problems that are listed; of the others only the number is told.
+const MOST_PROBLEMS: usize = 100;
+
 /// The text with the problems found so far.
 pub(super) struct Document<'a> {
     source: &'a str,
+    /// Where each line begins.
+    lines: Vec<usize>,
     problems: RefCell<Vec<(usize, Problem)>>,
+    /// Problems beyond those that are listed.
+    more: Cell<usize>,
 }
 
 impl<'a> Document<'a> {
     pub(super) fn new(source: &'a str) -> Self {
+        let breaks = source.match_indices('\n').map(|(newline, _)| newline + 1);
         Self {
             source,
+            lines: std::iter::once(0).chain(breaks).collect(),
             problems: RefCell::default(),
+            more: Cell::new(0),
         }
     }
 
@@ -55,12 +65,15 @@ impl<'a> Document<'a> {
         found: impl Into<String>,
         allowed: impl Into<String>,
     ) {
+        if self.problems.borrow().len() == MOST_PROBLEMS {
+            self.more.set(self.more.get() + 1);
+            return;
+        }
         let start = floor_char_boundary(self.source, span.start);
-        let before = &self.source[..start];
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let line = self.lines.partition_point(|line| *line <= start);
         let problem = Problem {
-            line: before.matches('\n').count() + 1,
-            column: before[line_start..].chars().count() + 1,
+            line,
+            column: self.source[self.lines[line - 1]..start].chars().count() + 1,
             field: field.to_owned(),
             found: found.into(),
             allowed: allowed.into(),
@@ -72,11 +85,18 @@ impl<'a> Document<'a> {
         self.problems.borrow().is_empty()
     }
 
-    /// All problems in the order of the file.
+    /// The problems in the order of the file, and how many are not listed.
     pub(super) fn into_problems(self) -> Vec<Problem> {
         let mut problems = self.problems.into_inner();
         problems.sort_by_key(|(start, _)| *start);
-        problems.into_iter().map(|(_, problem)| problem).collect()
+        let more = (self.more.get() > 0).then(|| Problem {
+            line: 1,
+            column: 1,
+            field: String::new(),
+            found: format!("{} more problems", self.more.get()),
+            allowed: format!("none; the first {MOST_PROBLEMS} found are listed"),
+        });
+        problems.into_iter().map(|(_, problem)| problem).chain(more).collect()
     }
 
     /// The text at a span, as a message quotes it.
@@ -191,6 +211,7 @@ impl<'a> Section<'a> {
             return;
         }
         let asked = self.asked.into_inner();
+        let allowed = format!("the keys {}", asked.join(", "));
         for (key, _) in self
             .table
             .iter()
@@ -201,9 +222,8 @@ impl<'a> Section<'a> {
             } else {
                 format!("{}.{}", self.path, key.get_ref())
             };
-            let allowed = format!("the keys {}", asked.join(", "));
             self.document
-                .report(&key.span(), &shortened(&field), "an unknown key", allowed);
+                .report(&key.span(), &shortened(&field), "an unknown key", allowed.as_str());
         }
     }
 
@@ -222,6 +242,7 @@ impl<'a> Section<'a> {
 }
 
 /// A value of the file.
+#[derive(Clone)]
 pub(super) struct Node<'a> {
     document: &'a Document<'a>,
     path: String,

@@ -13,11 +13,13 @@ enum Name {
     Random,
 }
 
-/// `space` lacks what is still to be read; it is absent where its positions are wrong.
+/// `space` lacks what is still to be read; it is absent where its positions are wrong. So many `references` are
+/// evaluated before the search itself starts.
 pub(super) fn search(
     section: Section,
     space: Option<&Space>,
     objectives: Option<&[Objective]>,
+    references: usize,
 ) -> Option<SearchSettings> {
     let strategy = section.get("strategy").map_or(Some(Name::Actions), |node| {
         node.one_of([
@@ -30,6 +32,13 @@ pub(super) fn search(
     let small = |value: u64| u32::try_from(value).ok();
     let width = section.integer_or("width", 1, 1..=1024).and_then(small);
     let max_evaluations = section.need_integer("max_evaluations", 1..=10_000_000).and_then(small);
+    if let Some(max) = max_evaluations.filter(|max| (*max as usize) <= references) {
+        let allowed = format!(
+            "at least {}, as the {references} references are evaluated before the search starts",
+            references + 1
+        );
+        section.report("max_evaluations", max.to_string(), allowed);
+    }
     let max_device_hours = section
         .get("max_device_hours")
         .map_or(Some(None), |node| node.number(0.0..=1e9).map(Some));
@@ -78,6 +87,13 @@ fn actions(section: Section, space: Option<&Space>) -> Option<ActionsSettings> {
     let tries = section.get("tries").map_or(Some(None), |node| {
         node.integer(1..=100_000).map(|value| u32::try_from(value).ok())
     });
+    if let (Some(ActionMode::Paper), Some(Some(tries))) = (mode, tries) {
+        section.report(
+            "tries",
+            tries.to_string(),
+            "nothing with mode = \"paper\", which tries every addition and removal",
+        );
+    }
     section.finish();
     Some(ActionsSettings {
         mode: mode?,

@@ -89,6 +89,20 @@ pub struct SearchSettings {
     pub finalists: u32,
 }
 
+impl SearchSettings {
+    /// Whether this is the paper's own search: one incumbent, additions and removals, candidates from scratch.
+    #[must_use]
+    pub const fn is_paper(&self) -> bool {
+        matches!(
+            self.strategy,
+            StrategySettings::Actions(ActionsSettings {
+                mode: ActionMode::Paper,
+                ..
+            })
+        )
+    }
+}
+
 impl Default for SearchSettings {
     fn default() -> Self {
         Self {
@@ -136,7 +150,7 @@ pub struct ActionsSettings {
     pub start: Start,
     /// Members of the front that are expanded together once the first sweep is done.
     pub parents: u32,
-    /// Most children tried per parent and step, the most promising first; all where absent.
+    /// Most children tried per parent and step, the most promising first; all where absent, and in the paper's mode.
     pub tries: Option<u32>,
 }
 

@@ -23,7 +23,8 @@
 //!   known costs alone until the limits admit it, each time by the change that leaves least beyond them; or a given architecture.
 //!
 //! `mode = "paper"`: one incumbent, additions and removals only. A gaining addition is carried out; where
-//! none gains, or none fits, the cheapest removal makes room. No architecture is incumbent twice.
+//! none gains, or none fits, the cheapest removal makes room. No architecture is incumbent twice, and a search whose
+//! start fails ends there.
 //!
 //! `mode = "front"`, the default, tries swaps as well. It sweeps once through the space: from a backbone
 //! upwards, by additions and swaps that spend, until none gains; from elsewhere downwards, by removals
@@ -96,7 +97,11 @@ impl Strategy for Actions {
             Seen::New => propose(start, None, "where the search starts".into()),
             Seen::Pending => Step::Wait,
             Seen::Judged(start) => self.from(&sight, start),
-            Seen::Failed => self.around_the_front(&sight),
+            Seen::Failed => match self.settings.mode {
+                // Without its incumbent the paper's search has nowhere to go.
+                ActionMode::Paper => Step::Exhausted,
+                ActionMode::Front => self.around_the_front(&sight),
+            },
         }
     }
 }
@@ -104,47 +109,8 @@ impl Strategy for Actions {
 impl Actions {
     fn from(&self, sight: &Sight, start: Rc<Judged>) -> Step {
         match self.settings.mode {
-            ActionMode::Paper => self.evolve(sight, start).unwrap_or(Step::Exhausted),
+            ActionMode::Paper => evolve(sight, start).unwrap_or(Step::Exhausted),
             ActionMode::Front => self.sweep(sight, start).unwrap_or_else(|| self.around_the_front(sight)),
-        }
-    }
-
-    /// The paper's loop; `None` when no action leads anywhere new.
-    fn evolve(&self, sight: &Sight, start: Rc<Judged>) -> Option<Step> {
-        let mut visited = BTreeSet::from([start.architecture.clone()]);
-        let mut known = references(sight);
-        let mut incumbent = start;
-        loop {
-            known.push(Rc::clone(&incumbent));
-            let children = sight.view.space.neighbours(&incumbent.architecture);
-            let children = children
-                .into_iter()
-                .filter(|child| !matches!(child.action, Action::Swap { .. }));
-            let children = self.promising(sight, &incumbent, children.collect(), None, &known);
-            let tried = match evaluate(sight, &incumbent, &children) {
-                Ok(tried) => tried,
-                Err(step) => return Some(step),
-            };
-            known.extend(tried.iter().map(|tried| Rc::clone(&tried.child)));
-            let open = |tried: &&Tried| !visited.contains(&tried.child.architecture);
-            let additions = || {
-                tried
-                    .iter()
-                    .filter(open)
-                    .filter(|tried| matches!(tried.action, Action::Add { .. }))
-            };
-            let removals = || {
-                tried
-                    .iter()
-                    .filter(open)
-                    .filter(|tried| matches!(tried.action, Action::Remove { .. }))
-            };
-            let taken = match incumbent.breaks_limit {
-                true => best(removals(), Way::Down),
-                false => best(additions(), Way::Up).or_else(|| best(removals(), Way::Down)),
-            };
-            incumbent = Rc::clone(&taken?.child);
-            visited.insert(incumbent.architecture.clone());
         }
     }
 
@@ -159,7 +125,7 @@ impl Actions {
         loop {
             known.push(Rc::clone(&incumbent));
             let children = sight.view.space.neighbours(&incumbent.architecture);
-            let children = self.promising(sight, &incumbent, children, Some(way), &known);
+            let children = self.promising(sight, &incumbent, children, way, &known);
             let tried = match evaluate(sight, &incumbent, &children) {
                 Ok(tried) => tried,
                 Err(step) => return Some(step),
@@ -175,14 +141,13 @@ impl Actions {
         sight: &Sight,
         parent: &Judged,
         children: Vec<Neighbour>,
-        way: Option<Way>,
+        way: Way,
         known: &[Rc<Judged>],
     ) -> Vec<Neighbour> {
         let spent = |child: &Neighbour| sight.spent(parent, &child.architecture, child.action);
         let goes = |child: &Neighbour| match way {
-            None => true,
-            Some(Way::Up) => spent(child) > 0.0,
-            Some(Way::Down) => spent(child) < 0.0,
+            Way::Up => spent(child) > 0.0,
+            Way::Down => spent(child) < 0.0,
         };
         let mut children: Vec<Neighbour> = children
             .into_iter()
@@ -269,6 +234,42 @@ impl Actions {
             None if sight.view.pending.is_empty() => Step::Exhausted,
             None => Step::Wait,
         }
+    }
+}
+
+/// The paper's loop; `None` when no action leads anywhere new.
+fn evolve(sight: &Sight, start: Rc<Judged>) -> Option<Step> {
+    let mut visited = BTreeSet::from([start.architecture.clone()]);
+    let mut incumbent = start;
+    loop {
+        let children = sight.view.space.neighbours(&incumbent.architecture);
+        let children: Vec<Neighbour> = children
+            .into_iter()
+            .filter(|child| !matches!(child.action, Action::Swap { .. }) && sight.admits(&child.architecture))
+            .collect();
+        let tried = match evaluate(sight, &incumbent, &children) {
+            Ok(tried) => tried,
+            Err(step) => return Some(step),
+        };
+        let open = |tried: &&Tried| !visited.contains(&tried.child.architecture);
+        let additions = || {
+            tried
+                .iter()
+                .filter(open)
+                .filter(|tried| matches!(tried.action, Action::Add { .. }))
+        };
+        let removals = || {
+            tried
+                .iter()
+                .filter(open)
+                .filter(|tried| matches!(tried.action, Action::Remove { .. }))
+        };
+        let taken = match incumbent.breaks_limit {
+            true => best(removals(), Way::Down),
+            false => best(additions(), Way::Up).or_else(|| best(removals(), Way::Down)),
+        };
+        incumbent = Rc::clone(&taken?.child);
+        visited.insert(incumbent.architecture.clone());
     }
 }
 

@@ -104,6 +104,7 @@ async fn download(
         (status = 201, description = "Complete and verified"),
         (status = 200, description = "It was there already"),
         (status = 409, description = "Go on from the `Upload-Offset` of this answer", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 413, description = "It is longer than the coordinator takes", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 422, description = "The bytes have another digest", body = ProblemDocument, content_type = "application/problem+json"),
         (status = "default", description = "A problem", body = ProblemDocument, content_type = "application/problem+json"),
     )
@@ -114,6 +115,8 @@ async fn upload(
     request: Request,
 ) -> Result<Response, Problem> {
     let (offset, media_type) = (offset(request.headers())?, media_type(request.headers())?);
+    app.artifacts
+        .admit(offset.saturating_add(announced(request.headers())))?;
     if app.store.artifact(&digest).await?.is_some() {
         return Ok(StatusCode::OK.into_response());
     }
@@ -225,6 +228,12 @@ fn offset(headers: &HeaderMap) -> Result<u64, Problem> {
         .map_err(|_| Problem::invalid(UPLOAD_OFFSET, format_args!("`{text}` is no number of bytes")))
 }
 
+/// Bytes that the sender says will come; 0 where it says nothing.
+fn announced(headers: &HeaderMap) -> u64 {
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    length.and_then(|length| length.parse().ok()).unwrap_or(0)
+}
+
 fn media_type(headers: &HeaderMap) -> Result<String, Problem> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
         return Ok("application/octet-stream".to_owned());
@@ -249,6 +258,12 @@ impl From<ArtifactError> for Problem {
                 "The bytes are not what was announced",
             )
             .detail(&error),
+            ArtifactError::TooLarge { .. } => Self::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "artifact-too-large",
+                "The artifact is too long",
+            )
+            .detail(format_args!("{error} (setting --max-artifact-bytes)")),
             ArtifactError::BrokenOff { .. } => {
                 Self::new(StatusCode::BAD_REQUEST, "broken-body", "The body broke off").detail(&error)
             }

@@ -102,7 +102,7 @@ async fn failure(
 }
 
 /// The report is stored, so its sender is answered even where the search cannot go on yet: a sweep sees to that.
-async fn advance(app: &App, search: SearchId) {
+async fn advance(app: &Arc<App>, search: SearchId) {
     if let Err(error) = search::advance(app, search).await {
         tracing::error!(search.id = %search, error = &error as &dyn std::error::Error, "a search could not be advanced");
     }

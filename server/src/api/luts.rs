@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     app::App,
+    aside::aside,
     samples, search,
     store::luts::{self, Batch, BatchOutcome, LutFilter},
 };
@@ -187,14 +188,14 @@ async fn import(
     RawBody(body): RawBody,
 ) -> Result<Json<Received>, Problem> {
     devices::require(&app, &device).await?;
-    let text = std::str::from_utf8(&body).map_err(|_| Problem::invalid("(whole body)", "is not UTF-8"))?;
+    let text = String::from_utf8(body.into()).map_err(|_| Problem::invalid("(whole body)", "is not UTF-8"))?;
     let kind = headers
         .get(header::CONTENT_TYPE)
         .and_then(|kind| kind.to_str().ok())
         .unwrap_or_default();
-    let entries = match kind.split(';').next().unwrap_or_default().trim() {
-        "text/csv" => lut::formats::csv::import(text),
-        "application/json" => lut::formats::json::import(text),
+    let read = match kind.split(';').next().unwrap_or_default().trim() {
+        "text/csv" => lut::formats::csv::import,
+        "application/json" => lut::formats::json::import,
         _ => {
             return Err(Problem::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -204,7 +205,7 @@ async fn import(
             .detail("send `content-type: text/csv` or `application/json`"));
         }
     };
-    let entries = entries.map_err(import_problem)?;
+    let entries = aside(move || read(&text)).await.map_err(import_problem)?;
     let mut by_runtime: BTreeMap<Runtime, Vec<Entry>> = BTreeMap::new();
     for (index, entry) in entries.into_iter().enumerate() {
         if entry.key.device != device {
@@ -246,7 +247,7 @@ async fn import(
 }
 
 /// Stores batches, all or none, and lets searches that waited for them go on.
-async fn store(app: &App, batches: &[Batch<'_>]) -> Result<u64, Problem> {
+async fn store(app: &Arc<App>, batches: &[Batch<'_>]) -> Result<u64, Problem> {
     let now = app.clock.now();
     let mut tx = app.store.begin().await?;
     let mut stored = 0;

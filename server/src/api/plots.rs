@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     app::App,
+    aside::aside,
     plots::{self, Format, PlotError},
     search,
     store::luts::LutFilter,
@@ -224,10 +225,7 @@ async fn drawn(
     format: Format,
     draw: impl FnOnce() -> Result<Vec<u8>, PlotError> + Send + 'static,
 ) -> Result<Response, Problem> {
-    let bytes = tokio::task::spawn_blocking(draw)
-        .await
-        .map_err(|error| Problem::internal(&error))?;
-    let bytes = bytes.map_err(|error| Problem::internal(&error))?;
+    let bytes = aside(draw).await.map_err(|error| Problem::internal(&error))?;
     let headers = [
         (header::CONTENT_TYPE, format.media_type()),
         (header::CACHE_CONTROL, "no-cache"),

@@ -237,7 +237,7 @@ async fn recommendation(
     Ok(Json(search::recommend(&app, id, within).await?))
 }
 
-async fn steer(app: &App, id: SearchId, wish: Steering) -> Result<Json<SearchView>, Problem> {
+async fn steer(app: &Arc<App>, id: SearchId, wish: Steering) -> Result<Json<SearchView>, Problem> {
     search::steer(&app.store, id, wish, app.clock.now()).await?;
     search::advance(app, id).await?;
     Ok(Json(view(app, id).await?))
@@ -255,7 +255,7 @@ pub(super) async fn require(app: &App, id: SearchId) -> Result<(), Problem> {
 
 async fn view(app: &App, id: SearchId) -> Result<SearchView, Problem> {
     let row = app.store.search(id).await?.ok_or(SearchError::NotFound(id))?;
-    let space = app.searches.space(&row)?;
+    let space = app.searches.space(&row).await?;
     let figures = app.store.search_figures(id).await?;
     Ok(views::search(row, &figures, &space))
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use protocol::ProblemDocument;
-use search_spaces::Space;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -55,8 +54,7 @@ struct SpaceSummary {
     )
 )]
 async fn validate(Json(text): Json<SpaceText>) -> Result<(StatusCode, Json<SpaceSummary>), Problem> {
-    let space =
-        Space::parse(&text.space).map_err(|error| search::SearchError::Space(search::space_problems(&error)))?;
+    let space = search::read_space(&text.space).await?;
     let summary = SpaceSummary {
         architectures: space.size().to_string(),
         blocks: space.blocks().len() as u64,

@@ -32,6 +32,8 @@ const ABANDONED: Duration = Duration::from_secs(3 * 24 * 3600);
 pub struct ArtifactStore {
     objects: Arc<dyn ObjectStore>,
     part_bytes: usize,
+    /// The longest artifact that is taken.
+    most_bytes: u64,
 }
 
 /// Why the artifact store could not do what it was asked.
@@ -60,6 +62,12 @@ pub enum ArtifactError {
         expected: ArtifactDigest,
         /// Their digest.
         found: String,
+    },
+    /// It is longer than what is taken; what came of it was dropped.
+    #[error("the artifact is longer than the {most_bytes} bytes that are taken")]
+    TooLarge {
+        /// Bytes that are taken.
+        most_bytes: u64,
     },
     /// The sender's stream broke off; what came before is kept.
     #[error("the upload broke off after byte {received}; go on from there")]
@@ -107,7 +115,27 @@ impl ArtifactStore {
         Ok(Self {
             objects,
             part_bytes: PART_BYTES,
+            most_bytes: u64::MAX,
         })
+    }
+
+    /// The same store, taking no artifact longer than this.
+    #[must_use]
+    pub fn limited_to(self, most_bytes: u64) -> Self {
+        Self { most_bytes, ..self }
+    }
+
+    /// Whether an artifact of so many bytes is taken.
+    ///
+    /// # Errors
+    /// [`ArtifactError::TooLarge`].
+    pub fn admit(&self, bytes: u64) -> Result<(), ArtifactError> {
+        let most_bytes = self.most_bytes;
+        if bytes <= most_bytes {
+            Ok(())
+        } else {
+            Err(ArtifactError::TooLarge { most_bytes })
+        }
     }
 
     /// How many bytes of an unfinished upload are there.
@@ -121,7 +149,7 @@ impl ArtifactStore {
     /// Takes an upload from byte `offset` to its end, verifies it, and answers its length in bytes.
     ///
     /// # Errors
-    /// When the offset is wrong, the stream breaks off, the digest differs, or the store fails.
+    /// When the offset is wrong, the stream breaks off or is too long, the digest differs, or the store fails.
     pub async fn upload<E>(
         &self,
         digest: &ArtifactDigest,
@@ -146,6 +174,11 @@ impl ArtifactStore {
                 end = self.keep_part(digest, end, part.freeze()).await?;
                 return Err(ArtifactError::BrokenOff { received: end });
             };
+            let length = end.saturating_add((part.len() + chunk.len()) as u64);
+            if let Err(too_large) = self.admit(length) {
+                self.forget(digest).await?;
+                return Err(too_large);
+            }
             while !chunk.is_empty() {
                 let room = self.part_bytes - part.len();
                 part.extend_from_slice(&chunk.split_to(room.min(chunk.len())));
@@ -189,12 +222,16 @@ impl ArtifactStore {
             .into_stream())
     }
 
-    /// All of an artifact's bytes.
+    /// All of an artifact's bytes, where there are at most `most_bytes` of them.
     ///
     /// # Errors
-    /// When the artifact is not there, or the store fails.
-    pub async fn bytes(&self, digest: &ArtifactDigest) -> Result<Bytes, ArtifactError> {
-        Ok(self.objects.get(&object_path(digest)).await?.bytes().await?)
+    /// When the artifact is not there or longer, or the store fails.
+    pub async fn bytes(&self, digest: &ArtifactDigest, most_bytes: u64) -> Result<Bytes, ArtifactError> {
+        let found = self.objects.get(&object_path(digest)).await?;
+        if found.meta.size > most_bytes {
+            return Err(ArtifactError::TooLarge { most_bytes });
+        }
+        Ok(found.bytes().await?)
     }
 
     /// Removes parts of uploads that nobody went on with for days; says how many.
@@ -413,7 +450,7 @@ mod tests {
             t.send(&digest, 25, &TEXT[25..], false).await.unwrap(),
             TEXT.len() as u64
         );
-        assert_eq!(t.store.bytes(&digest).await.unwrap(), TEXT);
+        assert_eq!(t.store.bytes(&digest, 1000).await.unwrap(), TEXT);
         assert_eq!(t.store.received(&digest).await.unwrap(), 0, "the parts are gone");
     }
 
@@ -431,6 +468,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_too_long_is_refused_dropped_and_never_read_whole() {
+        let t = Fixture::new();
+        let digest = digest_of(TEXT);
+        let small = ArtifactStore {
+            part_bytes: 10,
+            ..t.store.clone().limited_to(TEXT.len() as u64 - 1)
+        };
+        let chunks = || stream::iter(TEXT.chunks(7).map(|chunk| Ok::<_, &str>(Bytes::copy_from_slice(chunk))));
+        let refused = small.upload(&digest, 0, chunks()).await;
+        assert!(matches!(refused, Err(ArtifactError::TooLarge { most_bytes: 42 })), "{refused:?}");
+        assert_eq!(small.received(&digest).await.unwrap(), 0, "nothing is kept");
+        let enough = t.store.clone().limited_to(TEXT.len() as u64);
+        assert!(enough.upload(&digest, 0, chunks()).await.is_ok());
+        let refused = enough.bytes(&digest, 10).await;
+        assert!(matches!(refused, Err(ArtifactError::TooLarge { most_bytes: 10 })), "{refused:?}");
+    }
+
+    #[tokio::test]
     async fn an_upload_may_begin_again_from_byte_0() {
         let t = Fixture::new();
         let digest = digest_of(TEXT);
@@ -444,7 +499,7 @@ mod tests {
         for bytes in [&b""[..], &[7; 10], &[7; 30]] {
             let digest = digest_of(bytes);
             assert_eq!(t.send(&digest, 0, bytes, false).await.unwrap(), bytes.len() as u64);
-            assert_eq!(t.store.bytes(&digest).await.unwrap(), bytes);
+            assert_eq!(t.store.bytes(&digest, 1000).await.unwrap(), bytes);
         }
     }
 

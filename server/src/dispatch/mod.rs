@@ -4,6 +4,7 @@
 //! token of the lease decides who may report, not the clock: a late result of the holder counts, and once
 //! the job has been handed on, the old token changes nothing.
 
+mod figures;
 mod lease;
 mod reaper;
 mod report;
@@ -26,6 +27,9 @@ pub const MAX_ATTEMPTS: i32 = 3;
 
 /// Longest part of a log that is kept, in bytes.
 pub const LOG_LIMIT: usize = 64 << 10;
+
+/// Longest part of an error that is kept, in bytes.
+pub const ERROR_LIMIT: usize = 4 << 10;
 
 /// Times by which jobs are dispatched.
 #[derive(Debug, Clone, Copy)]

@@ -4,16 +4,18 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use protocol::{
-    JobId, LeaseToken, Metrics, SearchId,
+    CandidateId, FieldProblem, JobId, LeaseToken, Metrics, SearchId,
+    devices::RuntimeName,
     events::EventBody,
     jobs::{EvaluateOutcome, JobInput, JobResult, JobState, LookupOutcome, Outcome, ProfileOutcome, VerifyOutcome},
     leases::{FailureReport, Heartbeat, HeartbeatReply, ResultReport},
 };
+use search_spaces::Space;
 
-use super::{DispatchError, LOG_LIMIT, Rules, at_fault, give_up, tell_candidate};
+use super::{DispatchError, ERROR_LIMIT, LOG_LIMIT, Rules, at_fault, figures, give_up, tell_candidate};
 use crate::{
     samples,
-    search::views,
+    search::{self, views},
     store::{
         Store, StoreError, Tx, candidates,
         jobs::{self, JobRow},
@@ -110,13 +112,7 @@ pub async fn succeed(
         };
     }
     require_lease(&job, report.lease_token)?;
-    let seconds = report.result.device_seconds;
-    if [seconds.train, seconds.sample, seconds.score, seconds.profile]
-        .iter()
-        .any(|part| part.is_nan() || *part < 0.0)
-    {
-        return Err(at_fault(id, "result.device_seconds", "every part must be 0 or more"));
-    }
+    figures::require_seconds(id, &report.result.device_seconds)?;
     jobs::succeed(&mut tx, id, &report.result, now).await?;
     store_outcome(&mut tx, &job, &report.result, now).await?;
     let done = JobRow {
@@ -146,7 +142,7 @@ pub async fn fail(
     let error = if report.released {
         "released: the worker was told to stop".to_owned()
     } else {
-        storable(&report.error)
+        storable(head(&report.error))
     };
     let log = report.log.as_deref().map(|log| storable(tail(log)));
     jobs::end_attempt(&mut tx, id, Some(&error), log.as_deref(), now).await?;
@@ -212,18 +208,27 @@ async fn store_outcome(tx: &mut Tx, job: &JobRow, result: &JobResult, now: DateT
                 let missing = format!("no entry for {}", samples::lut_block(missing));
                 return Err(at_fault(job.id, "result.outcome.entries", missing));
             }
-            store_samples(tx, job, outcome, now).await
+            require_runtime(job, &outcome.runtime)?;
+            store_samples(tx, job, &space(job, &input.space).await?, outcome, now).await
         }
-        (JobInput::Evaluate(_), Outcome::Evaluate(EvaluateOutcome { metrics, evaluator })) => {
-            require_finite(job.id, metrics)?;
+        (JobInput::Evaluate(input), Outcome::Evaluate(EvaluateOutcome { metrics, evaluator })) => {
+            figures::require_figures(job.id, metrics)?;
+            require_objectives(tx, job, &space(job, &input.space).await?, input.candidate_id, metrics).await?;
             store_evaluation(tx, job, result, metrics, Some(evaluator), now).await
         }
         (JobInput::Lookup(_), Outcome::Lookup(LookupOutcome { metrics })) => {
-            require_finite(job.id, metrics)?;
+            // The coordinator's own: what the table was accepted with.
             store_evaluation(tx, job, result, metrics, None, now).await
         }
-        (JobInput::Verify(input), Outcome::Verify(VerifyOutcome { metrics, .. })) => {
-            require_finite(job.id, metrics)?;
+        (JobInput::Verify(input), Outcome::Verify(verified)) => {
+            let VerifyOutcome {
+                runtime,
+                metrics,
+                latency_ms_samples,
+            } = verified;
+            require_runtime(job, runtime)?;
+            figures::require_figures(job.id, metrics)?;
+            figures::require_samples(job.id, latency_ms_samples, "result.outcome.latency_ms_samples")?;
             candidates::set_verified(tx, input.candidate_id, metrics, &result.artifacts).await?;
             Ok(tell_candidate(tx, job.search_id, input.candidate_id).await?)
         }
@@ -235,17 +240,50 @@ async fn store_outcome(tx: &mut Tx, job: &JobRow, result: &JobResult, now: DateT
     }
 }
 
-fn require_finite(job: JobId, metrics: &Metrics) -> Result<(), DispatchError> {
-    let wrong = metrics
-        .iter()
-        .find(|(_, figure)| !figure.value.is_finite() || !figure.standard_error.is_finite());
-    match wrong {
-        Some((name, _)) => Err(at_fault(
-            job,
-            format!("result.outcome.metrics.{name}"),
-            "is no finite number",
-        )),
+/// The space of a job, which its search was accepted with.
+async fn space(job: &JobRow, text: &str) -> Result<Space, StoreError> {
+    let space = search::read_space(text).await;
+    space.map_err(|error| StoreError::inconsistent("jobs", job.id, error))
+}
+
+/// What was measured with another runtime would stand in another table than the one that is waited for.
+fn require_runtime(job: &JobRow, found: &RuntimeName) -> Result<(), DispatchError> {
+    match job.runtime().filter(|asked| asked != found) {
         None => Ok(()),
+        Some(asked) => {
+            let message = format!(
+                "found {} {}; the job asks for {} {}",
+                found.name, found.version, asked.name, asked.version
+            );
+            Err(at_fault(job.id, "result.outcome.runtime", message))
+        }
+    }
+}
+
+/// Every objective must be known after an evaluation, or the candidate could never stand on a front.
+async fn require_objectives(
+    tx: &mut Tx,
+    job: &JobRow,
+    space: &Space,
+    candidate: CandidateId,
+    measured: &Metrics,
+) -> Result<(), DispatchError> {
+    let row = candidates::get(tx.connection(), candidate).await?;
+    let predicted = row.map(|row| row.predicted.0).unwrap_or_default();
+    let objectives = space.objectives.iter().map(|objective| &objective.metric);
+    let missing = objectives.filter(|metric| !measured.contains_key(*metric) && !predicted.contains_key(*metric));
+    let errors: Vec<FieldProblem> = missing
+        .map(|metric| FieldProblem {
+            field: format!("result.outcome.metrics.{metric}"),
+            line: None,
+            column: None,
+            message: "found nothing; it is an objective of the space that only the evaluation can tell".to_owned(),
+        })
+        .collect();
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(DispatchError::Unacceptable { job: job.id, errors })
     }
 }
 
@@ -275,6 +313,7 @@ async fn store_evaluation(
 async fn store_samples(
     tx: &mut Tx,
     job: &JobRow,
+    space: &Space,
     outcome: &ProfileOutcome,
     now: DateTime<Utc>,
 ) -> Result<(), DispatchError> {
@@ -283,6 +322,12 @@ async fn store_samples(
     };
     let entries = samples::entries(device, &outcome.runtime, &outcome.entries, "result.outcome.entries")
         .map_err(|errors| DispatchError::Unacceptable { job: job.id, errors })?;
+    let asked = search::profiled_dtype(space);
+    if let Some(index) = entries.iter().position(|entry| entry.key.dtype != asked) {
+        let field = format!("result.outcome.entries[{index}].dtype");
+        let message = format!("found {}; the space runs in {asked}", entries[index].key.dtype);
+        return Err(at_fault(job.id, field, message));
+    }
     // The job's own id names the batch, so that no repetition can store its samples twice.
     let content = serde_json::to_vec(outcome).unwrap_or_default();
     let batch = Batch {
@@ -299,6 +344,15 @@ async fn store_samples(
 /// Text of a program that failed, whatever it wrote: U+0000 cannot be stored.
 fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
+}
+
+/// The beginning of an error, cut at a character: what went wrong stands first.
+fn head(error: &str) -> &str {
+    let mut end = error.len().min(ERROR_LIMIT);
+    while !error.is_char_boundary(end) {
+        end -= 1;
+    }
+    &error[..end]
 }
 
 /// The end of a log, cut at a character.

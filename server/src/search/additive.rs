@@ -1,177 +1,232 @@
 //! A metric as a sum of what each choice adds: ridge regression on one-hot choices, for expectations only.
+//!
+//! Solved in its dual form, over evaluations instead of choices: a space may have thousands of choices, and
+//! architectures are compared by the positions at which they agree.
 
 use search_spaces::{Architecture, Space};
 
 /// Weight of the penalty: a choice seen once is believed by half.
 const RIDGE: f64 = 1.0;
 
+/// Evaluations used at most; the newest count.
+const MOST: usize = 512;
+
 /// What each choice adds, learned from evaluated architectures.
 pub(super) struct Additive {
-    offsets: Vec<usize>,
-    weights: Vec<f64>,
-    /// Inverse of `XᵀX + λI`.
-    inverse: Vec<Vec<f64>>,
+    /// What each choice adds, by position.
+    weights: Vec<Vec<f64>>,
+    seen: Vec<Architecture>,
+    /// Cholesky's factor of the seen architectures' agreements, the penalty added.
+    factor: Vec<Vec<f64>>,
     /// Root mean square of the leave-one-out errors.
     pub error: f64,
     /// Evaluations it rests on.
     pub evaluations: usize,
 }
 
-/// A figure with its standard error.
-pub(super) struct Gain {
-    pub value: f64,
-    pub standard_error: f64,
-}
-
 impl Additive {
-    /// Learns from architectures and their figures; none from fewer than three.
+    /// Learns from architectures and their figures, oldest first; none from fewer than three.
     pub(super) fn fit(space: &Space, known: &[(&Architecture, f64)]) -> Option<Self> {
         if known.len() < 3 {
             return None;
         }
-        let mut offsets = vec![0];
-        offsets.extend(space.positions.iter().scan(0, |sum, position| {
-            *sum += position.choices.len();
-            Some(*sum)
-        }));
-        let size = offsets.last().copied().unwrap_or(0);
-        let rows: Vec<Vec<usize>> = known
-            .iter()
-            .map(|(architecture, _)| features(&offsets, architecture))
-            .collect();
-        let mean = known.iter().map(|(_, figure)| figure).sum::<f64>() / known.len() as f64;
-        let mut gram = vec![vec![0.0; size]; size];
-        let mut moments = vec![0.0; size];
-        for (row, (_, figure)) in rows.iter().zip(known) {
-            for &i in row {
-                moments[i] += figure - mean;
-                for &j in row {
-                    gram[i][j] += 1.0;
+        let known = &known[known.len().saturating_sub(MOST)..];
+        let count = known.len() as f64;
+        let mean = known.iter().map(|(_, figure)| figure).sum::<f64>() / count;
+        let seen: Vec<Architecture> = known.iter().map(|(architecture, _)| (*architecture).clone()).collect();
+        let agreements = seen.iter().map(|a| seen.iter().map(|b| agreement(a, b)).collect());
+        let factor = factor(agreements.collect());
+        let targets = known.iter().map(|(_, figure)| figure - mean).collect();
+        let dual = backward(&factor, forward(&factor, targets));
+        let mut weights: Vec<Vec<f64>> = space.positions.iter().map(|p| vec![0.0; p.choices.len()]).collect();
+        for (architecture, share) in seen.iter().zip(&dual) {
+            for (position, choice) in weights.iter_mut().zip(architecture.choices()) {
+                if let Some(weight) = position.get_mut(usize::from(*choice)) {
+                    *weight += share;
                 }
             }
         }
-        for (i, row) in gram.iter_mut().enumerate() {
-            row[i] += RIDGE;
-        }
-        let inverse = inverse(gram)?;
-        let weights: Vec<f64> = inverse
-            .iter()
-            .map(|row| row.iter().zip(&moments).map(|(a, b)| a * b).sum())
-            .collect();
-        let squares = rows.iter().zip(known).map(|(row, (_, figure))| {
-            let fitted = mean + row.iter().map(|&i| weights[i]).sum::<f64>();
-            let leverage: f64 = row
-                .iter()
-                .flat_map(|&i| row.iter().map(move |&j| (i, j)))
-                .map(|(i, j)| inverse[i][j])
-                .sum();
-            ((figure - fitted) / (1.0 - leverage).max(1e-6)).powi(2)
+        // The error of an evaluation by all others is its dual share over the inverse's diagonal.
+        let left_out = dual.iter().enumerate().map(|(i, share)| {
+            let mut unit = vec![0.0; dual.len()];
+            unit[i] = 1.0;
+            let diagonal: f64 = forward(&factor, unit).iter().map(|x| x * x).sum();
+            (share / diagonal).powi(2)
         });
-        let error = (squares.sum::<f64>() / known.len() as f64).sqrt();
+        let error = (left_out.sum::<f64>() / count).sqrt();
         Some(Self {
-            offsets,
             weights,
-            inverse,
+            evaluations: seen.len(),
+            seen,
+            factor,
             error,
-            evaluations: known.len(),
         })
     }
 
     /// Expected difference of the figure from one architecture to another.
-    pub(super) fn difference(&self, from: &Architecture, to: &Architecture) -> Gain {
-        let mut change = vec![0.0; self.weights.len()];
-        for i in features(&self.offsets, from) {
-            change[i] -= 1.0;
-        }
-        for i in features(&self.offsets, to) {
-            change[i] += 1.0;
-        }
-        let value = change.iter().zip(&self.weights).map(|(c, w)| c * w).sum();
-        let spread: f64 = change
-            .iter()
-            .zip(&self.inverse)
-            .map(|(c, row)| c * row.iter().zip(&change).map(|(a, b)| a * b).sum::<f64>())
-            .sum();
-        Gain {
-            value,
-            standard_error: self.error * spread.max(0.0).sqrt(),
-        }
+    pub(super) fn difference(&self, from: &Architecture, to: &Architecture) -> f64 {
+        let changes = self.weights.iter().zip(from.choices()).zip(to.choices());
+        let weight = |position: &[f64], choice: u16| position.get(usize::from(choice)).copied().unwrap_or(0.0);
+        changes
+            .map(|((position, from), to)| weight(position, *to) - weight(position, *from))
+            .sum()
+    }
+
+    /// Standard error of the difference.
+    pub(super) fn standard_error(&self, from: &Architecture, to: &Architecture) -> f64 {
+        let changed = from.choices().iter().zip(to.choices()).filter(|(a, b)| a != b).count();
+        let closer = self.seen.iter().map(|a| agreement(a, to) - agreement(a, from)).collect();
+        let explained: f64 = forward(&self.factor, closer).iter().map(|x| x * x).sum();
+        // Each changed position takes one choice away and brings one.
+        let spread = (2.0 * changed as f64 - explained) / RIDGE;
+        self.error * spread.max(0.0).sqrt()
     }
 }
 
-/// Which one-hot features an architecture has.
-fn features(offsets: &[usize], architecture: &Architecture) -> Vec<usize> {
-    offsets
-        .iter()
-        .zip(architecture.choices())
-        .map(|(offset, choice)| offset + usize::from(*choice))
-        .collect()
+/// At how many positions the same is chosen.
+fn agreement(a: &Architecture, b: &Architecture) -> f64 {
+    a.choices().iter().zip(b.choices()).filter(|(a, b)| a == b).count() as f64
 }
 
-/// Inverse of a symmetric positive definite matrix by Gauss and Jordan; none where it is singular.
-fn inverse(mut matrix: Vec<Vec<f64>>) -> Option<Vec<Vec<f64>>> {
-    let size = matrix.len();
-    for (i, row) in matrix.iter_mut().enumerate() {
-        row.extend((0..size).map(|j| if i == j { 1.0 } else { 0.0 }));
-    }
-    for column in 0..size {
-        let pivot = matrix[column][column];
-        if pivot.abs() < 1e-12 {
-            return None;
-        }
-        matrix[column].iter_mut().for_each(|x| *x /= pivot);
-        let pivot_row = matrix[column].clone();
-        for (i, row) in matrix.iter_mut().enumerate() {
-            let factor = row[column];
-            if i != column && factor != 0.0 {
-                row.iter_mut().zip(&pivot_row).for_each(|(x, p)| *x -= factor * p);
-            }
+/// The lower factor L of K + λI = L·Lᵀ, which the penalty keeps positive definite.
+fn factor(mut k: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
+    for i in 0..k.len() {
+        k[i][i] += RIDGE;
+        for j in 0..=i {
+            let dot: f64 = (0..j).map(|m| k[i][m] * k[j][m]).sum();
+            let rest = k[i][j] - dot;
+            k[i][j] = if i == j {
+                rest.max(f64::EPSILON).sqrt()
+            } else {
+                rest / k[j][j]
+            };
         }
     }
-    Some(matrix.into_iter().map(|row| row[size..].to_vec()).collect())
+    k
+}
+
+/// Solves L x = y.
+fn forward(l: &[Vec<f64>], mut y: Vec<f64>) -> Vec<f64> {
+    for i in 0..y.len() {
+        let dot: f64 = (0..i).map(|m| l[i][m] * y[m]).sum();
+        y[i] = (y[i] - dot) / l[i][i];
+    }
+    y
+}
+
+/// Solves Lᵀ x = y.
+fn backward(l: &[Vec<f64>], mut y: Vec<f64>) -> Vec<f64> {
+    for i in (0..y.len()).rev() {
+        let dot: f64 = (i + 1..y.len()).map(|m| l[m][i] * y[m]).sum();
+        y[i] = (y[i] - dot) / l[i][i];
+    }
+    y
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
 
-    #[test]
-    fn the_inverse_times_the_matrix_is_one() {
-        let matrix = vec![vec![4.0, 1.0, 0.5], vec![1.0, 3.0, 0.2], vec![0.5, 0.2, 2.0]];
-        let inverse = inverse(matrix.clone()).unwrap();
-        for (i, row) in matrix.iter().enumerate() {
-            let product = |j: usize| row.iter().zip(&inverse).map(|(x, other)| x * other[j]).sum::<f64>();
-            let unit = |j: usize| if i == j { 1.0 } else { 0.0 };
-            assert!((0..3).all(|j| (product(j) - unit(j)).abs() < 1e-12));
+    /// Random numbers below `below`, the same ones each time.
+    fn draws(below: u64) -> impl FnMut() -> u16 {
+        let mut state = 7_u64;
+        move || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            u16::try_from((state >> 33) % below).unwrap()
         }
+    }
+
+    fn draw(positions: usize, draw: &mut impl FnMut() -> u16) -> Architecture {
+        Architecture::new((0..positions).map(|_| draw()).collect::<Vec<_>>())
+    }
+
+    fn nas_bench_macro() -> Space {
+        Space::parse(include_str!("../../../search-spaces/spaces/nas-bench-macro.toml")).unwrap()
     }
 
     #[test]
     fn what_each_choice_adds_is_found_again() {
-        let space = Space::parse(include_str!("../../../search-spaces/spaces/nas-bench-macro.toml")).unwrap();
         let adds = [0.0, 0.1, 0.4];
-        let mut state = 7_u64;
-        let mut draw = || {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            u16::try_from((state >> 33) % 3).unwrap()
-        };
-        let drawn: Vec<Architecture> = (0..400)
-            .map(|_| Architecture::new((0..8).map(|_| draw()).collect::<Vec<_>>()))
-            .collect();
+        let mut state = draws(3);
+        let drawn: Vec<Architecture> = (0..400).map(|_| draw(8, &mut state)).collect();
         let figure = |a: &Architecture| a.choices().iter().map(|choice| adds[usize::from(*choice)]).sum::<f64>();
         let known: Vec<(&Architecture, f64)> = drawn.iter().map(|a| (a, figure(a))).collect();
-        let model = Additive::fit(&space, &known).unwrap();
+        let model = Additive::fit(&nas_bench_macro(), &known).unwrap();
         let from = Architecture::new(vec![0; 8]);
-        let gain = model.difference(&from, &from.with(3, 2));
-        assert!(
-            (gain.value - 0.4).abs() < 0.02 && gain.standard_error < 0.02,
-            "{} ± {}",
-            gain.value,
-            gain.standard_error
-        );
+        let to = from.with(3, 2);
+        let (value, error) = (model.difference(&from, &to), model.standard_error(&from, &to));
+        assert!((value - 0.4).abs() < 0.02 && error < 0.02, "{value} ± {error}");
         assert!(model.error < 0.02, "{}", model.error);
-        assert!(Additive::fit(&space, &known[..2]).is_none(), "two are too few");
+        assert!(
+            Additive::fit(&nas_bench_macro(), &known[..2]).is_none(),
+            "two are too few"
+        );
+    }
+
+    /// The same regression with one unknown a choice, from its normal equations, which is how textbooks have it.
+    #[test]
+    fn the_dual_solution_is_that_of_the_normal_equations() {
+        let mut state = draws(3);
+        let drawn: Vec<Architecture> = (0..12).map(|_| draw(8, &mut state)).collect();
+        let figures: Vec<f64> = (0..12).map(|i| f64::from(i * i % 7)).collect();
+        let known: Vec<(&Architecture, f64)> = drawn.iter().zip(figures.iter().copied()).collect();
+        let model = Additive::fit(&nas_bench_macro(), &known).unwrap();
+        let row = |a: &Architecture| -> Vec<f64> {
+            let mut row = vec![0.0; 24];
+            for (position, choice) in a.choices().iter().enumerate() {
+                row[3 * position + usize::from(*choice)] = 1.0;
+            }
+            row
+        };
+        let mean = figures.iter().sum::<f64>() / 12.0;
+        let solve = |skip: Option<usize>, right: &dyn Fn(&[Vec<f64>], &[f64]) -> Vec<f64>| {
+            let kept: Vec<usize> = (0..12).filter(|i| Some(*i) != skip).collect();
+            let rows: Vec<Vec<f64>> = kept.iter().map(|&i| row(&drawn[i])).collect();
+            let targets: Vec<f64> = kept.iter().map(|&i| figures[i] - mean).collect();
+            let gram = (0..24)
+                .map(|i| (0..24).map(|j| rows.iter().map(|r| r[i] * r[j]).sum()).collect())
+                .collect();
+            let l = factor(gram);
+            backward(&l, forward(&l, right(&rows, &targets)))
+        };
+        let moments = |rows: &[Vec<f64>], targets: &[f64]| -> Vec<f64> {
+            (0..24)
+                .map(|i| rows.iter().zip(targets).map(|(r, t)| r[i] * t).sum())
+                .collect()
+        };
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
+        let (from, to) = (&drawn[0], Architecture::new(vec![2, 1, 0, 2, 1, 0, 2, 1]));
+        let change: Vec<f64> = row(&to).iter().zip(row(from)).map(|(b, a)| b - a).collect();
+        let value = dot(&solve(None, &moments), &change);
+        assert!((model.difference(from, &to) - value).abs() < 1e-9);
+        let left_out: f64 = (0..12)
+            .map(|i| (figures[i] - mean - dot(&solve(Some(i), &moments), &row(&drawn[i]))).powi(2))
+            .sum();
+        assert!((model.error - (left_out / 12.0).sqrt()).abs() < 1e-9);
+        let spread = dot(&solve(None, &|_, _| change.clone()), &change);
+        assert!((model.standard_error(from, &to) - model.error * spread.sqrt()).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_space_of_thousands_of_choices_is_learned_in_a_moment() {
+        let choices: String = (0..128).map(|i| format!("{{ name = \"c{i}\", code = \"c{i}\" }}, ")).collect();
+        let positions: String = (0..128).map(|i| format!("\"p{i}\", ")).collect();
+        let toml = format!(
+            "name = \"wide\"\nkind = \"categorical\"\npositions = [{positions}]\nchoices = [{choices}]\n\
+             objectives = [{{ metric = \"quality\", direction = \"maximise\", range = [0, 1] }}, \
+             {{ metric = \"size\", direction = \"minimise\", range = [0, 1] }}]\n\
+             search = {{ strategy = \"random\", max_evaluations = 10 }}\n"
+        );
+        let space = Space::parse(&toml).unwrap();
+        let mut state = draws(128);
+        let drawn: Vec<Architecture> = (0..100).map(|_| draw(128, &mut state)).collect();
+        let known: Vec<(&Architecture, f64)> = drawn.iter().map(|a| (a, f64::from(a.choices()[0]))).collect();
+        let started = Instant::now();
+        let model = Additive::fit(&space, &known).unwrap();
+        assert!(model.error.is_finite() && started.elapsed() < Duration::from_secs(5));
     }
 }

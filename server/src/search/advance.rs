@@ -7,6 +7,7 @@ use protocol::{SearchId, searches::SearchState};
 
 use super::{
     SearchError,
+    containment::contain,
     context::{Caches, Context},
     elimination, profiling, proposing, verification,
 };
@@ -54,16 +55,20 @@ impl Move<'_> {
 ///
 /// # Errors
 /// When the store fails; the search is then as it was, and the next call goes on.
-pub async fn advance(app: &App, id: SearchId) -> Result<(), SearchError> {
-    while one_move(app, id).await? {}
-    Ok(())
+pub async fn advance(app: &Arc<App>, id: SearchId) -> Result<(), SearchError> {
+    let mover = Arc::clone(app);
+    let moves = async move {
+        while one_move(&mover, id).await? {}
+        Ok(())
+    };
+    contain(app, id, moves).await
 }
 
 /// Advances every active search; what fails for one is logged and does not keep the others.
 ///
 /// # Errors
 /// When the list of searches cannot be read.
-pub async fn advance_all(app: &App, store: &Store) -> Result<(), StoreError> {
+pub async fn advance_all(app: &Arc<App>, store: &Store) -> Result<(), StoreError> {
     for id in store.active_searches().await? {
         if let Err(error) = advance(app, id).await {
             tracing::error!(search.id = %id, error = &error as &dyn std::error::Error, "a search could not be advanced");

@@ -13,7 +13,8 @@ use sqlx::PgConnection;
 
 use super::{SearchError, tables};
 use crate::{
-    artifacts::ArtifactStore,
+    artifacts::{ArtifactError, ArtifactStore},
+    aside::aside,
     samples,
     store::{StoreError, searches, searches::SearchRow},
 };
@@ -61,12 +62,13 @@ impl Caches {
     ///
     /// # Errors
     /// When the stored text is no space, which submission does not let through.
-    pub fn space(&self, search: &SearchRow) -> Result<Arc<Space>, StoreError> {
+    pub async fn space(&self, search: &SearchRow) -> Result<Arc<Space>, StoreError> {
         if let Some(space) = self.spaces.get(&search.id) {
             return Ok(space);
         }
-        let mut space =
-            Space::parse(&search.space).map_err(|error| StoreError::inconsistent("searches", search.id, error))?;
+        let text = search.space.clone();
+        let space = aside(move || Space::parse(&text)).await;
+        let mut space = space.map_err(|error| StoreError::inconsistent("searches", search.id, error))?;
         space.search.seed = search.seed.cast_unsigned();
         Ok(self.spaces.keep(search.id, space))
     }
@@ -84,7 +86,7 @@ impl Caches {
         if let Some(context) = self.contexts.get(&search.id) {
             return Ok(context);
         }
-        let space = self.space(search)?;
+        let space = self.space(search).await?;
         let ranges = search.ranges.clone();
         let ranges = ranges.ok_or_else(|| StoreError::inconsistent("searches", search.id, "it has no ranges"))?;
         let known = match self.table(artifacts, search, &space).await? {
@@ -142,8 +144,19 @@ impl Caches {
         if let Some(table) = self.tables.get(&key) {
             return Ok(Some(table));
         }
-        let bytes = artifacts.bytes(digest).await?;
-        Ok(Some(self.tables.keep(key, tables::read(&bytes, space)?)))
+        let bytes = artifacts
+            .bytes(digest, tables::LARGEST)
+            .await
+            .map_err(|error| match error {
+                ArtifactError::TooLarge { .. } => SearchError::Invalid {
+                    field: "table".into(),
+                    message: error.to_string(),
+                },
+                error => error.into(),
+            })?;
+        let space = space.clone();
+        let table = aside(move || tables::read(&bytes, &space)).await?;
+        Ok(Some(self.tables.keep(key, table)))
     }
 }
 

@@ -15,7 +15,7 @@ use crate::store::{candidates::NewCandidate, devices, searches};
 
 /// Eliminates, fixes what stays fixed, inserts the references, and goes on to searching.
 pub(super) async fn step(step: &mut Move<'_>) -> Result<bool, SearchError> {
-    let space = step.caches.space(step.search)?;
+    let space = step.caches.space(step.search).await?;
     let table = step.caches.table(step.artifacts, step.search, &space).await?;
     let lut = match profiling::target(step.search, &space) {
         Some((device, runtime)) => Some(profiling::table(step, &space, &device, &runtime).await?),

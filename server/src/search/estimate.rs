@@ -8,7 +8,7 @@ use protocol::{
 use search_spaces::{Evaluation, Space};
 
 use super::{SearchError, profiling, submission};
-use crate::{app::App, dispatch::Rules, samples, store::luts::LutFilter};
+use crate::{app::App, aside::aside, dispatch::Rules, samples, store::luts::LutFilter};
 
 /// How many earlier evaluations an estimate looks at.
 const EARLIER: i64 = 200;
@@ -62,18 +62,21 @@ async fn seconds_per_evaluation(app: &App, space: &Space) -> Result<Option<(Figu
         return Ok(None);
     };
     let earlier = app.store.evaluation_seconds(&space.name, EARLIER).await?;
-    let same = |text: &str| {
-        let other = Space::parse(text).ok();
-        other.is_some_and(|other| {
-            other.evaluation.as_ref().is_some_and(|e| same_work(e, evaluation)) && other.kind == space.kind
+    let (kind, evaluation) = (space.kind.clone(), evaluation.clone());
+    let same = move |text: &str| {
+        Space::parse(text).is_ok_and(|other| {
+            other.evaluation.as_ref().is_some_and(|e| same_work(e, &evaluation)) && other.kind == kind
         })
     };
-    let mut verdicts = std::collections::HashMap::new();
-    let seconds: Vec<f64> = earlier
-        .into_iter()
-        .filter(|(text, _)| *verdicts.entry(text.clone()).or_insert_with(|| same(text)))
-        .map(|(_, seconds)| seconds)
-        .collect();
+    let seconds: Vec<f64> = aside(move || {
+        let mut verdicts = std::collections::HashMap::new();
+        earlier
+            .into_iter()
+            .filter(|(text, _)| *verdicts.entry(text.clone()).or_insert_with(|| same(text)))
+            .map(|(_, seconds)| seconds)
+            .collect()
+    })
+    .await;
     if seconds.is_empty() {
         return Ok(None);
     }

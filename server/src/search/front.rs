@@ -11,7 +11,7 @@ use crate::app::App;
 /// When there is no such search, or a store fails.
 pub async fn front(app: &App, id: SearchId) -> Result<FrontView, SearchError> {
     let search = app.store.search(id).await?.ok_or(SearchError::NotFound(id))?;
-    let space = app.searches.space(&search)?;
+    let space = app.searches.space(&search).await?;
     let calibration = search
         .calibration
         .as_ref()

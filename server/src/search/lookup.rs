@@ -37,7 +37,7 @@ pub(super) async fn run(app: Arc<App>) {
 }
 
 /// Registers, then takes and answers jobs until something fails.
-async fn serve(app: &App) -> Result<(), DispatchError> {
+async fn serve(app: &Arc<App>) -> Result<(), DispatchError> {
     let worker = WorkerRegistration {
         id: WorkerId::new(),
         name: "coordinator".to_owned(),
@@ -48,6 +48,7 @@ async fn serve(app: &App) -> Result<(), DispatchError> {
         },
         runtime: None,
         kinds: vec![JobKind::Lookup],
+        evaluators: Vec::new(),
         memory_bytes: 0,
     };
     let now = app.clock.now();
@@ -59,6 +60,7 @@ async fn serve(app: &App) -> Result<(), DispatchError> {
         device: worker.device.name,
         runtime: None,
         kinds: worker.kinds,
+        evaluators: worker.evaluators,
         memory_bytes: 0,
     };
     let mut woken = app.events.subscribe(Topic::Jobs);
@@ -72,7 +74,7 @@ async fn serve(app: &App) -> Result<(), DispatchError> {
 }
 
 /// Answers all jobs that can be had at once; false where there were none.
-async fn answer_batch(app: &App, worker: &Capabilities) -> Result<bool, DispatchError> {
+async fn answer_batch(app: &Arc<App>, worker: &Capabilities) -> Result<bool, DispatchError> {
     let jobs = dispatch::try_lease(&app.store, Rules::of(&app.config), worker, BATCH, app.clock.now()).await?;
     let any = !jobs.is_empty();
     let mut searches = std::collections::BTreeSet::new();

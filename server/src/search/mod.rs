@@ -7,6 +7,7 @@ mod additive;
 mod advance;
 pub mod background;
 pub mod bench_search;
+mod containment;
 mod context;
 mod elimination;
 mod estimate;
@@ -26,12 +27,14 @@ use std::borrow::Cow;
 use protocol::{FieldProblem, SearchId, searches::SearchState};
 
 pub use advance::{advance, advance_all};
+pub use containment::contain;
 pub use context::Caches;
 pub use estimate::estimate;
 pub use front::front;
+pub(crate) use profiling::dtype as profiled_dtype;
 pub use recommendation::{Within, recommend};
 pub use steering::{Steering, steer};
-pub use submission::{Submitted, space_problems, submit};
+pub use submission::{Submitted, read_space, submit};
 
 use crate::{artifacts::ArtifactError, store::StoreError};
 

@@ -26,7 +26,7 @@ const BATCH: usize = 8;
 
 /// Queues profile jobs for what is missing; goes on when nothing is.
 pub(super) async fn step(step: &mut Move<'_>) -> Result<bool, SearchError> {
-    let space = step.caches.space(step.search)?;
+    let space = step.caches.space(step.search).await?;
     let Some((device, runtime)) = target(step.search, &space) else {
         step.go(SearchState::Eliminating, None).await?;
         return Ok(true);
@@ -56,7 +56,7 @@ pub(super) fn target(search: &SearchRow, space: &Space) -> Option<(String, Runti
 }
 
 /// Number format of a space's blocks.
-pub(super) fn dtype(space: &Space) -> Dtype {
+pub(crate) fn dtype(space: &Space) -> Dtype {
     space.unet().map_or(Dtype::F32, |unet| unet.dtype)
 }
 
@@ -101,6 +101,7 @@ fn profile_job(search: &SearchRow, device: &str, runtime: &RuntimeName, blocks: 
         }),
         device: Some(device.to_owned()),
         runtime: Some(runtime.clone()),
+        evaluator: None,
         memory_bytes: 0,
         max_attempts: MAX_ATTEMPTS,
     }

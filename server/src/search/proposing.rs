@@ -6,7 +6,7 @@ use protocol::{
     CandidateId, JobId,
     artifacts::{ArtifactRef, ArtifactRole},
     events::EventBody,
-    jobs::{EvaluateInput, JobInput, LookupInput, ParentWeights},
+    jobs::{EvaluateInput, JobInput, JobKind, LookupInput, OWN_EVALUATOR, ParentWeights},
     searches::{CandidateState, SearchState},
 };
 use search_spaces::{
@@ -76,6 +76,12 @@ impl Candidates {
         })
     }
 
+    /// How many cannot run, and are no evaluations.
+    fn infeasible(&self) -> u64 {
+        let infeasible = |row: &&CandidateRow| row.state == CandidateState::Infeasible;
+        self.rows.iter().filter(infeasible).count() as u64
+    }
+
     /// Results that have arrived, in order of their numbers, gaps left out.
     pub(super) fn arrived(&self) -> Vec<Evaluated> {
         self.finished.values().cloned().collect()
@@ -118,7 +124,8 @@ async fn propose(
     let strategy = AnyStrategy::new(&space.search);
     loop {
         let count = known.architectures.len() as u64;
-        if let Some(reason) = should_stop(space, &context.ranges, &known.finished, count, spent) {
+        let infeasible = known.infeasible();
+        if let Some(reason) = should_stop(space, &context.ranges, &known.finished, count, infeasible, spent) {
             return Ok(Some(stop_reason(reason)));
         }
         let next = propose_next(
@@ -185,11 +192,15 @@ pub(super) async fn insert_with_job(
             .predicted
             .get(metric::PEAK_MEMORY_BYTES)
             .map_or(0.0, |figure| figure.value);
+        let input = evaluation(step, space, new, parent);
+        let evaluator = space.evaluation.as_ref();
+        let evaluator = evaluator.map_or(OWN_EVALUATOR, |evaluation| evaluation.evaluator.as_str());
         let job = NewJob {
             id: JobId::new(),
             search_id: step.search.id,
             candidate_id: Some(new.id),
-            input: evaluation(step, space, new, parent),
+            evaluator: (input.kind() == JobKind::Evaluate).then(|| evaluator.to_owned()),
+            input,
             device: None,
             runtime: None,
             memory_bytes: peak as i64,
@@ -303,13 +314,8 @@ pub(super) fn tell_front(step: &mut Move<'_>, context: &Context, known: &Candida
     let points = points
         .map(|row| views::front_point(row, &context.space, calibration))
         .collect();
-    let infeasible = known
-        .rows
-        .iter()
-        .filter(|row| row.state == CandidateState::Infeasible)
-        .count();
     let event = EventBody::Front {
-        evaluations: (arrived.len() - infeasible) as u64,
+        evaluations: (arrived.len() as u64).saturating_sub(known.infeasible()),
         hypervolume: hypervolume(&context.space, &context.ranges, &arrived),
         points,
     };

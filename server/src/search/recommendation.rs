@@ -11,6 +11,7 @@ use search_spaces::{Architecture, Costs, Direction, Space, metric};
 use super::{SearchError, additive::Additive, context::Context, profiling, proposing::Candidates, verification, views};
 use crate::{
     app::App,
+    aside::aside,
     store::{candidates::CandidateRow, searches::SearchRow},
 };
 
@@ -30,26 +31,54 @@ pub struct Within {
 }
 
 impl Within {
-    /// Whether figures keep the limits; a figure that is not known breaks none.
-    fn admits(&self, metrics: &protocol::Metrics) -> bool {
+    /// Metric and bound.
+    fn limits(&self) -> impl Iterator<Item = (&'static str, f64)> {
         let limits = [
             (metric::LATENCY_MS, self.latency_ms),
             (metric::PEAK_MEMORY_BYTES, self.peak_memory_bytes),
         ];
-        limits.into_iter().all(|(name, most)| match (most, metrics.get(name)) {
-            (Some(most), Some(figure)) => figure.value <= most,
-            (None, _) | (_, None) => true,
-        })
+        limits.into_iter().filter_map(|(name, most)| Some((name, most?)))
+    }
+
+    /// Whether figures keep the limits; a figure that is not known breaks none.
+    fn admits(&self, metrics: &protocol::Metrics) -> bool {
+        self.limits()
+            .all(|(name, most)| metrics.get(name).is_none_or(|figure| figure.value <= most))
+    }
+
+    /// A limit on what nothing in the search has would limit nothing, and say nothing of it.
+    fn check(&self, search: &SearchRow, space: &Space, rows: &[CandidateRow]) -> Result<(), SearchError> {
+        let told = rows
+            .iter()
+            .flat_map(|row| row.predicted.keys().chain(row.measured.keys()).chain(row.verified.keys()));
+        let mut metrics: BTreeSet<&str> = told.map(String::as_str).collect();
+        metrics.extend(space.objectives.iter().map(|objective| objective.metric.as_str()));
+        metrics.extend(space.limits.iter().map(|(name, _)| name));
+        if profiling::target(search, space).is_some() {
+            metrics.extend([metric::LATENCY_MS, metric::PEAK_MEMORY_BYTES]);
+        }
+        match self.limits().find(|(name, _)| !metrics.contains(name)) {
+            None => Ok(()),
+            Some((name, _)) => Err(SearchError::Invalid {
+                field: name.into(),
+                message: format!(
+                    "the search has no such metric; it has {}",
+                    metrics.into_iter().collect::<Vec<_>>().join(", ")
+                ),
+            }),
+        }
     }
 }
 
 /// Recommends from what is stored.
 ///
 /// # Errors
-/// When there is no such search, or a store fails.
+/// When there is no such search, it has no metric that is to be limited, or a store fails.
 pub async fn recommend(app: &App, id: SearchId, within: Within) -> Result<Recommendation, SearchError> {
     let search = app.store.search(id).await?.ok_or(SearchError::NotFound(id))?;
-    let space = app.searches.space(&search)?;
+    let space = app.searches.space(&search).await?;
+    let known = Candidates::of(app.store.candidates(id, None, None).await?, &space)?;
+    within.check(&search, &space, &known.rows)?;
     let figures = app.store.search_figures(id).await?;
     let mut recommendation = Recommendation {
         best: None,
@@ -65,7 +94,6 @@ pub async fn recommend(app: &App, id: SearchId, within: Within) -> Result<Recomm
         let mut connection = app.store.connection().await?;
         app.searches.context(&app.artifacts, &mut connection, &search).await?
     };
-    let known = Candidates::of(app.store.candidates(id, None, None).await?, &space)?;
     let lead = Lead::of(&space);
     let point = |row: &CandidateRow| views::front_point(row, &space, calibration(&search));
     let (verified, unverified) = admitted(&search, &space, &known.rows, within);
@@ -77,7 +105,7 @@ pub async fn recommend(app: &App, id: SearchId, within: Within) -> Result<Recomm
             .as_ref()
             .is_none_or(|best| lead.value(other) > lead.value(best))
     });
-    recommendation.next_actions = next_actions(&context, &known, &lead, within);
+    recommendation.next_actions = aside(move || next_actions(&context, &known, within)).await;
     Ok(recommendation)
 }
 
@@ -150,8 +178,9 @@ fn best<'r>(lead: &Lead<'_>, rows: &[&'r CandidateRow]) -> Option<&'r CandidateR
 }
 
 /// Untried neighbours of the best front members, by what an additive model of the evaluations expects of them.
-fn next_actions(context: &Context, known: &Candidates, lead: &Lead<'_>, within: Within) -> Vec<NextAction> {
+fn next_actions(context: &Context, known: &Candidates, within: Within) -> Vec<NextAction> {
     let space = &context.space;
+    let lead = Lead::of(space);
     let evaluated = || {
         known
             .rows
@@ -197,26 +226,26 @@ fn next_actions(context: &Context, known: &Candidates, lead: &Lead<'_>, within: 
             continue;
         };
         let predicted = views::metrics(&costs);
-        if !space.limits.broken(&costs).is_empty() || !within.admits(&predicted) {
-            continue;
+        if space.limits.broken(&costs).is_empty() && within.admits(&predicted) {
+            let gain = model.difference(parent, &neighbour.architecture);
+            actions.push((gain, number, parent, neighbour, predicted));
         }
-        let gain = model.difference(parent, &neighbour.architecture);
-        actions.push(NextAction {
-            from: *number,
-            action: space.describe(neighbour.action),
-            architecture: space.print(&neighbour.architecture),
-            expected_gain: Figure {
-                value: gain.value,
-                standard_error: gain.standard_error,
-            },
-            predicted,
-            basis: format!(
-                "sum of what each choice adds, learned from {} evaluations; leave-one-out error {:.4}",
-                model.evaluations, model.error
-            ),
-        });
     }
-    actions.sort_by(|a, b| b.expected_gain.value.total_cmp(&a.expected_gain.value));
-    actions.truncate(ACTIONS);
-    actions
+    actions.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let best = actions.into_iter().take(ACTIONS);
+    best.map(|(gain, number, parent, neighbour, predicted)| NextAction {
+        from: *number,
+        action: space.describe(neighbour.action),
+        architecture: space.print(&neighbour.architecture),
+        expected_gain: Figure {
+            value: gain,
+            standard_error: model.standard_error(parent, &neighbour.architecture),
+        },
+        predicted,
+        basis: format!(
+            "sum of what each choice adds, learned from {} evaluations; leave-one-out error {:.4}",
+            model.evaluations, model.error
+        ),
+    })
+    .collect()
 }

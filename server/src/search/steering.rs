@@ -9,7 +9,7 @@ use protocol::{
 };
 
 use super::{SearchError, views};
-use crate::store::{Store, Tx, candidates, jobs, searches, searches::SearchRow};
+use crate::store::{Store, StoreError, Tx, candidates, jobs, searches, searches::SearchRow};
 
 /// What a search's owner asks of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub async fn steer(store: &Store, id: SearchId, wish: Steering, now: DateTime<Ut
             tx.wake_workers();
         }
         (Steering::Cancel, Profiling | Eliminating | Searching | Verifying | Paused) => {
-            cancel(&mut tx, &search, now).await?;
+            end(&mut tx, &search, Cancelled, "cancelled by its owner", now).await?;
         }
         (Steering::Pause, Paused)
         | (Steering::Resume, Profiling | Eliminating | Searching | Verifying)
@@ -62,16 +62,15 @@ pub async fn steer(store: &Store, id: SearchId, wish: Steering, now: DateTime<Ut
     Ok(())
 }
 
-async fn cancel(tx: &mut Tx, search: &SearchRow, now: DateTime<Utc>) -> Result<(), SearchError> {
-    searches::transition(
-        tx,
-        search.id,
-        search.state,
-        SearchState::Cancelled,
-        Some("cancelled by its owner"),
-        now,
-    )
-    .await?;
+/// Ends a search before its time, in state `to`; what runs is told to stop.
+pub(super) async fn end(
+    tx: &mut Tx,
+    search: &SearchRow,
+    to: SearchState,
+    reason: &str,
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    searches::transition(tx, search.id, search.state, to, Some(reason), now).await?;
     for job in jobs::cancel_open(tx, search.id, now).await? {
         if let Some(job) = jobs::lock(tx, job).await? {
             tx.tell(search.id, views::job_event(&job, JobState::Cancelled));

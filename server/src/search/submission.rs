@@ -1,6 +1,6 @@
 //! Submitting a search.
 
-use std::{borrow::Cow, collections::BTreeSet, path::Path};
+use std::{borrow::Cow, collections::BTreeSet, path::Path, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use protocol::{FieldProblem, SearchId, devices::RuntimeName, searches::NewSearch};
@@ -9,9 +9,13 @@ use search_spaces::{Space, SpaceError, SpaceKind};
 use super::{SearchError, advance};
 use crate::{
     app::App,
+    aside::aside,
     dispatch::Rules,
     samples,
-    store::searches::{self, NewSearchRow},
+    store::{
+        Tx,
+        searches::{self, NewSearchRow},
+    },
 };
 
 /// The longest idempotency key and name, in characters.
@@ -40,7 +44,7 @@ pub(super) struct Accepted {
 ///
 /// # Errors
 /// What is wrong with the submission, by field; or a store fails.
-pub async fn submit(app: &App, new: &NewSearch, key: Option<&str>) -> Result<Submitted, SearchError> {
+pub async fn submit(app: &Arc<App>, new: &NewSearch, key: Option<&str>) -> Result<Submitted, SearchError> {
     if key.is_some_and(|key| key.is_empty() || key.chars().count() > LONGEST_NAME) {
         return Err(invalid(
             "Idempotency-Key",
@@ -48,17 +52,16 @@ pub async fn submit(app: &App, new: &NewSearch, key: Option<&str>) -> Result<Sub
         ));
     }
     let now = app.clock.now();
-    let accepted = check(app, new, now).await?;
     let digest = samples::digest(&serde_json::to_vec(new).unwrap_or_default());
+    // What was accepted once stays accepted, whatever has become of devices and runtimes since.
+    if let Some(standing) = earlier(&mut app.store.begin().await?, key, &digest).await? {
+        return Ok(standing);
+    }
+    let accepted = check(app, new, now).await?;
     let mut tx = app.store.begin().await?;
-    if let Some(key) = key
-        && let Some((standing, id)) = searches::submission(&mut tx, key).await?
-    {
-        return if standing == digest {
-            Ok(Submitted { id, fresh: false })
-        } else {
-            Err(SearchError::KeyReused(key.to_owned()))
-        };
+    // Another one may have come in the meantime; from here on it would wait.
+    if let Some(standing) = earlier(&mut tx, key, &digest).await? {
+        return Ok(standing);
     }
     let Accepted { space, device, runtime } = accepted;
     let id = SearchId::new();
@@ -88,9 +91,19 @@ pub async fn submit(app: &App, new: &NewSearch, key: Option<&str>) -> Result<Sub
     Ok(Submitted { id, fresh: true })
 }
 
+/// The search that the same submission has made already; a key of another one is refused.
+async fn earlier(tx: &mut Tx, key: Option<&str>, digest: &str) -> Result<Option<Submitted>, SearchError> {
+    let Some(key) = key else { return Ok(None) };
+    match searches::submission(tx, key).await? {
+        Some((standing, id)) if standing == digest => Ok(Some(Submitted { id, fresh: false })),
+        Some(_) => Err(SearchError::KeyReused(key.to_owned())),
+        None => Ok(None),
+    }
+}
+
 /// Checks a submission against what is stored.
 pub(super) async fn check(app: &App, new: &NewSearch, now: DateTime<Utc>) -> Result<Accepted, SearchError> {
-    let mut space = Space::parse(&new.space).map_err(|error| SearchError::Space(space_problems(&error)))?;
+    let mut space = read_space(&new.space).await?;
     if let Some(seed) = new.seed {
         space.search.seed = seed;
     }
@@ -103,12 +116,28 @@ pub(super) async fn check(app: &App, new: &NewSearch, now: DateTime<Utc>) -> Res
     }
     check_table(app, new, &space).await?;
     check_base(app, new, &space).await?;
+    if new.runtime.is_some() && new.device.is_none() {
+        return Err(invalid(
+            "runtime",
+            "stands without a device; name the device that it runs on, or neither".to_owned(),
+        ));
+    }
     let device = device(app, new, &space).await?;
     let runtime = match &device {
         Some(device) => Some(runtime(app, new, &space, device, now).await?).flatten(),
         None => None,
     };
     Ok(Accepted { space, device, runtime })
+}
+
+/// Reads a space file.
+///
+/// # Errors
+/// [`SearchError::Space`], with all that is wrong.
+pub async fn read_space(text: &str) -> Result<Space, SearchError> {
+    let text = text.to_owned();
+    let space = aside(move || Space::parse(&text)).await;
+    space.map_err(|error| SearchError::Space(space_problems(&error)))
 }
 
 async fn check_table(app: &App, new: &NewSearch, space: &Space) -> Result<(), SearchError> {
@@ -251,7 +280,7 @@ async fn runtime(
 }
 
 /// What is wrong with a space file, as the wire tells it.
-pub fn space_problems(error: &SpaceError) -> Vec<FieldProblem> {
+fn space_problems(error: &SpaceError) -> Vec<FieldProblem> {
     let number = |number: usize| u32::try_from(number).ok();
     let problems = error.0.iter().map(|problem| FieldProblem {
         field: if problem.field.is_empty() {

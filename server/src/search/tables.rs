@@ -6,8 +6,8 @@ use search_spaces::{Space, Table};
 
 use super::SearchError;
 
-/// The largest table that is read, unpacked, in bytes: a small file can be packed from a huge one.
-const LARGEST: u64 = 256 << 20;
+/// The largest table that is read, packed or unpacked, in bytes: a small file can be packed from a huge one.
+pub(super) const LARGEST: u64 = 256 << 20;
 
 /// Reads CSV or CSV.gz as a table of the space.
 ///

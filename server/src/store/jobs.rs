@@ -26,6 +26,10 @@ pub struct JobRow {
     pub input: Json<JobInput>,
     /// The device it must run on.
     pub device: Option<String>,
+    /// Name of the runtime that must measure.
+    pub runtime_name: Option<String>,
+    /// Its version.
+    pub runtime_version: Option<String>,
     /// Its state.
     pub state: JobState,
     /// Hand-overs that count.
@@ -48,6 +52,14 @@ pub struct JobRow {
     pub result: Option<Json<JobResult>>,
 }
 
+impl JobRow {
+    /// The runtime that must measure, where that matters.
+    #[must_use]
+    pub fn runtime(&self) -> Option<RuntimeName> {
+        super::workers::runtime(self.runtime_name.clone(), self.runtime_version.clone())
+    }
+}
+
 /// What a new job starts with.
 pub struct NewJob {
     /// The job.
@@ -62,6 +74,8 @@ pub struct NewJob {
     pub device: Option<String>,
     /// The runtime it must be measured with.
     pub runtime: Option<RuntimeName>,
+    /// The evaluator that its worker must bring; for evaluations, and for them alone.
+    pub evaluator: Option<String>,
     /// Memory it needs at least, in bytes.
     pub memory_bytes: i64,
     /// How often it may be handed over.
@@ -75,8 +89,8 @@ pub struct NewJob {
 pub async fn insert(tx: &mut Tx, new: &NewJob, now: DateTime<Utc>) -> Result<(), StoreError> {
     sqlx::query!(
         "INSERT INTO jobs (id, search_id, candidate_id, kind, input, device, runtime_name, runtime_version,
-                           memory_bytes, state, runnable_at, max_attempts, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'queued', $10, $11, $10)",
+                           memory_bytes, state, runnable_at, max_attempts, created_at, evaluator)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'queued', $10, $11, $10, $12)",
         new.id.0,
         new.search_id.0,
         new.candidate_id.map(|id| id.0),
@@ -88,6 +102,7 @@ pub async fn insert(tx: &mut Tx, new: &NewJob, now: DateTime<Utc>) -> Result<(),
         new.memory_bytes,
         now,
         new.max_attempts,
+        new.evaluator,
     )
     .execute(tx.connection())
     .await?;
@@ -160,6 +175,7 @@ pub async fn claim(
                  AND s.state IN ('profiling', 'searching', 'verifying')
                  AND j.kind = ANY ($5) AND j.memory_bytes <= $6 AND (j.device IS NULL OR j.device = $4)
                  AND (j.runtime_name IS NULL OR (j.runtime_name = $7 AND j.runtime_version = $8))
+                 AND (j.evaluator IS NULL OR j.evaluator = ANY ($11))
                  AND CASE WHEN j.kind IN ('profile', 'verify') THEN NOT busy.used
                           WHEN j.kind = 'lookup' THEN true
                           ELSE NOT busy.held AND NOT waiting.exclusive END
@@ -171,7 +187,7 @@ pub async fn claim(
            FROM runnable WHERE jobs.id = runnable.id
            RETURNING jobs.id AS "id: JobId", search_id AS "search_id: SearchId",
                candidate_id AS "candidate_id: CandidateId", kind AS "kind: JobKind", input AS "input: Json<JobInput>",
-               device, state AS "state: JobState", attempts, max_attempts, handovers,
+               device, jobs.runtime_name, jobs.runtime_version, state AS "state: JobState", attempts, max_attempts, handovers,
                lease_token AS "lease_token: LeaseToken", worker_id AS "worker_id: WorkerId", progress, status,
                checkpoint AS "checkpoint: Json<ArtifactRef>", result AS "result: Json<JobResult>""#,
         times.now,
@@ -184,6 +200,7 @@ pub async fn claim(
         worker.runtime.as_ref().map(|runtime| runtime.version.as_str()),
         limit,
         worker.id.0,
+        worker.evaluators.as_slice(),
     )
     .fetch_all(tx.connection())
     .await?;
@@ -247,7 +264,7 @@ pub async fn lock(tx: &mut Tx, id: JobId) -> Result<Option<JobRow>, StoreError> 
         JobRow,
         r#"SELECT id AS "id: JobId", search_id AS "search_id: SearchId",
                candidate_id AS "candidate_id: CandidateId", kind AS "kind: JobKind", input AS "input: Json<JobInput>",
-               device, state AS "state: JobState", attempts, max_attempts, handovers,
+               device, jobs.runtime_name, jobs.runtime_version, state AS "state: JobState", attempts, max_attempts, handovers,
                lease_token AS "lease_token: LeaseToken", worker_id AS "worker_id: WorkerId", progress, status,
                checkpoint AS "checkpoint: Json<ArtifactRef>", result AS "result: Json<JobResult>"
            FROM jobs WHERE id = $1 FOR NO KEY UPDATE"#,

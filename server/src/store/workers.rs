@@ -20,6 +20,8 @@ pub struct Capabilities {
     pub runtime: Option<RuntimeName>,
     /// Kinds it takes.
     pub kinds: Vec<JobKind>,
+    /// Evaluators it brings.
+    pub evaluators: Vec<String>,
     /// Memory for a job, in bytes.
     pub memory_bytes: i64,
 }
@@ -31,17 +33,19 @@ pub struct Capabilities {
 pub async fn register(tx: &mut Tx, worker: &WorkerRegistration, now: DateTime<Utc>) -> Result<(), StoreError> {
     devices::register(tx.connection(), &worker.device, now).await?;
     sqlx::query!(
-        "INSERT INTO workers (id, name, device, runtime_name, runtime_version, kinds, memory_bytes, registered_at, last_seen)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)
+        "INSERT INTO workers (id, name, device, runtime_name, runtime_version, kinds, evaluators, memory_bytes,
+                              registered_at, last_seen)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9)
          ON CONFLICT (id) DO UPDATE SET name = excluded.name, device = excluded.device,
-             runtime_name = excluded.runtime_name, runtime_version = excluded.runtime_version,
-             kinds = excluded.kinds, memory_bytes = excluded.memory_bytes, last_seen = excluded.last_seen",
+             runtime_name = excluded.runtime_name, runtime_version = excluded.runtime_version, kinds = excluded.kinds,
+             evaluators = excluded.evaluators, memory_bytes = excluded.memory_bytes, last_seen = excluded.last_seen",
         worker.id.0,
         worker.name,
         worker.device.name,
         worker.runtime.as_ref().map(|runtime| runtime.name.as_str()),
         worker.runtime.as_ref().map(|runtime| runtime.version.as_str()),
         worker.kinds.as_slice() as &[JobKind],
+        worker.evaluators.as_slice(),
         signed(worker.memory_bytes),
         now,
     )
@@ -65,9 +69,10 @@ impl Store {
     pub async fn hear_worker(&self, id: WorkerId, now: DateTime<Utc>) -> Result<Option<Capabilities>, StoreError> {
         let row = sqlx::query!(
             r#"WITH heard AS (UPDATE workers SET last_seen = $2 WHERE id = $1
-                              RETURNING device, runtime_name, runtime_version, kinds, memory_bytes),
+                              RETURNING device, runtime_name, runtime_version, kinds, evaluators, memory_bytes),
                     seen AS (UPDATE devices SET last_seen = $2 WHERE name = (SELECT device FROM heard))
-               SELECT device, runtime_name, runtime_version, kinds AS "kinds: Vec<JobKind>", memory_bytes FROM heard"#,
+               SELECT device, runtime_name, runtime_version, kinds AS "kinds: Vec<JobKind>", evaluators, memory_bytes
+               FROM heard"#,
             id.0,
             now,
         )
@@ -78,6 +83,7 @@ impl Store {
             device: row.device,
             runtime: runtime(row.runtime_name, row.runtime_version),
             kinds: row.kinds,
+            evaluators: row.evaluators,
             memory_bytes: row.memory_bytes,
         }))
     }
@@ -89,7 +95,7 @@ impl Store {
     pub async fn workers(&self, after: Option<WorkerId>, limit: i64) -> Result<Vec<WorkerView>, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT w.id AS "id: WorkerId", w.name, w.device, w.runtime_name, w.runtime_version,
-                   w.kinds AS "kinds: Vec<JobKind>", w.memory_bytes, w.last_seen, d.description,
+                   w.kinds AS "kinds: Vec<JobKind>", w.evaluators, w.memory_bytes, w.last_seen, d.description,
                    d.memory_bytes AS device_memory_bytes,
                    ARRAY(SELECT j.id FROM jobs j WHERE j.worker_id = w.id AND j.state = 'leased' ORDER BY j.id)
                        AS "running!: Vec<JobId>"
@@ -111,6 +117,7 @@ impl Store {
                 },
                 runtime: runtime(row.runtime_name, row.runtime_version),
                 kinds: row.kinds,
+                evaluators: row.evaluators,
                 memory_bytes: unsigned(row.memory_bytes),
             },
             last_seen: row.last_seen,

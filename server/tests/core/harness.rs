@@ -123,7 +123,12 @@ impl Harness {
         self.worker_on(name, &[JobKind::Evaluate]).await
     }
 
+    /// A worker that brings both kinds of evaluators there are.
     pub(crate) async fn worker_on(&self, device: &str, kinds: &[JobKind]) -> WorkerId {
+        self.worker_with(device, kinds, &["built-in", "own"]).await
+    }
+
+    pub(crate) async fn worker_with(&self, device: &str, kinds: &[JobKind], evaluators: &[&str]) -> WorkerId {
         let worker = WorkerRegistration {
             id: WorkerId::new(),
             name: format!("worker on {device}"),
@@ -134,6 +139,7 @@ impl Harness {
             },
             runtime: Some(runtime()),
             kinds: kinds.to_vec(),
+            evaluators: evaluators.iter().map(|name| (*name).to_owned()).collect(),
             memory_bytes: 1 << 30,
         };
         let now = self.app.clock.now();
@@ -185,7 +191,11 @@ impl Harness {
             artifacts: Vec::new(),
             outcome,
         };
-        let report = ResultReport { lease_token, result };
+        self.send(job, ResultReport { lease_token, result }).await
+    }
+
+    /// Sends a report as it is.
+    pub(crate) async fn send(&self, job: JobId, report: ResultReport) -> Result<SearchId, DispatchError> {
         dispatch::succeed(&self.app.store, job, &report, self.app.clock.now()).await
     }
 

@@ -220,6 +220,21 @@ async fn an_error_that_no_retry_can_help_fails_at_once(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]
+async fn of_an_endless_error_the_beginning_is_kept(pool: PgPool) {
+    let t = Harness::new(pool);
+    let worker = t.worker("a").await;
+    let search = t.submit(NAMED).await;
+    let job = t.claim(worker).await.unwrap();
+    t.fail(&job, &format!("no such file: {}", "é".repeat(1 << 20)), false, false)
+        .await;
+    let reason = t.candidates(search).await[0].state_reason.clone().unwrap();
+    assert!(reason.contains("no such file"), "{}", &reason[..40]);
+    assert!(reason.len() <= dispatch::ERROR_LIMIT + 20, "{} bytes", reason.len());
+    let attempt = &t.job(job.job_id).await.attempts[0];
+    assert!(attempt.log.as_ref().unwrap().len() <= dispatch::LOG_LIMIT);
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
 async fn the_reaper_gives_up_jobs_whose_workers_vanished(pool: PgPool) {
     let t = Harness::new(pool);
     let worker = t.worker("a").await;
@@ -324,6 +339,33 @@ async fn searches_take_turns_and_priority_goes_first(pool: PgPool) {
     for _ in 0..3 {
         let job = t.claim(worker).await.unwrap();
         assert_eq!(t.job(job.job_id).await.search_id, Some(urgent));
+    }
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn an_evaluation_goes_to_a_worker_that_brings_its_evaluator(pool: PgPool) {
+    let t = Harness::new(pool);
+    let evaluate = [JobKind::Evaluate];
+    let stock = t.worker_with("x", &evaluate, &["built-in"]).await;
+    let foreign = t.worker_with("y", &evaluate, &["own"]).await;
+    let idle = t.worker_with("z", &evaluate, &[]).await;
+    let named = t.submit(NAMED).await;
+    assert!(t.claim(stock).await.is_none(), "nobody can train a named choice");
+    assert!(t.claim(idle).await.is_none());
+    let job = t.claim(foreign).await.unwrap();
+    assert_eq!(t.job(job.job_id).await.search_id, Some(named));
+    let profiler = t.worker_on("x", &[JobKind::Profile]).await;
+    let shapes = protocol::searches::NewSearch {
+        device: Some("x".to_owned()),
+        ..new_search(SHAPES)
+    };
+    let shapes = t.try_submit(&shapes).await.unwrap();
+    t.work_off(profiler).await;
+    for _ in 0..2 {
+        let job = t.claim(stock).await.unwrap();
+        assert_eq!(t.job(job.job_id).await.search_id, Some(shapes));
+        let job = t.claim(foreign).await.unwrap();
+        assert_eq!(t.job(job.job_id).await.search_id, Some(named), "it waits for its own");
     }
 }
 

@@ -5,6 +5,7 @@
 mod harness;
 mod leases;
 mod profiling;
+mod reports;
 mod searching;
 mod steering;
 mod submission;

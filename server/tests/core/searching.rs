@@ -292,4 +292,13 @@ async fn a_recommendation_names_the_best_within_limits_and_what_to_try(pool: PgP
         .iter()
         .map(|action| action.expected_gain.value);
     assert!(gains.is_sorted_by(|a, b| a >= b), "most promising first");
+    let within = search::Within {
+        latency_ms: Some(20.0),
+        ..search::Within::default()
+    };
+    let Err(search::SearchError::Invalid { field, message }) = search::recommend(&t.app, id, within).await else {
+        panic!("nothing in the search has a latency")
+    };
+    assert_eq!(field, "latency_ms");
+    assert!(message.contains("quality, size"), "{message}");
 }

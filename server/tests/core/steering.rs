@@ -139,3 +139,25 @@ async fn steering_twice_is_once_and_an_ended_search_refuses(pool: PgPool) {
     let unknown = steer(&t, SearchId::new(), Steering::Pause).await.unwrap_err();
     assert!(matches!(unknown, SearchError::NotFound(_)), "{unknown}");
 }
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn a_fault_of_ours_ends_the_search_that_met_it_and_no_other(pool: PgPool) {
+    let t = Harness::new(pool);
+    let worker = t.worker("a").await;
+    let id = t.submit(NAMED).await;
+    let job = t.claim(worker).await.unwrap();
+    let fault = async { panic!("attempt to add with overflow") };
+    search::contain(&t.app, id, fault).await.unwrap();
+    let failed = t.search(id).await;
+    assert_eq!(failed.state, SearchState::Failed);
+    let reason = failed.state_reason.unwrap();
+    assert!(reason.contains("attempt to add with overflow"), "{reason}");
+    assert_eq!(t.job(job.job_id).await.state, JobState::Cancelled);
+    let other = t.submit(NAMED).await;
+    search::advance_all(&t.app, &t.app.store).await.unwrap();
+    t.work_off(worker).await;
+    assert_eq!(t.state(other).await, SearchState::Done);
+    // What has ended stays as it is.
+    search::contain(&t.app, other, async { panic!("late") }).await.unwrap();
+    assert_eq!(t.state(other).await, SearchState::Done);
+}

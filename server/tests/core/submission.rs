@@ -91,6 +91,11 @@ async fn device_runtime_and_table_are_checked(pool: PgPool) {
         .await
         .is_ok()
     );
+    let nowhere = NewSearch {
+        runtime: Some(crate::harness::runtime()),
+        ..new_search(NAMED)
+    };
+    assert_eq!(field(t.try_submit(&nowhere).await), "runtime", "it runs on no device");
     assert_eq!(field(t.try_submit(&new_search(&table_space())).await), "table");
     let absent = NewSearch {
         table: Some("a".repeat(64).parse().unwrap()),
@@ -147,6 +152,33 @@ async fn a_key_makes_one_search_however_often_it_is_sent(pool: PgPool) {
     let made = futures::future::join_all(at_once).await;
     assert_eq!(made.iter().filter(|made| made.as_ref().unwrap().fresh).count(), 1);
     assert_eq!(t.app.store.search_ids(None, None, 100).await.unwrap().len(), 2);
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn what_was_accepted_once_is_not_checked_again(pool: PgPool) {
+    let t = Harness::new(pool);
+    t.worker("x").await;
+    let new = NewSearch {
+        device: Some("x".to_owned()),
+        ..new_search(SHAPES)
+    };
+    let first = search::submit(&t.app, &new, Some("k")).await.unwrap();
+    // A second runtime turns up: the same submission would now have to name one.
+    let upload = protocol::luts::SampleUpload {
+        batch_id: uuid::Uuid::now_v7(),
+        runtime: RuntimeName {
+            name: "coreml".to_owned(),
+            version: "18".to_owned(),
+        },
+        entries: Vec::new(),
+    };
+    store_batch(&t, "x", &upload).await;
+    assert_eq!(field(t.try_submit(&new).await), "runtime");
+    let again = search::submit(&t.app, &new, Some("k")).await.unwrap();
+    assert_eq!((again.id, again.fresh), (first.id, false));
+    let wrong = new_search("no space");
+    let reused = search::submit(&t.app, &wrong, Some("k")).await.unwrap_err();
+    assert!(matches!(reused, SearchError::KeyReused(_)), "{reused}");
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]

@@ -57,6 +57,33 @@ async fn each_route_admits_the_roles_it_states_and_no_other(pool: PgPool) {
     assert!(seen > 100, "only {seen} pairs of role and route");
 }
 
+#[sqlx::test(migrator = "temponas_server::MIGRATOR")]
+async fn a_device_takes_measurements_and_nothing_else(pool: PgPool) {
+    let server = Server::start(pool, TokenMode::Required).await;
+    let register = async |role: Role, kinds: serde_json::Value| {
+        let worker = serde_json::json!({
+            "id": "018f0000-0000-7000-8000-000000000000", "name": "phone", "kinds": kinds, "memory_bytes": 1,
+            "device": {"name": "phone", "description": ""}, "runtime": {"name": "coreml", "version": "18"},
+        });
+        let request = server.request(Method::POST, "/v1/workers").json(&worker);
+        request.bearer_auth(server.token(role).await).send().await.unwrap()
+    };
+    let measures = register(Role::Device, serde_json::json!(["profile", "verify"])).await;
+    assert_eq!(measures.status(), StatusCode::CREATED);
+    for kind in ["evaluate", "lookup"] {
+        let refused = problem(register(Role::Device, serde_json::json!(["profile", kind])).await).await;
+        assert_eq!((refused.status, refused.kind.as_str()), (403, "/problems/wrong-role"));
+        let error = &refused.errors[0];
+        assert_eq!(error.field, "kinds");
+        assert!(
+            error.message.contains(kind) && error.message.contains("profile, verify"),
+            "{error:?}"
+        );
+    }
+    let trains = register(Role::Worker, serde_json::json!(["evaluate"])).await;
+    assert_eq!(trains.status(), StatusCode::CREATED);
+}
+
 #[test]
 fn roles_are_what_their_names_say() {
     let routes = RouteRoles::from_document(&api::document());

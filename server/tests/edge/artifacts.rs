@@ -50,6 +50,26 @@ async fn what_was_sent_is_what_is_read(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "temponas_server::MIGRATOR")]
+async fn an_artifact_that_is_too_long_is_refused_whether_or_not_its_length_is_announced(pool: PgPool) {
+    let server = Server::with(pool, |config| config.max_artifact_bytes = 1000).await;
+    let put = async |length: usize, announced: bool| {
+        let sent = bytes(length);
+        let path = format!("/v1/artifacts/{}", digest_of(&sent));
+        let body = match announced {
+            true => reqwest::Body::from(sent),
+            false => reqwest::Body::wrap_stream(futures::stream::iter([Ok::<_, std::io::Error>(sent)])),
+        };
+        server.request(Method::PUT, &path).body(body).send().await.unwrap()
+    };
+    for announced in [true, false] {
+        let refused = problem(put(1001, announced).await).await;
+        assert_eq!((refused.status, refused.kind.as_str()), (413, "/problems/artifact-too-large"));
+        assert!(refused.detail.unwrap().contains("1000 bytes"));
+    }
+    assert_eq!(put(1000, false).await.status(), StatusCode::CREATED);
+}
+
+#[sqlx::test(migrator = "temponas_server::MIGRATOR")]
 async fn a_range_is_a_part_and_one_beyond_the_end_is_refused(pool: PgPool) {
     let server = Server::start(pool, TokenMode::Auto).await;
     let sent = bytes(1000);

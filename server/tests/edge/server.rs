@@ -36,12 +36,19 @@ impl Drop for Server {
 
 impl Server {
     pub(crate) async fn start(pool: PgPool, tokens: TokenMode) -> Self {
+        Self::with(pool, |config| config.tokens = tokens).await
+    }
+
+    /// With settings other than the defaults.
+    pub(crate) async fn with(pool: PgPool, set: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::for_folder(folder.path()).unwrap();
-        config.tokens = tokens;
+        set(&mut config);
         let app = Arc::new(App {
             store: Store::new(pool.clone()),
-            artifacts: ArtifactStore::open(&config.artifacts).unwrap(),
+            artifacts: ArtifactStore::open(&config.artifacts)
+                .unwrap()
+                .limited_to(config.max_artifact_bytes),
             clock: Clock::manual(start_of_time()),
             events: EventHub::start(pool),
             metrics: Metrics::default(),
