@@ -46,7 +46,7 @@ struct Part {
     cursor: Option<String>,
     /// Items at most, 1 to 1000; 100 unless given.
     limit: Option<i64>,
-    /// Only this runtime: name and version with a space between.
+    /// Only this runtime, as `name@version`.
     runtime: Option<String>,
     /// Only this operator.
     operator: Option<String>,
