@@ -66,7 +66,9 @@ impl fmt::Display for Runtime {
 
 /// A runtime that is not written as name and version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("runtime is {found:?}; allowed: a name and a version with `@` or a space between, such as \"libtorch-cpu-1t@2.11.0\"")]
+#[error(
+    "runtime is {found:?}; allowed: a name and a version with `@` or a space between, such as \"libtorch-cpu-1t@2.11.0\""
+)]
 pub struct RuntimeError {
     /// What stood there.
     pub found: String,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::devices::RuntimeName;
+use crate::{JobId, devices::RuntimeName};
 
 /// What is measured: an operator at a shape.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
@@ -88,4 +88,51 @@ pub struct LutEntryView {
     /// Raw latency samples in milliseconds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub latency_ms_samples: Vec<f64>,
+}
+
+/// Asks workers on a device to measure blocks for its table (`POST /v1/luts/{device}/profile`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProfileRequest {
+    /// Shipped space with a UNet, which gives number format, and channels, heads and text of named sets.
+    pub space: String,
+    /// Which runtime of the device; the only one it has where absent.
+    #[serde(default)]
+    pub runtime: Option<RuntimeName>,
+    /// What to measure.
+    pub blocks: BlockSet,
+}
+
+/// Blocks to measure.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "set", rename_all = "snake_case", deny_unknown_fields)]
+pub enum BlockSet {
+    /// The six temporal operators over the size of their input at 12 frames: the paper's Figure 3.
+    Figure3 {
+        /// Heights and widths of the input in latent pixels; 4, 8, 16, 32 and 64 where empty.
+        #[serde(default)]
+        sizes: Vec<u64>,
+    },
+    /// Every block that a search over the space needs.
+    Space,
+    /// These.
+    List {
+        /// 1 to 256 blocks.
+        blocks: Vec<Block>,
+    },
+}
+
+/// What was queued.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ProfileReply {
+    /// The new jobs, the lightest blocks first.
+    pub jobs: Vec<JobId>,
+    /// Blocks that they measure.
+    pub queued: u64,
+    /// Blocks that the table has already.
+    pub known: u64,
+    /// Blocks that wait already because someone asked before.
+    pub waiting: u64,
+    /// Multiply-accumulates of one pass of the heaviest block that is queued, where its closed form is known.
+    pub heaviest_macs: Option<u64>,
 }

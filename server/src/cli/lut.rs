@@ -1,12 +1,21 @@
 //! `temponas lut`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
+use protocol::{
+    JobId,
+    devices::RuntimeName,
+    jobs::JobState,
+    luts::{BlockSet, ProfileRequest},
+};
 
 use super::{Remote, render};
-use crate::config::ConfigFile;
+use crate::{client::Client, config::ConfigFile};
+
+/// How often a job is looked at that is waited for.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(super) struct LutArgs {
@@ -45,6 +54,29 @@ enum LutCommand {
         device: String,
         /// The table (.csv or .json)
         table: PathBuf,
+        #[command(flatten)]
+        remote: Box<Remote>,
+    },
+    /// Have workers on a device measure blocks that its table lacks; what does not fit into their memory becomes an
+    /// entry that says so
+    Profile {
+        /// The device
+        device: String,
+        /// Measure what `lut plot` draws (the paper's Figure 3) instead of the blocks of the space
+        #[arg(long)]
+        figure3: bool,
+        /// With --figure3: heights and widths of the input in latent pixels [default: 4,8,16,32,64]
+        #[arg(long, value_delimiter = ',', requires = "figure3")]
+        sizes: Vec<u64>,
+        /// Shipped space that gives channels, heads, text and number format
+        #[arg(long, default_value = "snapgen-v")]
+        space: String,
+        /// The device's runtime as NAME@VERSION; the only one it has, unless given
+        #[arg(long, value_parser = super::parse_runtime, value_name = "NAME@VERSION")]
+        runtime: Option<RuntimeName>,
+        /// Wait until they have been measured
+        #[arg(long)]
+        watch: bool,
         #[command(flatten)]
         remote: Box<Remote>,
     },
@@ -124,6 +156,23 @@ pub(super) async fn run(args: LutArgs, file: &ConfigFile) -> anyhow::Result<()> 
             render::say(&format!("{} is in the table of {device}", table.display()))?;
             Ok(())
         }
+        LutCommand::Profile {
+            device,
+            figure3,
+            sizes,
+            space,
+            runtime,
+            watch,
+            remote,
+        } => {
+            let blocks = if figure3 {
+                BlockSet::Figure3 { sizes }
+            } else {
+                BlockSet::Space
+            };
+            let wish = ProfileRequest { space, runtime, blocks };
+            profile(&remote.client(file)?, &device, &wish, watch).await
+        }
         LutCommand::Plot {
             device,
             format,
@@ -159,6 +208,56 @@ pub(super) async fn run(args: LutArgs, file: &ConfigFile) -> anyhow::Result<()> 
             render::deliver(&bytes, output.as_deref())
         }
     }
+}
+
+async fn profile(client: &Client, device: &str, wish: &ProfileRequest, watch: bool) -> anyhow::Result<()> {
+    let queued = client.profile(device, wish).await?;
+    let heaviest = queued.heaviest_macs.map_or_else(String::new, |macs| {
+        format!(", the heaviest of {} a pass", render::macs(macs))
+    });
+    render::say(&format!(
+        "{} blocks to measure in {} jobs{heaviest}; {} are in the table, {} wait already",
+        queued.queued,
+        queued.jobs.len(),
+        queued.known,
+        queued.waiting
+    ))?;
+    for job in &queued.jobs {
+        render::say(&job.to_string())?;
+    }
+    if watch {
+        until_measured(client, &queued.jobs).await?;
+    }
+    Ok(())
+}
+
+/// Says what becomes of the jobs, until none is open.
+async fn until_measured(client: &Client, jobs: &[JobId]) -> anyhow::Result<()> {
+    let mut failed = 0;
+    for (index, id) in jobs.iter().enumerate() {
+        let mut said = String::new();
+        loop {
+            let job = client.job(*id).await?;
+            let status = job.status.unwrap_or_default();
+            let line = format!("job {} of {}: {} {status}", index + 1, jobs.len(), job.state.as_str());
+            if line != said {
+                eprintln!("{}", line.trim_end());
+                said = line;
+            }
+            match job.state {
+                JobState::Queued | JobState::Leased => tokio::time::sleep(LOOK_AGAIN).await,
+                JobState::Succeeded => break,
+                JobState::Failed | JobState::Cancelled => {
+                    failed += 1;
+                    break;
+                }
+            }
+        }
+    }
+    if failed > 0 {
+        bail!("{failed} jobs were given up; `temponas job ID --log` says why");
+    }
+    Ok(())
 }
 
 async fn list_devices(remote: Remote, file: &ConfigFile) -> anyhow::Result<()> {

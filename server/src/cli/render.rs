@@ -97,6 +97,17 @@ fn short_count(number: f64) -> String {
     format!("{}{unit}", significant(number / scale))
 }
 
+/// A number of multiply-accumulates.
+pub(super) fn macs(macs: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "shown with four digits")]
+    let macs = macs as f64;
+    if macs >= 1e12 {
+        format!("{} TMAC", significant(macs / 1e12))
+    } else {
+        format!("{}MAC", short_count(macs))
+    }
+}
+
 /// What a metric is called above a column.
 pub(super) fn head(metric: &str) -> String {
     let words = metric.trim_end_matches("_ms").trim_end_matches("_bytes");

@@ -21,7 +21,7 @@ pub(super) struct SubmitArgs {
     #[arg(long)]
     device: Option<String>,
     /// The device's runtime as NAME@VERSION; the only one it has, unless given
-    #[arg(long, value_parser = parse_runtime, value_name = "NAME@VERSION")]
+    #[arg(long, value_parser = super::parse_runtime, value_name = "NAME@VERSION")]
     runtime: Option<RuntimeName>,
     /// The table of a `table` space (CSV or CSV.gz); uploaded unless it is there
     #[arg(long, value_name = "FILE")]
@@ -45,16 +45,6 @@ pub(super) struct SubmitArgs {
     watch: bool,
     #[command(flatten)]
     remote: Remote,
-}
-
-fn parse_runtime(text: &str) -> Result<RuntimeName, String> {
-    let (name, version) = text
-        .rsplit_once('@')
-        .ok_or("write NAME@VERSION, such as libtorch-cpu-1t@2.11.0")?;
-    Ok(RuntimeName {
-        name: name.to_owned(),
-        version: version.to_owned(),
-    })
 }
 
 pub(super) async fn run(args: SubmitArgs, file: &ConfigFile) -> anyhow::Result<ExitCode> {

@@ -187,7 +187,7 @@ pub(super) async fn insert_with_job(
             .map_or(0.0, |figure| figure.value);
         let job = NewJob {
             id: JobId::new(),
-            search_id: step.search.id,
+            search_id: Some(step.search.id),
             candidate_id: Some(new.id),
             input: evaluation(step, space, new, parent),
             device: None,

@@ -227,15 +227,21 @@ async fn runtime(
     if new.runtime.is_some() || space.blocks().is_empty() {
         return Ok(new.runtime.clone());
     }
+    only_runtime(app, device, now).await.map(Some)
+}
+
+/// The only runtime that a device has.
+pub(super) async fn only_runtime(app: &App, device: &str, now: DateTime<Utc>) -> Result<RuntimeName, SearchError> {
     let alive_since = Rules::of(&app.config).alive_since(now);
     let mut runtimes = app.store.runtimes(device, alive_since).await?;
-    match runtimes.len() {
-        1 => Ok(runtimes.pop()),
-        0 => Err(invalid(
+    match (runtimes.pop(), runtimes.is_empty()) {
+        (Some(only), true) => Ok(only),
+        (None, _) => Err(invalid(
             "runtime",
             format!("{device} has none yet: start a worker on it, or name the one to wait for"),
         )),
-        _ => {
+        (Some(last), false) => {
+            runtimes.push(last);
             let names = runtimes
                 .iter()
                 .map(|runtime| format!("{} {}", runtime.name, runtime.version));
@@ -266,13 +272,13 @@ pub fn space_problems(error: &SpaceError) -> Vec<FieldProblem> {
     problems.collect()
 }
 
-fn invalid(field: impl Into<Cow<'static, str>>, message: String) -> SearchError {
+pub(super) fn invalid(field: impl Into<Cow<'static, str>>, message: String) -> SearchError {
     SearchError::Invalid {
         field: field.into(),
         message,
     }
 }
 
-fn short(text: &str) -> String {
+pub(super) fn short(text: &str) -> String {
     text.chars().take(80).collect()
 }
