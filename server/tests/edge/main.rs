@@ -9,3 +9,4 @@ mod document;
 mod events;
 mod problems;
 mod server;
+mod spaces;
