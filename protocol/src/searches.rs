@@ -89,14 +89,14 @@ pub struct Budget {
     pub stall_limit: Option<u64>,
 }
 
-/// A choice that left the space before the search.
+/// A choice that left the space before the search, or that stays only because nothing is known of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct EliminatedChoice {
     /// The position.
     pub position: String,
     /// The choice.
     pub choice: String,
-    /// Why no feasible architecture can hold it.
+    /// Why no feasible architecture can hold it, or what is not known.
     pub reason: String,
 }
 
@@ -105,6 +105,9 @@ pub struct EliminatedChoice {
 pub struct EliminationView {
     /// What left.
     pub removed: Vec<EliminatedChoice>,
+    /// What stays because the table does not tell its costs, with what is missing.
+    #[serde(default)]
+    pub undecided: Vec<EliminatedChoice>,
     /// Architectures before, as decimal text (may exceed 64 bits).
     pub architectures_before: String,
     /// Architectures after.

@@ -10,7 +10,7 @@ use protocol::{
     devices::{DeviceView, WorkerView},
     events::Event,
     jobs::{JobState, JobView},
-    luts::{LutEntryView, ProfileReply, ProfileRequest},
+    luts::{BlockEstimate, LutEntryView, ProfileReply, ProfileRequest, TableSummary},
     searches::{CandidateDetail, CandidateView, FrontView, NewSearch, Recommendation, SearchEstimate, SearchView},
 };
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header};
@@ -237,6 +237,23 @@ impl Client {
     pub async fn lut(&self, device: &str, operator: Option<&str>) -> Result<Vec<LutEntryView>, ClientError> {
         let query: Vec<(&str, &str)> = operator.map(|operator| ("operator", operator)).into_iter().collect();
         self.list(&format!("/v1/luts/{device}"), &query).await
+    }
+
+    /// A device's tables with the leave-out error of each operator.
+    ///
+    /// # Errors
+    /// When there is no such device, or the coordinator cannot be reached.
+    pub async fn lut_summary(&self, device: &str) -> Result<Vec<TableSummary>, ClientError> {
+        self.get(&format!("/v1/luts/{device}/summary")).await
+    }
+
+    /// What a block costs by a device's table; `query` as the route takes it.
+    ///
+    /// # Errors
+    /// When there is no such device or table, or the coordinator cannot be reached.
+    pub async fn lut_estimate(&self, device: &str, query: &[(&str, &str)]) -> Result<BlockEstimate, ClientError> {
+        let path = format!("/v1/luts/{device}/estimate");
+        self.retry(|| self.request(Method::GET, &path).query(query)).await
     }
 
     /// Asks workers on a device to measure blocks. Asking twice queues nothing twice.

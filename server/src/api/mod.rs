@@ -26,6 +26,7 @@ pub mod artifacts;
 mod candidates;
 mod devices;
 pub mod docs;
+mod estimates;
 pub mod events;
 pub mod extract;
 mod fronts;
@@ -60,6 +61,7 @@ const UNHURRIED: [&str; 3] = ["/v1/leases", "/v1/searches/{id}/events", "/v1/art
 fn resources() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::with_openapi(docs::outline())
         .merge(artifacts::routes())
+        .merge(estimates::routes())
         .merge(events::routes())
         .merge(candidates::routes())
         .merge(devices::routes())

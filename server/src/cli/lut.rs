@@ -8,7 +8,7 @@ use protocol::{
     JobId,
     devices::RuntimeName,
     jobs::JobState,
-    luts::{BlockSet, ProfileRequest},
+    luts::{BlockEstimate, BlockSet, EstimateBasis, ProfileRequest},
 };
 
 use super::{Remote, render};
@@ -54,6 +54,34 @@ enum LutCommand {
         device: String,
         /// The table (.csv or .json)
         table: PathBuf,
+        #[command(flatten)]
+        remote: Box<Remote>,
+    },
+    /// Show what a device's tables hold, and the leave-out error of each operator: how far off it is predicted from its
+    /// neighbours when its own entry is left out
+    Show {
+        /// The device
+        device: String,
+        #[command(flatten)]
+        remote: Box<Remote>,
+    },
+    /// What a block costs by a device's table: measured, or interpolated between measured neighbours
+    Estimate {
+        /// The device
+        device: String,
+        /// The operator, such as `conv3d`
+        operator: String,
+        /// Its dimensions, such as `b=1,c=64,groups=8,h=8,t=5,w=8`
+        shape: String,
+        /// The runtime as NAME@VERSION; needed where the device has several
+        #[arg(long)]
+        runtime: Option<String>,
+        /// The number format, such as `f32`; needed where the device has tables of several
+        #[arg(long)]
+        dtype: Option<String>,
+        /// Also beyond what was measured
+        #[arg(long)]
+        extrapolate: bool,
         #[command(flatten)]
         remote: Box<Remote>,
     },
@@ -156,6 +184,30 @@ pub(super) async fn run(args: LutArgs, file: &ConfigFile) -> anyhow::Result<()> 
             render::say(&format!("{} is in the table of {device}", table.display()))?;
             Ok(())
         }
+        LutCommand::Show { device, remote } => show(&device, *remote, file).await,
+        LutCommand::Estimate {
+            device,
+            operator,
+            shape,
+            runtime,
+            dtype,
+            extrapolate,
+            remote,
+        } => {
+            let extrapolate = extrapolate.then(|| "true".to_owned());
+            let wishes = [
+                ("operator", Some(operator)),
+                ("shape", Some(shape)),
+                ("runtime", runtime),
+                ("dtype", dtype),
+                ("extrapolate", extrapolate),
+            ];
+            let query: Vec<(&str, &str)> = wishes
+                .iter()
+                .filter_map(|(name, wish)| Some((*name, wish.as_deref()?)))
+                .collect();
+            print_estimate(&remote.client(file)?.lut_estimate(&device, &query).await?)
+        }
         LutCommand::Profile {
             device,
             figure3,
@@ -208,6 +260,78 @@ pub(super) async fn run(args: LutArgs, file: &ConfigFile) -> anyhow::Result<()> 
             render::deliver(&bytes, output.as_deref())
         }
     }
+}
+
+async fn show(device: &str, remote: Remote, file: &ConfigFile) -> anyhow::Result<()> {
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    for summary in remote.client(file)?.lut_summary(device).await? {
+        render::say(&format!(
+            "{}@{}, {}: {} measured, {} out of memory, {} unsupported",
+            summary.runtime.name,
+            summary.runtime.version,
+            summary.dtype,
+            summary.measured,
+            summary.out_of_memory,
+            summary.unsupported
+        ))?;
+        if summary.leave_out.is_empty() {
+            render::say("no entry stands between two others, so none could be left out")?;
+            continue;
+        }
+        let mut table = render::table([
+            "operator",
+            "between neighbours in",
+            "entries",
+            "latency: mean",
+            "p95",
+            "within 10 %",
+            "memory: mean",
+            "within 10 %",
+        ]);
+        for error in summary.leave_out {
+            let memory = error.peak_memory.as_ref();
+            table.add_row([
+                error.operator,
+                error.over.join(" "),
+                error.latency.cases.to_string(),
+                percent(error.latency.mean),
+                percent(error.latency.p95),
+                percent(error.latency.within_10_percent),
+                memory.map_or_else(String::new, |memory| percent(memory.mean)),
+                memory.map_or_else(String::new, |memory| percent(memory.within_10_percent)),
+            ]);
+        }
+        render::say(&table.to_string())?;
+    }
+    Ok(())
+}
+
+fn print_estimate(estimate: &BlockEstimate) -> anyhow::Result<()> {
+    let basis = match estimate.basis {
+        EstimateBasis::Measured => "measured",
+        EstimateBasis::Interpolated => "interpolated between measured neighbours",
+        EstimateBasis::Extrapolated => "extrapolated beyond what was measured",
+        EstimateBasis::OutOfMemory => "out of memory",
+        EstimateBasis::Unsupported => "the runtime cannot run it",
+        EstimateBasis::Missing => "not known",
+    };
+    let figures = [
+        ("latency", "latency_ms", &estimate.latency_ms),
+        ("peak memory", "peak_memory_bytes", &estimate.peak_memory_bytes),
+    ];
+    render::say(&format!("{:<15} {basis}", "basis"))?;
+    for (name, metric, figure) in figures {
+        if let Some(figure) = figure {
+            render::say(&format!("{name:<15} {}", render::figure(metric, figure)))?;
+        }
+    }
+    if let Some(error) = estimate.leave_out_error {
+        render::say(&format!("{:<15} {:.1} % in the mean", "leave-out error", 100.0 * error))?;
+    }
+    if let Some(detail) = &estimate.detail {
+        render::say(detail)?;
+    }
+    Ok(())
 }
 
 async fn profile(client: &Client, device: &str, wish: &ProfileRequest, watch: bool) -> anyhow::Result<()> {

@@ -79,8 +79,17 @@ fn eliminate(lut: &Lut, space: &Space) -> Result<EliminationView, String> {
         choice: gone.choice_name,
         reason: gone.reason.to_string(),
     });
+    let undecided = outcome.undecided.into_iter().filter_map(|unknown| {
+        let position = space.positions.get(unknown.position)?;
+        Some(EliminatedChoice {
+            position: position.name.clone(),
+            choice: position.choices.get(usize::from(unknown.choice))?.name.clone(),
+            reason: unknown.missing,
+        })
+    });
     Ok(EliminationView {
         removed: removed.collect(),
+        undecided: undecided.collect(),
         architectures_before: outcome.before.to_string(),
         architectures_after: outcome.after.to_string(),
     })
@@ -91,6 +100,7 @@ fn untouched(space: &Space) -> EliminationView {
     let size = space.size().to_string();
     EliminationView {
         removed: Vec::new(),
+        undecided: Vec::new(),
         architectures_before: size.clone(),
         architectures_after: size,
     }
