@@ -214,11 +214,26 @@ pub struct SearchEstimate {
     pub max_evaluations: u64,
     /// Device-seconds of one evaluation, from earlier ones on the same evaluation settings; absent without any.
     pub seconds_per_evaluation: Option<Figure>,
-    /// Device-hours in all, as far as known.
+    /// Device-hours in all, as far as known; the space's own limit where that is less.
     pub device_hours: Option<f64>,
     /// Wall-clock hours with the workers now alive.
     pub wall_hours: Option<f64>,
-    /// What the estimate rests on.
+    /// What makes up the device-hours, each with what it rests on.
+    pub parts: Vec<EstimatePart>,
+    /// What the estimate rests on, in a line.
+    pub basis: String,
+}
+
+/// One part of an estimate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct EstimatePart {
+    /// `profiling`, `training`, `sampling`, `evaluations` (training, sampling and scoring together) or `verification`.
+    pub part: String,
+    /// Device-seconds of the whole search.
+    pub seconds: f64,
+    /// Whether it rests on measurements alone; otherwise `basis` names what is assumed.
+    pub measured: bool,
+    /// What it rests on.
     pub basis: String,
 }
 

@@ -120,14 +120,15 @@ fn table_media_type(path: &Path) -> &'static str {
 
 fn print_estimate(estimate: &protocol::searches::SearchEstimate) -> std::io::Result<()> {
     let unknown = || "not known".to_owned();
-    let seconds = estimate.seconds_per_evaluation.map_or_else(unknown, |seconds| {
-        format!("{:.1} s ± {:.1} s", seconds.value, seconds.standard_error)
-    });
+    let seconds = estimate.seconds_per_evaluation.map_or_else(
+        || "not measured yet".to_owned(),
+        |seconds| format!("{:.1} s ± {:.1} s", seconds.value, seconds.standard_error),
+    );
     let rows = [
         ("architectures in the space", estimate.architectures.clone()),
         ("blocks to measure first", estimate.blocks_to_profile.to_string()),
         ("evaluations at most", estimate.max_evaluations.to_string()),
-        ("an evaluation takes", seconds),
+        ("an evaluation took before", seconds),
         (
             "device-hours at most",
             estimate.device_hours.map_or_else(unknown, render::hours),
@@ -138,6 +139,13 @@ fn print_estimate(estimate: &protocol::searches::SearchEstimate) -> std::io::Res
         ),
         ("this rests on", estimate.basis.clone()),
     ];
+    let parts = estimate.parts.iter().map(|part| {
+        let seconds = render::hours(part.seconds / 3600.0);
+        let name = if part.measured { "measured" } else { "assumed" };
+        (part.part.as_str(), format!("{seconds} ({name}: {})", part.basis))
+    });
+    let mut rows = rows.to_vec();
+    rows.splice(rows.len() - 1..rows.len() - 1, parts);
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     for (name, value) in rows {
         render::say(&format!("{name:<width$}  {value}"))?;

@@ -444,6 +444,29 @@ pub async fn states(
         .collect())
 }
 
+/// Device-seconds and number of all blocks that were measured on a device with a runtime; none before any was.
+///
+/// # Errors
+/// When Postgres is away.
+pub async fn profile_seconds(
+    connection: &mut PgConnection,
+    device: &str,
+    runtime: &RuntimeName,
+) -> Result<Option<(f64, u64)>, StoreError> {
+    let row = sqlx::query!(
+        r#"SELECT coalesce(sum(profile_seconds), 0) AS "seconds!",
+               coalesce(sum(jsonb_array_length(input -> 'blocks')), 0) AS "blocks!"
+           FROM jobs WHERE kind = 'profile' AND state = 'succeeded' AND device = $1
+             AND runtime_name = $2 AND runtime_version = $3"#,
+        device,
+        runtime.name,
+        runtime.version,
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok((row.blocks > 0).then(|| (row.seconds, super::unsigned(row.blocks))))
+}
+
 /// What the open profile jobs of a device ask for.
 ///
 /// # Errors

@@ -159,10 +159,22 @@ async fn a_dry_run_estimates_from_earlier_evaluations_and_stores_nothing(pool: P
     };
     let before = search::estimate(&t.app, &new).await.unwrap();
     assert!(before.blocks_to_profile > 10 && before.seconds_per_evaluation.is_none());
+    let names =
+        |estimate: &SearchEstimate| -> Vec<String> { estimate.parts.iter().map(|part| part.part.clone()).collect() };
+    assert_eq!(names(&before), ["profiling", "training", "sampling", "verification"]);
+    for part in &before.parts {
+        assert!(!part.measured && part.basis.contains("assumed: 10 GMAC/s"), "{part:?}");
+        assert!(part.seconds > 0.0, "{part:?}");
+    }
+    assert!(before.wall_hours.unwrap() > 0.0, "one worker evaluates");
+    assert!(before.wall_hours <= before.device_hours);
     assert!(t.app.store.search_ids(None, None, 10).await.unwrap().is_empty());
     let profiler = t.worker_on("x", &[protocol::jobs::JobKind::Profile]).await;
     t.try_submit(&new).await.unwrap();
     t.work_off(profiler).await;
+    let with_table = search::estimate(&t.app, &new).await.unwrap();
+    assert_eq!(names(&with_table), ["training", "sampling", "verification"]);
+    assert!(with_table.parts[0].basis.contains("ms a pass by this device's table"));
     for _ in 0..3 {
         let job = t.claim(worker).await.unwrap();
         t.finish(&job).await;
@@ -170,7 +182,9 @@ async fn a_dry_run_estimates_from_earlier_evaluations_and_stores_nothing(pool: P
     let after = search::estimate(&t.app, &new).await.unwrap();
     assert_eq!(after.blocks_to_profile, 0);
     assert_eq!(after.seconds_per_evaluation.unwrap().value, 3.5);
-    assert_eq!(after.device_hours, Some(3.5 * after.max_evaluations as f64 / 3600.0));
+    assert_eq!(names(&after), ["evaluations", "verification"]);
+    assert!(after.parts[0].measured && after.parts[1].measured);
+    assert_eq!(after.parts[0].seconds, 3.5 * after.max_evaluations as f64);
 }
 
 async fn base_file(t: &Harness, name: &str, bytes: &[u8]) -> ArtifactRef {
