@@ -64,7 +64,7 @@ pub async fn submit(app: &App, new: &NewSearch, key: Option<&str>) -> Result<Sub
     let id = SearchId::new();
     let row = NewSearchRow {
         id,
-        name: new.name.as_deref().unwrap_or(&space.title),
+        name: name_of(new, &space),
         space_name: &space.name,
         space: &new.space,
         device: device.as_deref(),
@@ -86,6 +86,12 @@ pub async fn submit(app: &App, new: &NewSearch, key: Option<&str>) -> Result<Sub
         tracing::error!(search.id = %id, error = &error as &dyn std::error::Error, "a new search could not be started yet");
     }
     Ok(Submitted { id, fresh: true })
+}
+
+/// What the search is called: as asked for, else by the space's title, else by its name.
+fn name_of<'a>(new: &'a NewSearch, space: &'a Space) -> &'a str {
+    let given = [new.name.as_deref().unwrap_or_default(), &space.title];
+    given.into_iter().find(|name| !name.is_empty()).unwrap_or(&space.name)
 }
 
 /// Checks a submission against what is stored.

@@ -3,8 +3,8 @@
 use protocol::{
     artifacts::{ArtifactRef, ArtifactRole},
     devices::RuntimeName,
-    jobs::JobInput,
-    searches::NewSearch,
+    jobs::{JobInput, JobKind},
+    searches::{NewSearch, SearchEstimate},
 };
 use sqlx::PgPool;
 use temponas_server::{
@@ -169,7 +169,7 @@ async fn a_dry_run_estimates_from_earlier_evaluations_and_stores_nothing(pool: P
     assert!(before.wall_hours.unwrap() > 0.0, "one worker evaluates");
     assert!(before.wall_hours <= before.device_hours);
     assert!(t.app.store.search_ids(None, None, 10).await.unwrap().is_empty());
-    let profiler = t.worker_on("x", &[protocol::jobs::JobKind::Profile]).await;
+    let profiler = t.worker_on("x", &[JobKind::Profile]).await;
     t.try_submit(&new).await.unwrap();
     t.work_off(profiler).await;
     let with_table = search::estimate(&t.app, &new).await.unwrap();
@@ -311,4 +311,32 @@ async fn a_key_stands_for_the_files_too(pool: PgPool) {
         let refused = search::submit(&t.app, &other, Some("k")).await.unwrap_err();
         assert!(matches!(refused, SearchError::KeyReused(_)), "{refused}");
     }
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn a_search_is_called_as_asked_else_by_title_else_by_the_spaces_name(pool: PgPool) {
+    let t = Harness::new(pool);
+    let untitled = NAMED.replace("title = \"Three named positions\"\n", "");
+    let asked = NewSearch {
+        name: Some("mine".to_owned()),
+        ..new_search(NAMED)
+    };
+    for (new, name) in [
+        (asked, "mine"),
+        (new_search(NAMED), "Three named positions"),
+        (new_search(&untitled), "named"),
+    ] {
+        let id = t.try_submit(&new).await.unwrap();
+        assert_eq!(t.search(id).await.name, name);
+    }
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn where_only_look_ups_run_there_is_no_device(pool: PgPool) {
+    let t = Harness::new(pool);
+    t.worker_on("coordinator", &[JobKind::Lookup]).await;
+    t.worker_on("x", &[JobKind::Profile]).await;
+    let devices = t.app.store.devices(None, None, 10).await.unwrap();
+    let names: Vec<&str> = devices.iter().map(|view| view.device.name.as_str()).collect();
+    assert_eq!(names, ["x"]);
 }
