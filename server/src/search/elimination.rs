@@ -163,3 +163,28 @@ fn too_large(space: &Space, predicted: &Metrics, device_memory: Option<u64>) -> 
         )
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use lut::Runtime;
+
+    use super::*;
+    use crate::shipped;
+
+    #[test]
+    fn choices_of_which_nothing_is_known_stay_and_are_named() {
+        let space = Space::parse(shipped::space("shapes-tiny").unwrap()).unwrap();
+        let empty = Lut::new("x", Runtime::new("rt", "1"), profiling::dtype(&space));
+        let view = eliminate(&empty, &space).unwrap();
+        assert!(view.removed.is_empty());
+        assert_eq!(view.architectures_before, view.architectures_after);
+        let choices = space.positions.iter().map(|position| position.choices.len());
+        assert_eq!(view.undecided.len(), choices.sum::<usize>());
+        assert_eq!(view.undecided[0].position, "down.0");
+        assert!(
+            view.undecided[0].reason.contains("no entry of operator"),
+            "{:?}",
+            view.undecided[0]
+        );
+    }
+}

@@ -5,6 +5,7 @@
 mod access;
 mod artifacts;
 mod cluster;
+mod commands;
 mod document;
 mod events;
 mod problems;
