@@ -40,6 +40,18 @@ pub enum Axis {
     Product,
 }
 
+impl Axis {
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Macs => "macs",
+            Self::BytesMoved => "bytes_moved",
+            Self::ActivationBytes => "activation_bytes",
+            Self::Product => "product",
+        }
+    }
+}
+
 /// Answers for a block that has no figure of its own.
 pub(crate) fn lookup(
     lut: &Lut,

@@ -66,7 +66,9 @@ impl fmt::Display for Runtime {
 
 /// A runtime that is not written as name and version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("runtime is {found:?}; allowed: a name and a version with a space between, such as \"libtorch-cpu-1t 2.11.0\"")]
+#[error(
+    "runtime is {found:?}; allowed: a name and a version with `@` or a space between, such as \"libtorch-cpu-1t@2.11.0\""
+)]
 pub struct RuntimeError {
     /// What stood there.
     pub found: String,
@@ -74,9 +76,12 @@ pub struct RuntimeError {
 
 impl FromStr for Runtime {
     type Err = RuntimeError;
+    /// `NAME@VERSION` as commands take it, or `NAME VERSION` as tables print it.
     fn from_str(text: &str) -> Result<Self, RuntimeError> {
-        match text.trim().split_once(' ') {
-            Some((name, version)) if !version.trim().is_empty() => Ok(Self::new(name, version.trim())),
+        let text = text.trim();
+        let parts = text.split_once(' ').or_else(|| text.rsplit_once('@'));
+        match parts.map(|(name, version)| (name.trim(), version.trim())) {
+            Some((name, version)) if !name.is_empty() && !version.is_empty() => Ok(Self::new(name, version)),
             _ => Err(RuntimeError { found: text.to_owned() }),
         }
     }
@@ -98,7 +103,11 @@ mod tests {
     #[test]
     fn text_and_runtime_are_one() {
         let runtime = Runtime::new("libtorch-cpu-1t", "2.11.0");
-        assert_eq!(runtime.to_string().parse(), Ok(runtime));
+        assert_eq!(runtime.to_string().parse(), Ok(runtime.clone()));
+        assert_eq!("libtorch-cpu-1t@2.11.0".parse(), Ok(runtime));
+        for wrong in ["coreml@", "@1", " 1", "@", ""] {
+            assert!(wrong.parse::<Runtime>().is_err(), "{wrong:?}");
+        }
         assert_eq!(
             "coreml".parse::<Runtime>(),
             Err(RuntimeError { found: "coreml".into() })

@@ -89,14 +89,14 @@ pub struct Budget {
     pub stall_limit: Option<u64>,
 }
 
-/// A choice that left the space before the search.
+/// A choice that left the space before the search, or that stays only because nothing is known of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct EliminatedChoice {
     /// The position.
     pub position: String,
     /// The choice.
     pub choice: String,
-    /// Why no feasible architecture can hold it.
+    /// Why no feasible architecture can hold it, or what is not known.
     pub reason: String,
 }
 
@@ -105,6 +105,9 @@ pub struct EliminatedChoice {
 pub struct EliminationView {
     /// What left.
     pub removed: Vec<EliminatedChoice>,
+    /// What stays because the table does not tell its costs, with what is missing.
+    #[serde(default)]
+    pub undecided: Vec<EliminatedChoice>,
     /// Architectures before, as decimal text (may exceed 64 bits).
     pub architectures_before: String,
     /// Architectures after.
@@ -211,11 +214,26 @@ pub struct SearchEstimate {
     pub max_evaluations: u64,
     /// Device-seconds of one evaluation, from earlier ones on the same evaluation settings; absent without any.
     pub seconds_per_evaluation: Option<Figure>,
-    /// Device-hours in all, as far as known.
+    /// Device-hours in all, as far as known; the space's own limit where that is less.
     pub device_hours: Option<f64>,
     /// Wall-clock hours with the workers now alive.
     pub wall_hours: Option<f64>,
-    /// What the estimate rests on.
+    /// What makes up the device-hours, each with what it rests on.
+    pub parts: Vec<EstimatePart>,
+    /// What the estimate rests on, in a line.
+    pub basis: String,
+}
+
+/// One part of an estimate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct EstimatePart {
+    /// `profiling`, `training`, `sampling`, `evaluations` (training, sampling and scoring together) or `verification`.
+    pub part: String,
+    /// Device-seconds of the whole search.
+    pub seconds: f64,
+    /// Whether it rests on measurements alone; otherwise `basis` names what is assumed.
+    pub measured: bool,
+    /// What it rests on.
     pub basis: String,
 }
 

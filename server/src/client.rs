@@ -5,11 +5,12 @@ use std::{fmt::Display, path::Path, str::FromStr, time::Duration};
 use eventsource_stream::Eventsource;
 use futures::{Stream, StreamExt, TryStreamExt};
 use protocol::{
-    ArtifactDigest, CandidateId, Page, ProblemDocument, SearchId,
+    ArtifactDigest, CandidateId, JobId, Page, ProblemDocument, SearchId,
     artifacts::UPLOAD_OFFSET,
     devices::{DeviceView, WorkerView},
     events::Event,
-    luts::LutEntryView,
+    jobs::{JobState, JobView},
+    luts::{BlockEstimate, LutEntryView, ProfileReply, ProfileRequest, TableSummary},
     searches::{CandidateDetail, CandidateView, FrontView, NewSearch, Recommendation, SearchEstimate, SearchView},
 };
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header};
@@ -236,6 +237,67 @@ impl Client {
     pub async fn lut(&self, device: &str, operator: Option<&str>) -> Result<Vec<LutEntryView>, ClientError> {
         let query: Vec<(&str, &str)> = operator.map(|operator| ("operator", operator)).into_iter().collect();
         self.list(&format!("/v1/luts/{device}"), &query).await
+    }
+
+    /// A device's tables with the leave-out error of each operator.
+    ///
+    /// # Errors
+    /// When there is no such device, or the coordinator cannot be reached.
+    pub async fn lut_summary(&self, device: &str) -> Result<Vec<TableSummary>, ClientError> {
+        self.get(&format!("/v1/luts/{device}/summary")).await
+    }
+
+    /// What a block costs by a device's table; `query` as the route takes it.
+    ///
+    /// # Errors
+    /// When there is no such device or table, or the coordinator cannot be reached.
+    pub async fn lut_estimate(&self, device: &str, query: &[(&str, &str)]) -> Result<BlockEstimate, ClientError> {
+        let path = format!("/v1/luts/{device}/estimate");
+        self.retry(|| self.request(Method::GET, &path).query(query)).await
+    }
+
+    /// Asks workers on a device to measure blocks. Asking twice queues nothing twice.
+    ///
+    /// # Errors
+    /// When there is no such device, the request is refused, or the coordinator cannot be reached.
+    pub async fn profile(&self, device: &str, wish: &ProfileRequest) -> Result<ProfileReply, ClientError> {
+        let path = format!("/v1/luts/{device}/profile");
+        self.retry(|| self.request(Method::POST, &path).json(wish)).await
+    }
+
+    /// Jobs, oldest first: of one search or of all, in one state or in any.
+    ///
+    /// # Errors
+    /// When there is no such search, or the coordinator cannot be reached.
+    pub async fn jobs(&self, search: Option<SearchId>, state: Option<JobState>) -> Result<Vec<JobView>, ClientError> {
+        let search = search.map(|id| id.to_string());
+        let state = state.map(JobState::as_str);
+        let wishes = [("search", search.as_deref()), ("state", state)];
+        let query: Vec<(&str, &str)> = wishes
+            .into_iter()
+            .filter_map(|(name, wish)| Some((name, wish?)))
+            .collect();
+        self.list("/v1/jobs", &query).await
+    }
+
+    /// One job with its attempts and their logs.
+    ///
+    /// # Errors
+    /// When there is none, or the coordinator cannot be reached.
+    pub async fn job(&self, id: JobId) -> Result<JobView, ClientError> {
+        self.get(&format!("/v1/jobs/{id}")).await
+    }
+
+    /// The job whose id begins or ends with `text`.
+    ///
+    /// # Errors
+    /// When none or several do, or the coordinator cannot be reached.
+    pub async fn find_job(&self, text: &str) -> Result<JobId, ClientError> {
+        if let Ok(id) = text.parse() {
+            return Ok(id);
+        }
+        let ids: Vec<JobId> = self.jobs(None, None).await?.into_iter().map(|job| job.id).collect();
+        expand(text, "job", &ids)
     }
 
     /// Bytes of any route.

@@ -404,6 +404,16 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_names_where_it_listens() {
+        let readme = include_str!("../../README.md");
+        let other_ports = readme
+            .match_indices("127.0.0.1:")
+            .filter(|(start, _)| !readme[*start..].starts_with(&DEFAULT_LISTEN.to_string()));
+        assert_eq!(other_ports.count(), 0);
+        assert!(readme.contains(&format!("http://{DEFAULT_LISTEN}")));
+    }
+
+    #[test]
     fn an_unknown_key_of_the_file_is_named_with_its_line() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.toml");

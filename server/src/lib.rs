@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod plots;
 pub mod samples;
 pub mod search;
+pub mod shipped;
 pub mod store;
 
 /// Every migration, in order.

@@ -43,8 +43,8 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct RunArgs {
-    /// The coordinator, such as http://127.0.0.1:8080.
-    #[arg(long, env = "TEMPONAS_SERVER")]
+    /// The coordinator's address: by default where `temponas serve` listens.
+    #[arg(long, env = "TEMPONAS_SERVER", default_value = "http://127.0.0.1:8080")]
     server: String,
     /// A token of the role `worker`, or `device` for one that only profiles and verifies.
     #[arg(long, env = "TEMPONAS_TOKEN", hide_env_values = true)]
@@ -232,6 +232,18 @@ mod tests {
         let name = slug("Intel(R) Xeon(R) Platinum 8488C CPU @ 2.40GHz", tch::Device::Cpu);
         assert_eq!(name, "intel-xeon-platinum-8488c-cpu-2-40ghz");
         assert_eq!(slug("A 1", tch::Device::Cuda(1)), "a-1-cuda1");
+    }
+
+    #[test]
+    fn a_worker_looks_where_a_coordinator_listens_by_default() {
+        use clap::CommandFactory as _;
+        let command = Cli::command();
+        let run = command.find_subcommand("run").unwrap();
+        let server = run
+            .get_arguments()
+            .find(|argument| argument.get_id() == "server")
+            .unwrap();
+        assert_eq!(server.get_default_values(), ["http://127.0.0.1:8080"]);
     }
 
     #[test]

@@ -7,10 +7,16 @@ use axum::{
     http::header,
     response::{IntoResponse, Response},
 };
+use protocol::ProblemDocument;
 use serde::Serialize;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{extract::Json, problem::Problem};
 use crate::app::App;
+
+pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(metrics))
+}
 
 #[derive(Serialize)]
 struct Health {
@@ -30,8 +36,15 @@ pub async fn healthz(State(app): State<Arc<App>>) -> Response {
     }
 }
 
-/// `GET /metrics`: OpenMetrics text.
-pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Problem> {
+/// What the coordinator counts, as OpenMetrics text for Prometheus.
+#[utoipa::path(
+    get, path = "/metrics", tag = "health", security(("token" = ["researcher", "viewer"])),
+    responses(
+        (status = 200, description = "The counters", body = String, content_type = "application/openmetrics-text"),
+        (status = "default", description = "A problem", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Problem> {
     let jobs = app.store.job_counts().await?;
     let text = app.metrics.render(&jobs).map_err(|error| Problem::internal(&error))?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -4,15 +4,19 @@ use std::sync::Arc;
 
 use axum::{extract::State, http::StatusCode};
 use protocol::{
-    JobId, ProblemDocument, SearchId,
-    jobs::JobView,
+    JobId, Page, ProblemDocument, SearchId,
+    jobs::{JobState, JobView},
     leases::{FailureReport, Heartbeat, HeartbeatReply, ResultReport},
 };
+use serde::Deserialize;
+use utoipa::IntoParams;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    extract::{Json, Path},
+    extract::{Json, Path, Query},
     problem::Problem,
+    searches,
+    window::{Window, page},
 };
 use crate::{
     app::App,
@@ -23,10 +27,51 @@ use crate::{
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
+        .routes(routes!(list))
         .routes(routes!(get))
         .routes(routes!(heartbeat))
         .routes(routes!(result))
         .routes(routes!(failure))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct Listed {
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+    /// Items at most, 1 to 1000; 100 unless given.
+    limit: Option<i64>,
+    /// Only jobs of this search.
+    search: Option<SearchId>,
+    /// Only jobs in this state.
+    state: Option<JobState>,
+}
+
+/// Lists jobs, oldest first, with their attempts.
+#[utoipa::path(
+    get, path = "/v1/jobs", tag = "jobs", params(Listed),
+    security(("token" = ["researcher", "viewer"])),
+    responses(
+        (status = 200, description = "A page of jobs", body = Page<JobView>),
+        (status = "default", description = "A problem", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+async fn list(State(app): State<Arc<App>>, Query(listed): Query<Listed>) -> Result<Json<Page<JobView>>, Problem> {
+    let window = Window {
+        cursor: listed.cursor,
+        limit: listed.limit,
+    };
+    let limit = window.limit()?;
+    if let Some(search) = listed.search {
+        searches::require(&app, search).await?;
+    }
+    let filter = JobFilter::Listed(listed.search, listed.state, window.after::<JobId>()?);
+    Ok(Json(page(
+        app.store.job_views(filter, limit + 1).await?,
+        limit,
+        |job| job.id,
+    )))
 }
 
 /// One job with its attempts.
@@ -102,9 +147,18 @@ async fn failure(
 }
 
 /// The report is stored, so its sender is answered even where the search cannot go on yet: a sweep sees to that.
-async fn advance(app: &Arc<App>, search: SearchId) {
-    if let Err(error) = search::advance(app, search).await {
-        tracing::error!(search.id = %search, error = &error as &dyn std::error::Error, "a search could not be advanced");
+async fn advance(app: &Arc<App>, search: Option<SearchId>) {
+    let advanced = match search {
+        Some(search) => search::advance(app, search).await,
+        None => search::advance_all(app, &app.store).await.map_err(Into::into),
+    };
+    if let Err(error) = advanced {
+        let id = search.map(|id| id.to_string()).unwrap_or_default();
+        tracing::error!(
+            search.id = id,
+            error = &error as &dyn std::error::Error,
+            "a search could not be advanced"
+        );
     }
 }
 

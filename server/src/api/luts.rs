@@ -11,7 +11,7 @@ use lut::{Entry, EntryState, ImportError, ImportErrors, Lut, LutKey, Runtime, Sa
 use protocol::{
     FieldProblem, Figure, Page, ProblemDocument,
     devices::RuntimeName,
-    luts::{LutEntryView, SampleUpload},
+    luts::{LutEntryView, ProfileReply, ProfileRequest, SampleUpload},
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -37,6 +37,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(export_csv))
         .routes(routes!(export_json))
         .routes(routes!(import))
+        .routes(routes!(profile))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -47,7 +48,7 @@ struct Part {
     cursor: Option<String>,
     /// Items at most, 1 to 1000; 100 unless given.
     limit: Option<i64>,
-    /// Only this runtime: name and version with a space between.
+    /// Only this runtime, as `name@version`.
     runtime: Option<String>,
     /// Only this operator.
     operator: Option<String>,
@@ -244,6 +245,29 @@ async fn import(
     }
     let stored = store(&app, &batches).await?;
     Ok(Json(Received { stored }))
+}
+
+/// Asks workers on the device to measure blocks that its table lacks: those of the paper's Figure 3, those of a shipped
+/// space, or a list. A block that does not fit into a worker's memory becomes an entry that says so.
+#[utoipa::path(
+    post, path = "/v1/luts/{device}/profile", tag = "luts", params(("device" = String, Path)),
+    request_body = ProfileRequest, security(("token" = ["researcher"])),
+    responses(
+        (status = 202, description = "Queued; read the jobs for how they end", body = ProfileReply),
+        (status = "default", description = "A problem", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+async fn profile(
+    State(app): State<Arc<App>>,
+    Path(device): Path<String>,
+    Json(wish): Json<ProfileRequest>,
+) -> Result<(StatusCode, Json<ProfileReply>), Problem> {
+    devices::require(&app, &device).await?;
+    if let Some(runtime) = &wish.runtime {
+        check_runtime(runtime)?;
+    }
+    let queued = search::measure(&app, &device, &wish).await?;
+    Ok((StatusCode::ACCEPTED, Json(queued)))
 }
 
 /// Stores batches, all or none, and lets searches that waited for them go on.

@@ -26,6 +26,7 @@ pub mod artifacts;
 mod candidates;
 mod devices;
 pub mod docs;
+mod estimates;
 pub mod events;
 pub mod extract;
 mod fronts;
@@ -56,14 +57,16 @@ const ANSWER_TIME: std::time::Duration = std::time::Duration::from_secs(60);
 /// Routes that wait by design, or take as long as their bytes take to move.
 const UNHURRIED: [&str; 3] = ["/v1/leases", "/v1/searches/{id}/events", "/v1/artifacts/{digest}"];
 
-/// Every route of `/v1` with its description.
+/// Every route that asks who is there, with its description.
 fn resources() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::with_openapi(docs::outline())
         .merge(artifacts::routes())
+        .merge(estimates::routes())
         .merge(events::routes())
         .merge(candidates::routes())
         .merge(devices::routes())
         .merge(fronts::routes())
+        .merge(health::routes())
         .merge(jobs::routes())
         .merge(leases::routes())
         .merge(plots::routes())
@@ -87,7 +90,6 @@ pub fn router(app: Arc<App>) -> Router {
     let (resources, document) = resources().split_for_parts();
     let gate = Gate::new(app.clone(), RouteRoles::from_document(&document));
     let guarded = resources
-        .route("/metrics", axum::routing::get(health::metrics))
         .route("/v1", axum::routing::any(unknown_route))
         .route("/v1/", axum::routing::any(unknown_route))
         .route("/v1/{*rest}", axum::routing::any(unknown_route))

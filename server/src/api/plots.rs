@@ -23,28 +23,9 @@ use crate::{
     app::App,
     aside::aside,
     plots::{self, Format, PlotError},
-    search,
+    search, shipped,
     store::luts::LutFilter,
 };
-
-/// Heights and widths of Figure 3, latent pixels.
-const SIZES: [u64; 5] = [4, 8, 16, 32, 64];
-
-/// Shipped spaces whose UNets give the operators their channels, heads and text.
-const UNETS: [(&str, &str); 3] = [
-    (
-        "snapgen-v",
-        include_str!("../../../search-spaces/spaces/snapgen-v.toml"),
-    ),
-    (
-        "emoji-small",
-        include_str!("../../../search-spaces/spaces/emoji-small.toml"),
-    ),
-    (
-        "shapes-tiny",
-        include_str!("../../../search-spaces/spaces/shapes-tiny.toml"),
-    ),
-];
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
@@ -115,7 +96,7 @@ struct Figure3Wish {
     /// Shipped space whose UNet's first level gives channels, heads and text: `snapgen-v`, `emoji-small` or
     /// `shapes-tiny`; the one of which most was measured, unless given.
     space: Option<String>,
-    /// `name@version`; the runtime with most entries, unless given.
+    /// `name@version`; the runtime of which most was measured, unless given.
     runtime: Option<String>,
 }
 
@@ -175,14 +156,22 @@ async fn plot_figure3(app: &App, device: &str, wish: &Figure3Wish, format: Forma
         let runtime: Runtime = text.parse().map_err(|error| Problem::invalid("runtime", error))?;
         tables.retain(|table| *table.runtime() == runtime);
     }
+    if tables.is_empty() {
+        return Err(Problem::not_found(
+            "table",
+            format_args!("of device {device} with entries"),
+        ));
+    }
     let unets = unets(wish.space.as_deref())?;
-    let table = tables.into_iter().max_by_key(Lut::len);
-    let table = table.ok_or_else(|| Problem::not_found("table", format_args!("of device {device} with entries")))?;
-    let figures = unets
-        .into_iter()
-        .map(|(name, unet)| (name, figure3(&table, &unet, &SIZES)));
-    let figure = figures.max_by_key(|(_, points)| points.iter().filter(|point| is_known(point)).count());
-    let (name, points) = figure.ok_or_else(|| Problem::invalid("space", "has no UNet"))?;
+    let drawable = tables
+        .iter()
+        .flat_map(|table| unets.iter().map(move |(name, unet)| (table, *name, unet)));
+    let figures = drawable.map(|(table, name, unet)| (table, name, figure3(table, unet, &search::FIGURE_3_SIZES)));
+    let most_known = figures.max_by_key(|(table, _, points)| {
+        let known = points.iter().filter(|point| is_known(point)).count();
+        (known, table.len())
+    });
+    let (table, name, points) = most_known.ok_or_else(|| Problem::invalid("space", "has no UNet"))?;
     let title = format!("{device}, {} ({name})", table.runtime());
     drawn(format, move || plots::figure3(&points, &title, format)).await
 }
@@ -193,19 +182,22 @@ fn is_known(point: &FigurePoint) -> bool {
 
 /// The UNet of the space wished for, or those of all.
 fn unets(wish: Option<&str>) -> Result<Vec<(&'static str, UnetConfig)>, Problem> {
-    let wanted = UNETS.iter().filter(|(name, _)| wish.is_none_or(|wish| wish == *name));
-    let unets: Vec<_> = wanted
-        .filter_map(|(name, text)| Some((*name, Space::parse(text).ok()?.unet()?.clone())))
-        .collect();
-    if unets.is_empty() {
-        let allowed: Vec<&str> = UNETS.iter().map(|(name, _)| *name).collect();
-        let found = wish.unwrap_or_default();
-        return Err(Problem::invalid(
-            "space",
-            format_args!("`{found}` is none of {}", allowed.join(", ")),
-        ));
-    }
-    Ok(unets)
+    let all = shipped::SPACES
+        .iter()
+        .filter_map(|(name, text)| Some((*name, Space::parse(text).ok()?.unet()?.clone())));
+    let all: Vec<_> = all.collect();
+    let Some(wish) = wish else { return Ok(all) };
+    let allowed: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
+    let wrong = Problem::invalid(
+        "space",
+        format_args!(
+            "`{}` is none of {}",
+            wish.chars().take(80).collect::<String>(),
+            allowed.join(", ")
+        ),
+    );
+    let wanted: Vec<_> = all.into_iter().filter(|(name, _)| *name == wish).collect();
+    if wanted.is_empty() { Err(wrong) } else { Ok(wanted) }
 }
 
 async fn title(app: &App, id: SearchId) -> Result<String, Problem> {

@@ -1,18 +1,26 @@
-//! Checking space files.
+//! Space files: those that ship, and checking any.
 
 use std::sync::Arc;
 
 use axum::http::StatusCode;
-use protocol::ProblemDocument;
+use protocol::{Page, ProblemDocument};
+use search_spaces::Space;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{extract::Json, problem::Problem};
-use crate::{app::App, search};
+use super::{
+    extract::{Json, Path, Query},
+    problem::Problem,
+    window::{Window, page},
+};
+use crate::{app::App, search, shipped};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new().routes(routes!(validate))
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(get))
+        .routes(routes!(validate))
 }
 
 /// A space file to check.
@@ -44,6 +52,53 @@ struct SpaceSummary {
     max_evaluations: u64,
 }
 
+/// A space file that ships.
+#[derive(Debug, Serialize, ToSchema)]
+struct ShippedSpace {
+    /// What it says.
+    #[serde(flatten)]
+    summary: SpaceSummary,
+    /// The file (TOML), which can be submitted as it is.
+    text: String,
+}
+
+/// Lists the spaces that ship, by name.
+#[utoipa::path(
+    get, path = "/v1/spaces", tag = "spaces", params(Window), security(("token" = ["researcher", "viewer"])),
+    responses(
+        (status = 200, description = "A page of spaces", body = Page<SpaceSummary>),
+        (status = "default", description = "A problem", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+async fn list(Query(window): Query<Window>) -> Result<Json<Page<SpaceSummary>>, Problem> {
+    let limit = window.limit()?;
+    let after = window.cursor.as_deref().unwrap_or_default();
+    let most = usize::try_from(limit).unwrap_or(usize::MAX).saturating_add(1);
+    let next = shipped::SPACES.iter().filter(|(name, _)| *name > after).take(most);
+    let summaries = next
+        .map(|(_, text)| search::parse_space(text).map(summary))
+        .collect::<Result<_, _>>()?;
+    Ok(Json(page(summaries, limit, |space: &SpaceSummary| space.name.clone())))
+}
+
+/// One of the spaces that ship, with its text.
+#[utoipa::path(
+    get, path = "/v1/spaces/{name}", tag = "spaces", params(("name" = String, Path)),
+    security(("token" = ["researcher", "viewer"])),
+    responses(
+        (status = 200, description = "The space", body = ShippedSpace),
+        (status = "default", description = "A problem", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+async fn get(Path(name): Path<String>) -> Result<Json<ShippedSpace>, Problem> {
+    let text =
+        shipped::space(&name).ok_or_else(|| Problem::not_found("space", name.chars().take(80).collect::<String>()))?;
+    Ok(Json(ShippedSpace {
+        summary: summary(search::parse_space(text)?),
+        text: text.to_owned(),
+    }))
+}
+
 /// Checks a space file and says what it holds; all that is wrong is named with line, column and field.
 #[utoipa::path(
     post, path = "/v1/spaces:validate", tag = "spaces", request_body = SpaceText,
@@ -55,7 +110,11 @@ struct SpaceSummary {
 )]
 async fn validate(Json(text): Json<SpaceText>) -> Result<(StatusCode, Json<SpaceSummary>), Problem> {
     let space = search::read_space(&text.space).await?;
-    let summary = SpaceSummary {
+    Ok((StatusCode::OK, Json(summary(space))))
+}
+
+fn summary(space: Space) -> SpaceSummary {
+    SpaceSummary {
         architectures: space.size().to_string(),
         blocks: space.blocks().len() as u64,
         strategy: space.search.strategy.as_str().to_owned(),
@@ -64,6 +123,5 @@ async fn validate(Json(text): Json<SpaceText>) -> Result<(StatusCode, Json<Space
         positions: space.positions.iter().map(|position| position.name.clone()).collect(),
         name: space.name,
         title: space.title,
-    };
-    Ok((StatusCode::OK, Json(summary)))
+    }
 }

@@ -4,6 +4,7 @@ mod base;
 mod bench_search;
 mod demo;
 mod front;
+mod jobs;
 mod list;
 mod lut;
 mod recommend;
@@ -22,6 +23,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use protocol::devices::RuntimeName;
 
 use crate::{
     api::docs,
@@ -82,6 +84,10 @@ enum Command {
     Resume(steer::SteerArgs),
     /// End a search
     Cancel(steer::SteerArgs),
+    /// List jobs: of a search or of all, with why they failed
+    Jobs(jobs::JobsArgs),
+    /// One job with its attempts and their logs
+    Job(jobs::JobArgs),
     /// Look-up tables of measured blocks
     Lut(lut::LutArgs),
     /// Access tokens, directly in the coordinator's database
@@ -117,6 +123,12 @@ impl Remote {
             settings.token,
         )?)
     }
+}
+
+/// A runtime as it is written on the command line.
+fn parse_runtime(text: &str) -> Result<RuntimeName, String> {
+    let ::lut::Runtime { name, version } = text.parse().map_err(|error: ::lut::RuntimeError| error.to_string())?;
+    Ok(RuntimeName { name, version })
 }
 
 /// Runs the command of this process's arguments.
@@ -168,6 +180,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Pause(args) => steer::run(args, "pause", &file).await?,
         Command::Resume(args) => steer::run(args, "resume", &file).await?,
         Command::Cancel(args) => steer::run(args, "cancel", &file).await?,
+        Command::Jobs(args) => jobs::list(args, &file).await?,
+        Command::Job(args) => jobs::show(args, &file).await?,
         Command::Lut(args) => lut::run(args, &file).await?,
         Command::Token(args) => token::run(args, &file).await?,
         Command::Demo(args) => return demo::run(args, &file).await,

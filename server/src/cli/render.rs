@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use comfy_table::{ContentArrangement, LineStyle, Table, presets::NOTHING};
 use protocol::{
     Figure, Metrics,
-    searches::{Budget, FrontView, SearchState},
+    searches::{Budget, EliminationView, FrontView, SearchState},
 };
 
 /// Prints text; a reader that has seen enough and closed the pipe is no error.
@@ -97,6 +97,17 @@ fn short_count(number: f64) -> String {
     format!("{}{unit}", significant(number / scale))
 }
 
+/// A number of multiply-accumulates.
+pub(super) fn macs(macs: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "shown with four digits")]
+    let macs = macs as f64;
+    if macs >= 1e12 {
+        format!("{} TMAC", significant(macs / 1e12))
+    } else {
+        format!("{}MAC", short_count(macs))
+    }
+}
+
 /// What a metric is called above a column.
 pub(super) fn head(metric: &str) -> String {
     let words = metric.trim_end_matches("_ms").trim_end_matches("_bytes");
@@ -130,6 +141,23 @@ pub(super) fn budget(budget: &Budget) -> String {
         text += &format!("; no growth for {} of {limit} evaluations", budget.stalled_evaluations);
     }
     text
+}
+
+/// The coarse step's outcome, where it has one: what left the space and of what nothing is known, each with its reason.
+pub(super) fn elimination(view: &EliminationView) -> io::Result<()> {
+    for (fate, choices) in [("left the space", &view.removed), ("not known", &view.undecided)] {
+        for choice in choices {
+            say(&format!(
+                "{fate}: {} at {}: {}",
+                choice.choice, choice.position, choice.reason
+            ))?;
+        }
+    }
+    if view.architectures_before != view.architectures_after {
+        let (before, after) = (&view.architectures_before, &view.architectures_after);
+        say(&format!("{after} of {before} architectures stay"))?;
+    }
+    Ok(())
 }
 
 /// A state in a word.

@@ -21,7 +21,7 @@ pub(super) struct SubmitArgs {
     #[arg(long)]
     device: Option<String>,
     /// The device's runtime as NAME@VERSION; the only one it has, unless given
-    #[arg(long, value_parser = parse_runtime, value_name = "NAME@VERSION")]
+    #[arg(long, value_parser = super::parse_runtime, value_name = "NAME@VERSION")]
     runtime: Option<RuntimeName>,
     /// The table of a `table` space (CSV or CSV.gz); uploaded unless it is there
     #[arg(long, value_name = "FILE")]
@@ -45,16 +45,6 @@ pub(super) struct SubmitArgs {
     watch: bool,
     #[command(flatten)]
     remote: Remote,
-}
-
-fn parse_runtime(text: &str) -> Result<RuntimeName, String> {
-    let (name, version) = text
-        .rsplit_once('@')
-        .ok_or("write NAME@VERSION, such as libtorch-cpu-1t@2.11.0")?;
-    Ok(RuntimeName {
-        name: name.to_owned(),
-        version: version.to_owned(),
-    })
 }
 
 pub(super) async fn run(args: SubmitArgs, file: &ConfigFile) -> anyhow::Result<ExitCode> {
@@ -130,14 +120,15 @@ fn table_media_type(path: &Path) -> &'static str {
 
 fn print_estimate(estimate: &protocol::searches::SearchEstimate) -> std::io::Result<()> {
     let unknown = || "not known".to_owned();
-    let seconds = estimate.seconds_per_evaluation.map_or_else(unknown, |seconds| {
-        format!("{:.1} s ± {:.1} s", seconds.value, seconds.standard_error)
-    });
+    let seconds = estimate.seconds_per_evaluation.map_or_else(
+        || "not measured yet".to_owned(),
+        |seconds| format!("{:.1} s ± {:.1} s", seconds.value, seconds.standard_error),
+    );
     let rows = [
         ("architectures in the space", estimate.architectures.clone()),
         ("blocks to measure first", estimate.blocks_to_profile.to_string()),
         ("evaluations at most", estimate.max_evaluations.to_string()),
-        ("an evaluation takes", seconds),
+        ("an evaluation took before", seconds),
         (
             "device-hours at most",
             estimate.device_hours.map_or_else(unknown, render::hours),
@@ -148,6 +139,13 @@ fn print_estimate(estimate: &protocol::searches::SearchEstimate) -> std::io::Res
         ),
         ("this rests on", estimate.basis.clone()),
     ];
+    let parts = estimate.parts.iter().map(|part| {
+        let seconds = render::hours(part.seconds / 3600.0);
+        let name = if part.measured { "measured" } else { "assumed" };
+        (part.part.as_str(), format!("{seconds} ({name}: {})", part.basis))
+    });
+    let mut rows = rows.to_vec();
+    rows.splice(rows.len() - 1..rows.len() - 1, parts);
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     for (name, value) in rows {
         render::say(&format!("{name:<width$}  {value}"))?;

@@ -38,6 +38,9 @@ pub(super) async fn run(args: WatchArgs, file: &ConfigFile) -> anyhow::Result<Ex
 /// Shows a search until it ends; fails where the search failed.
 pub(super) async fn follow(client: &Client, id: SearchId) -> anyhow::Result<ExitCode> {
     let search = until_end(client, id).await?;
+    if let Some(elimination) = &search.elimination {
+        render::elimination(elimination)?;
+    }
     let front = client.front(id).await?;
     if !front.points.is_empty() {
         render::say(&render::front(&front).to_string())?;

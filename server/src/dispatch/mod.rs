@@ -127,7 +127,7 @@ async fn give_up(tx: &mut Tx, job: &JobRow, now: DateTime<Utc>) -> Result<(), St
 }
 
 /// Tells how a candidate stands now.
-async fn tell_candidate(tx: &mut Tx, search: SearchId, id: protocol::CandidateId) -> Result<(), StoreError> {
+async fn tell_candidate(tx: &mut Tx, search: Option<SearchId>, id: protocol::CandidateId) -> Result<(), StoreError> {
     if let Some(row) = candidates::get(tx.connection(), id).await? {
         let candidate = Box::new(views::candidate(row, &[]));
         tx.tell(search, protocol::events::EventBody::Candidate { candidate });

@@ -30,6 +30,6 @@ pub async fn reap(store: &Store, now: DateTime<Utc>) -> Result<Vec<SearchId>, St
         .await?;
         give_up(&mut tx, &job, now).await?;
         tx.commit(now).await?;
-        searches.push(job.search_id);
+        searches.extend(job.search_id);
     }
 }

@@ -89,7 +89,8 @@ pub async fn heartbeat(
 }
 
 /// Takes a result in, once. The same result sent again under the same token is answered as the first time
-/// and changes nothing. Answers the search, which has then to be advanced.
+/// and changes nothing. Answers the search, which has then to be advanced; without one all have to be, because each
+/// may wait for what was measured.
 ///
 /// # Errors
 /// When the job does not exist, the lease is lost, the result does not fit the job, or the store fails.
@@ -98,7 +99,7 @@ pub async fn succeed(
     id: JobId,
     report: &ResultReport,
     now: DateTime<Utc>,
-) -> Result<SearchId, DispatchError> {
+) -> Result<Option<SearchId>, DispatchError> {
     require_artifacts(store, id, &report.result.artifacts, "result.artifacts").await?;
     let mut tx = store.begin().await?;
     let job = jobs::lock(&mut tx, id).await?.ok_or(DispatchError::UnknownJob(id))?;
@@ -125,7 +126,7 @@ pub async fn succeed(
     Ok(done.search_id)
 }
 
-/// Ends an attempt without a result: the job waits for the next one, or is given up. Answers the search.
+/// Ends an attempt without a result: the job waits for the next one, or is given up. Answers the search, if it has one.
 ///
 /// # Errors
 /// When the job does not exist, the lease is lost, or the store fails.
@@ -135,7 +136,7 @@ pub async fn fail(
     id: JobId,
     report: &FailureReport,
     now: DateTime<Utc>,
-) -> Result<SearchId, DispatchError> {
+) -> Result<Option<SearchId>, DispatchError> {
     let mut tx = store.begin().await?;
     let job = jobs::lock(&mut tx, id).await?.ok_or(DispatchError::UnknownJob(id))?;
     require_lease(&job, report.lease_token)?;

@@ -79,8 +79,17 @@ fn eliminate(lut: &Lut, space: &Space) -> Result<EliminationView, String> {
         choice: gone.choice_name,
         reason: gone.reason.to_string(),
     });
+    let undecided = outcome.undecided.into_iter().filter_map(|unknown| {
+        let position = space.positions.get(unknown.position)?;
+        Some(EliminatedChoice {
+            position: position.name.clone(),
+            choice: position.choices.get(usize::from(unknown.choice))?.name.clone(),
+            reason: unknown.missing,
+        })
+    });
     Ok(EliminationView {
         removed: removed.collect(),
+        undecided: undecided.collect(),
         architectures_before: outcome.before.to_string(),
         architectures_after: outcome.after.to_string(),
     })
@@ -91,6 +100,7 @@ fn untouched(space: &Space) -> EliminationView {
     let size = space.size().to_string();
     EliminationView {
         removed: Vec::new(),
+        undecided: Vec::new(),
         architectures_before: size.clone(),
         architectures_after: size,
     }
@@ -152,4 +162,29 @@ fn too_large(space: &Space, predicted: &Metrics, device_memory: Option<u64>) -> 
             mebibytes(most)
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use lut::Runtime;
+
+    use super::*;
+    use crate::shipped;
+
+    #[test]
+    fn choices_of_which_nothing_is_known_stay_and_are_named() {
+        let space = Space::parse(shipped::space("shapes-tiny").unwrap()).unwrap();
+        let empty = Lut::new("x", Runtime::new("rt", "1"), profiling::dtype(&space));
+        let view = eliminate(&empty, &space).unwrap();
+        assert!(view.removed.is_empty());
+        assert_eq!(view.architectures_before, view.architectures_after);
+        let choices = space.positions.iter().map(|position| position.choices.len());
+        assert_eq!(view.undecided.len(), choices.sum::<usize>());
+        assert_eq!(view.undecided[0].position, "down.0");
+        assert!(
+            view.undecided[0].reason.contains("no entry of operator"),
+            "{:?}",
+            view.undecided[0]
+        );
+    }
 }

@@ -13,6 +13,7 @@ mod elimination;
 mod estimate;
 mod front;
 mod lookup;
+mod measuring;
 mod profiling;
 mod proposing;
 mod recommendation;
@@ -31,10 +32,11 @@ pub use containment::contain;
 pub use context::Caches;
 pub use estimate::estimate;
 pub use front::front;
+pub use measuring::{FIGURE_3_SIZES, measure};
 pub(crate) use profiling::dtype as profiled_dtype;
 pub use recommendation::{Within, recommend};
 pub use steering::{Steering, steer};
-pub use submission::{Submitted, read_space, submit};
+pub use submission::{Submitted, parse_space, read_space, submit};
 
 use crate::{artifacts::ArtifactError, store::StoreError};
 

@@ -2,7 +2,7 @@
 
 use lut::Lut;
 use protocol::{
-    JobId,
+    JobId, SearchId,
     devices::RuntimeName,
     jobs::{JobInput, JobKind, JobState, ProfileInput},
     searches::SearchState,
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Blocks that one job measures: so much is lost with a killed worker.
-const BATCH: usize = 8;
+pub(super) const BATCH: usize = 8;
 
 /// Queues profile jobs for what is missing; goes on when nothing is.
 pub(super) async fn step(step: &mut Move<'_>) -> Result<bool, SearchError> {
@@ -41,7 +41,9 @@ pub(super) async fn step(step: &mut Move<'_>) -> Result<bool, SearchError> {
     let states = jobs::states(step.tx.connection(), step.search.id, JobKind::Profile).await?;
     if states.is_empty() {
         for blocks in missing.chunks(BATCH) {
-            jobs::insert(step.tx, &profile_job(step.search, &device, &runtime, blocks), step.now).await?;
+            let search = Some(step.search.id);
+            let job = profile_job(search, &step.search.space, &device, &runtime, blocks);
+            jobs::insert(step.tx, &job, step.now).await?;
         }
     } else if let Some(reason) = dead_end(step, &states, &missing).await? {
         step.go(SearchState::Failed, Some(&reason)).await?;
@@ -89,15 +91,21 @@ pub(super) async fn table(
     Ok(lut)
 }
 
-fn profile_job(search: &SearchRow, device: &str, runtime: &RuntimeName, blocks: &[Block]) -> NewJob {
-    let blocks = blocks.iter().map(samples::wire_block).collect();
+/// A job that measures blocks on a device, for a search or for whoever asked.
+pub(super) fn profile_job(
+    search: Option<SearchId>,
+    space: &str,
+    device: &str,
+    runtime: &RuntimeName,
+    blocks: &[Block],
+) -> NewJob {
     NewJob {
         id: JobId::new(),
-        search_id: search.id,
+        search_id: search,
         candidate_id: None,
         input: JobInput::Profile(ProfileInput {
-            space: search.space.clone(),
-            blocks,
+            space: space.to_owned(),
+            blocks: blocks.iter().map(samples::wire_block).collect(),
         }),
         device: Some(device.to_owned()),
         runtime: Some(runtime.clone()),

@@ -197,7 +197,7 @@ pub(super) async fn insert_with_job(
         let evaluator = evaluator.map_or(OWN_EVALUATOR, |evaluation| evaluation.evaluator.as_str());
         let job = NewJob {
             id: JobId::new(),
-            search_id: step.search.id,
+            search_id: Some(step.search.id),
             candidate_id: Some(new.id),
             evaluator: (input.kind() == JobKind::Evaluate).then(|| evaluator.to_owned()),
             input,

@@ -67,7 +67,7 @@ pub async fn submit(app: &Arc<App>, new: &NewSearch, key: Option<&str>) -> Resul
     let id = SearchId::new();
     let row = NewSearchRow {
         id,
-        name: new.name.as_deref().unwrap_or(&space.title),
+        name: name_of(new, &space),
         space_name: &space.name,
         space: &new.space,
         device: device.as_deref(),
@@ -99,6 +99,12 @@ async fn earlier(tx: &mut Tx, key: Option<&str>, digest: &str) -> Result<Option<
         Some(_) => Err(SearchError::KeyReused(key.to_owned())),
         None => Ok(None),
     }
+}
+
+/// What the search is called: as asked for, else by the space's title, else by its name.
+fn name_of<'a>(new: &'a NewSearch, space: &'a Space) -> &'a str {
+    let given = [new.name.as_deref().unwrap_or_default(), &space.title];
+    given.into_iter().find(|name| !name.is_empty()).unwrap_or(&space.name)
 }
 
 /// Checks a submission against what is stored.
@@ -136,8 +142,15 @@ pub(super) async fn check(app: &App, new: &NewSearch, now: DateTime<Utc>) -> Res
 /// [`SearchError::Space`], with all that is wrong.
 pub async fn read_space(text: &str) -> Result<Space, SearchError> {
     let text = text.to_owned();
-    let space = aside(move || Space::parse(&text)).await;
-    space.map_err(|error| SearchError::Space(space_problems(&error)))
+    aside(move || parse_space(&text)).await
+}
+
+/// As [`read_space`], on this thread: for the short spaces that ship.
+///
+/// # Errors
+/// [`SearchError::Space`], with all that is wrong.
+pub fn parse_space(text: &str) -> Result<Space, SearchError> {
+    Space::parse(text).map_err(|error| SearchError::Space(space_problems(&error)))
 }
 
 async fn check_table(app: &App, new: &NewSearch, space: &Space) -> Result<(), SearchError> {
@@ -256,15 +269,21 @@ async fn runtime(
     if new.runtime.is_some() || space.blocks().is_empty() {
         return Ok(new.runtime.clone());
     }
+    only_runtime(app, device, now).await.map(Some)
+}
+
+/// The only runtime that a device has.
+pub(super) async fn only_runtime(app: &App, device: &str, now: DateTime<Utc>) -> Result<RuntimeName, SearchError> {
     let alive_since = Rules::of(&app.config).alive_since(now);
     let mut runtimes = app.store.runtimes(device, alive_since).await?;
-    match runtimes.len() {
-        1 => Ok(runtimes.pop()),
-        0 => Err(invalid(
+    match (runtimes.pop(), runtimes.is_empty()) {
+        (Some(only), true) => Ok(only),
+        (None, _) => Err(invalid(
             "runtime",
             format!("{device} has none yet: start a worker on it, or name the one to wait for"),
         )),
-        _ => {
+        (Some(last), false) => {
+            runtimes.push(last);
             let names = runtimes
                 .iter()
                 .map(|runtime| format!("{} {}", runtime.name, runtime.version));
@@ -295,13 +314,13 @@ fn space_problems(error: &SpaceError) -> Vec<FieldProblem> {
     problems.collect()
 }
 
-fn invalid(field: impl Into<Cow<'static, str>>, message: String) -> SearchError {
+pub(super) fn invalid(field: impl Into<Cow<'static, str>>, message: String) -> SearchError {
     SearchError::Invalid {
         field: field.into(),
         message,
     }
 }
 
-fn short(text: &str) -> String {
+pub(super) fn short(text: &str) -> String {
     text.chars().take(80).collect()
 }

@@ -88,7 +88,7 @@ fn verify_job(step: &Move<'_>, space: &Space, row: &CandidateRow) -> NewJob {
         .map_or(0.0, |figure| figure.value);
     NewJob {
         id: JobId::new(),
-        search_id: step.search.id,
+        search_id: Some(step.search.id),
         candidate_id: Some(row.id),
         input: JobInput::Verify(VerifyInput {
             search_id: step.search.id,

@@ -36,7 +36,8 @@ pub async fn memory(connection: &mut PgConnection, name: &str) -> Result<Option<
 }
 
 impl Store {
-    /// Devices by name after a cursor, at most `limit`; with `name` only that one.
+    /// Devices by name after a cursor, at most `limit`; with `name` only that one. Where only look-ups run, as in the
+    /// coordinator itself, there is no device.
     ///
     /// # Errors
     /// When Postgres is away.
@@ -51,6 +52,8 @@ impl Store {
                    (SELECT count(DISTINCT (runtime_name, runtime_version, dtype, operator, shape))
                     FROM lut_entries WHERE device = devices.name) AS "entries!"
                FROM devices WHERE ($1::text IS NULL OR name = $1) AND ($2::text IS NULL OR name > $2)
+                 AND (NOT EXISTS (SELECT FROM workers w WHERE w.device = devices.name)
+                      OR EXISTS (SELECT FROM workers w WHERE w.device = devices.name AND w.kinds <> '{lookup}'))
                ORDER BY name LIMIT $3"#,
             name,
             after,

@@ -5,7 +5,7 @@ use protocol::{
     CandidateId, JobId, LeaseToken, SearchId, WorkerId,
     artifacts::ArtifactRef,
     devices::RuntimeName,
-    jobs::{AttemptView, CurvePoint, DeviceSeconds, JobInput, JobKind, JobResult, JobState, JobView},
+    jobs::{AttemptView, CurvePoint, DeviceSeconds, JobInput, JobKind, JobResult, JobState, JobView, ProfileInput},
 };
 use sqlx::{PgConnection, types::Json};
 
@@ -16,8 +16,8 @@ use super::{Store, StoreError, Tx, workers::Capabilities};
 pub struct JobRow {
     /// The job.
     pub id: JobId,
-    /// The search it belongs to.
-    pub search_id: SearchId,
+    /// The search it belongs to; none for a profile job that was asked for by itself.
+    pub search_id: Option<SearchId>,
     /// The candidate it is for.
     pub candidate_id: Option<CandidateId>,
     /// Its kind.
@@ -64,8 +64,8 @@ impl JobRow {
 pub struct NewJob {
     /// The job.
     pub id: JobId,
-    /// The search.
-    pub search_id: SearchId,
+    /// The search; only a profile job may belong to none.
+    pub search_id: Option<SearchId>,
     /// The candidate.
     pub candidate_id: Option<CandidateId>,
     /// What to do.
@@ -92,7 +92,7 @@ pub async fn insert(tx: &mut Tx, new: &NewJob, now: DateTime<Utc>) -> Result<(),
                            memory_bytes, state, runnable_at, max_attempts, created_at, evaluator)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'queued', $10, $11, $10, $12)",
         new.id.0,
-        new.search_id.0,
+        new.search_id.map(|id| id.0),
         new.candidate_id.map(|id| id.0),
         new.input.kind() as JobKind,
         Json(&new.input) as _,
@@ -123,8 +123,8 @@ pub struct ClaimTimes {
 
 /// Hands up to `limit` jobs to a worker.
 ///
-/// A job may be taken when it waits or its lease has run out, its attempts are not spent, its search runs
-/// and the worker can do it. A job that holds its device alone needs the device idle; any other needs that no
+/// A job may be taken when it waits or its lease has run out, its attempts are not spent, its search runs (or it
+/// belongs to none) and the worker can do it. A job that holds its device alone needs the device idle; any other needs that no
 /// such job runs or waits there, so that a stream of others cannot keep it waiting for ever. Order: priority,
 /// then the search with the fewest running jobs, then the one served longest ago, then age.
 ///
@@ -153,9 +153,10 @@ pub async fn claim(
                WHERE j.state = 'leased' AND j.runnable_at > $1 AND j.kind <> 'lookup' AND w.device = $4
            ), waiting AS (
                SELECT EXISTS (
-                   SELECT FROM jobs j JOIN searches s ON s.id = j.search_id
+                   SELECT FROM jobs j LEFT JOIN searches s ON s.id = j.search_id
                    WHERE j.state IN ('queued', 'leased') AND j.runnable_at <= $1 AND j.attempts < j.max_attempts
-                     AND j.kind IN ('profile', 'verify') AND j.device = $4 AND s.state IN ('profiling', 'verifying')
+                     AND j.kind IN ('profile', 'verify') AND j.device = $4
+                     AND (j.search_id IS NULL OR s.state IN ('profiling', 'verifying'))
                      AND EXISTS (SELECT FROM workers w
                                  WHERE w.device = $4 AND w.last_seen >= $3 AND j.kind = ANY (w.kinds)
                                    AND j.memory_bytes <= w.memory_bytes
@@ -167,19 +168,19 @@ pub async fn claim(
            ), runnable AS (
                SELECT j.id
                FROM jobs j
-               JOIN searches s ON s.id = j.search_id
-               JOIN search_streams t ON t.search_id = j.search_id
+               LEFT JOIN searches s ON s.id = j.search_id
+               LEFT JOIN search_streams t ON t.search_id = j.search_id
                LEFT JOIN running r ON r.search_id = j.search_id
                CROSS JOIN busy CROSS JOIN waiting
                WHERE j.state IN ('queued', 'leased') AND j.runnable_at <= $1 AND j.attempts < j.max_attempts
-                 AND s.state IN ('profiling', 'searching', 'verifying')
+                 AND (j.search_id IS NULL OR s.state IN ('profiling', 'searching', 'verifying'))
                  AND j.kind = ANY ($5) AND j.memory_bytes <= $6 AND (j.device IS NULL OR j.device = $4)
                  AND (j.runtime_name IS NULL OR (j.runtime_name = $7 AND j.runtime_version = $8))
                  AND (j.evaluator IS NULL OR j.evaluator = ANY ($11))
                  AND CASE WHEN j.kind IN ('profile', 'verify') THEN NOT busy.used
                           WHEN j.kind = 'lookup' THEN true
                           ELSE NOT busy.held AND NOT waiting.exclusive END
-               ORDER BY s.priority DESC, coalesce(r.jobs, 0), t.last_served_at NULLS FIRST, j.created_at, j.id
+               ORDER BY coalesce(s.priority, 0) DESC, coalesce(r.jobs, 0), t.last_served_at NULLS FIRST, j.created_at, j.id
                LIMIT $9 FOR UPDATE OF j SKIP LOCKED
            )
            UPDATE jobs SET state = 'leased', lease_token = gen_random_uuid(), runnable_at = $2, worker_id = $10,
@@ -460,6 +461,48 @@ pub async fn states(
         .collect())
 }
 
+/// Device-seconds and number of all blocks that were measured on a device with a runtime; none before any was.
+///
+/// # Errors
+/// When Postgres is away.
+pub async fn profile_seconds(
+    connection: &mut PgConnection,
+    device: &str,
+    runtime: &RuntimeName,
+) -> Result<Option<(f64, u64)>, StoreError> {
+    let row = sqlx::query!(
+        r#"SELECT coalesce(sum(profile_seconds), 0) AS "seconds!",
+               coalesce(sum(jsonb_array_length(input -> 'blocks')), 0) AS "blocks!"
+           FROM jobs WHERE kind = 'profile' AND state = 'succeeded' AND device = $1
+             AND runtime_name = $2 AND runtime_version = $3"#,
+        device,
+        runtime.name,
+        runtime.version,
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok((row.blocks > 0).then(|| (row.seconds, super::unsigned(row.blocks))))
+}
+
+/// What the open profile jobs of a device ask for.
+///
+/// # Errors
+/// When Postgres is away.
+pub async fn open_profiles(connection: &mut PgConnection, device: &str) -> Result<Vec<ProfileInput>, StoreError> {
+    let inputs = sqlx::query_scalar!(
+        r#"SELECT input AS "input: Json<JobInput>" FROM jobs
+           WHERE kind = 'profile' AND device = $1 AND state IN ('queued', 'leased')"#,
+        device,
+    )
+    .fetch_all(connection)
+    .await?;
+    let profiles = inputs.into_iter().filter_map(|input| match input.0 {
+        JobInput::Profile(profile) => Some(profile),
+        _ => None,
+    });
+    Ok(profiles.collect())
+}
+
 /// Which jobs to show.
 #[derive(Debug, Clone, Copy)]
 pub enum JobFilter {
@@ -467,6 +510,8 @@ pub enum JobFilter {
     One(JobId),
     /// Jobs of a search after a cursor.
     OfSearch(SearchId, Option<JobId>),
+    /// Jobs of one search, or of all and none, after a cursor; only those in a state where one is asked for.
+    Listed(Option<SearchId>, Option<JobState>, Option<JobId>),
 }
 
 impl Store {
@@ -475,9 +520,10 @@ impl Store {
     /// # Errors
     /// When Postgres is away.
     pub async fn job_views(&self, filter: JobFilter, limit: i64) -> Result<Vec<JobView>, StoreError> {
-        let (one, search, after) = match filter {
-            JobFilter::One(id) => (Some(id.0), None, None),
-            JobFilter::OfSearch(search, after) => (None, Some(search.0), after.map(|id| id.0)),
+        let (one, search, state, after) = match filter {
+            JobFilter::One(id) => (Some(id.0), None, None, None),
+            JobFilter::OfSearch(search, after) => (None, Some(search), None, after),
+            JobFilter::Listed(search, state, after) => (None, search, state, after),
         };
         let rows = sqlx::query!(
             r#"SELECT id AS "id: JobId", kind AS "kind: JobKind", state AS "state: JobState",
@@ -486,11 +532,12 @@ impl Store {
                    sample_seconds, score_seconds, profile_seconds
                FROM jobs
                WHERE ($1::uuid IS NULL OR id = $1) AND ($2::uuid IS NULL OR search_id = $2)
-                 AND ($3::uuid IS NULL OR id > $3)
-               ORDER BY id LIMIT $4"#,
+                 AND ($3::uuid IS NULL OR id > $3) AND ($4::job_state IS NULL OR state = $4)
+               ORDER BY id LIMIT $5"#,
             one,
-            search,
-            after,
+            search.map(|id| id.0),
+            after.map(|id| id.0),
+            state as Option<JobState>,
             limit,
         )
         .fetch_all(&self.pool)
@@ -507,7 +554,7 @@ impl Store {
                 id: row.id,
                 kind: row.kind,
                 state: row.state,
-                search_id: Some(row.search_id),
+                search_id: row.search_id,
                 candidate_id: row.candidate_id,
                 device: row.device,
                 worker_id: row.worker_id,

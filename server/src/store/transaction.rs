@@ -35,14 +35,18 @@ impl Tx {
         &mut self.inner
     }
 
-    /// Appends an event to the search's stream at commit.
-    pub fn tell(&mut self, search: SearchId, event: EventBody) {
-        self.told.entry(search).or_default().events.push(event);
+    /// Appends an event to the search's stream at commit; what belongs to no search has no stream.
+    pub fn tell(&mut self, search: impl Into<Option<SearchId>>, event: EventBody) {
+        if let Some(search) = search.into() {
+            self.told.entry(search).or_default().events.push(event);
+        }
     }
 
     /// Notes at commit that a worker took a job of the search, for fairness.
-    pub fn note_served(&mut self, search: SearchId) {
-        self.told.entry(search).or_default().served = true;
+    pub fn note_served(&mut self, search: impl Into<Option<SearchId>>) {
+        if let Some(search) = search.into() {
+            self.told.entry(search).or_default().served = true;
+        }
     }
 
     /// Wakes waiting workers at commit: a job or a device became free.

@@ -180,6 +180,17 @@ impl Harness {
         lease_token: LeaseToken,
         outcome: Outcome,
     ) -> Result<SearchId, DispatchError> {
+        let search = self.report_any(job, lease_token, outcome).await?;
+        Ok(search.unwrap())
+    }
+
+    /// Reports a result of a job that may belong to no search.
+    pub(crate) async fn report_any(
+        &self,
+        job: JobId,
+        lease_token: LeaseToken,
+        outcome: Outcome,
+    ) -> Result<Option<SearchId>, DispatchError> {
         let device_seconds = DeviceSeconds {
             train: 2.0,
             sample: 1.0,
@@ -206,6 +217,16 @@ impl Harness {
     }
 
     pub(crate) async fn fail(&self, job: &LeasedJob, error: &str, retry: bool, released: bool) {
+        let search = self.report_failure(job, error, retry, released).await.unwrap();
+        search::advance(&self.app, search).await.unwrap();
+    }
+
+    /// Ends an attempt at a job that may belong to no search; it may be tried again.
+    pub(crate) async fn fail_any(&self, job: &LeasedJob, error: &str) {
+        self.report_failure(job, error, true, false).await;
+    }
+
+    async fn report_failure(&self, job: &LeasedJob, error: &str, retry: bool, released: bool) -> Option<SearchId> {
         let report = FailureReport {
             lease_token: job.lease_token,
             error: error.to_owned(),
@@ -214,10 +235,9 @@ impl Harness {
             released,
         };
         let now = self.app.clock.now();
-        let search = dispatch::fail(&self.app.store, self.rules(), job.job_id, &report, now)
+        dispatch::fail(&self.app.store, self.rules(), job.job_id, &report, now)
             .await
-            .unwrap();
-        search::advance(&self.app, search).await.unwrap();
+            .unwrap()
     }
 
     /// Does everything that the worker is given until there is nothing more.

@@ -2,7 +2,7 @@
 
 use protocol::{
     jobs::{JobInput, JobKind, JobState, Outcome, ProfileOutcome},
-    luts::EntryOutcome,
+    luts::{BlockSet, EntryOutcome, ProfileRequest},
     searches::{CandidateState, NewSearch, SearchState},
 };
 use sqlx::PgPool;
@@ -239,4 +239,112 @@ async fn a_profile_result_without_all_its_blocks_is_refused(pool: PgPool) {
             .is_empty()
     );
     t.finish(&job).await;
+}
+
+fn figure3(space: &str, sizes: &[u64]) -> ProfileRequest {
+    ProfileRequest {
+        space: space.to_owned(),
+        runtime: None,
+        blocks: BlockSet::Figure3 { sizes: sizes.to_vec() },
+    }
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn blocks_that_someone_asks_for_are_measured_for_no_search(pool: PgPool) {
+    let t = Harness::new(pool);
+    let worker = t.worker_on("x", &ALL).await;
+    let asked = search::measure(&t.app, "x", &figure3("shapes-tiny", &[4, 8]))
+        .await
+        .unwrap();
+    assert_eq!((asked.queued, asked.known, asked.waiting), (12, 0, 0));
+    assert_eq!(asked.jobs.len(), 2, "in batches");
+    let again = search::measure(&t.app, "x", &figure3("shapes-tiny", &[8, 16]))
+        .await
+        .unwrap();
+    assert_eq!(
+        (again.queued, again.known, again.waiting),
+        (6, 0, 6),
+        "nothing waits twice"
+    );
+
+    let searched = t.try_submit(&on("x", SHAPES)).await.unwrap();
+    let elsewhere = t.worker_on("y", &ALL).await;
+    assert!(
+        t.claim(elsewhere).await.is_none(),
+        "another device measures nothing of it"
+    );
+    let mut of_no_search = 0;
+    while let Some(job) = t.claim(worker).await {
+        let view = t.job(job.job_id).await;
+        let outcome = full_attention_does_not_fit(done(&job));
+        let search = t.report_any(job.job_id, job.lease_token, outcome).await.unwrap();
+        assert_eq!(search, view.search_id);
+        of_no_search += usize::from(search.is_none());
+        if t.state(searched).await != SearchState::Profiling {
+            break;
+        }
+        search::advance_all(&t.app, &t.app.store).await.unwrap();
+    }
+    assert_eq!(of_no_search, 3);
+    let all = figure3("shapes-tiny", &[4, 8, 16]);
+    let measured = search::measure(&t.app, "x", &all).await.unwrap();
+    assert_eq!((measured.queued, measured.known), (0, 18), "out of memory is known too");
+    let entries = t.app.store.lut_entries("x", &LutFilter::default()).await.unwrap();
+    assert!(entries.iter().any(|entry| entry.state.label() == "out_of_memory"));
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn a_job_of_no_search_is_given_up_after_its_attempts_and_keeps_their_logs(pool: PgPool) {
+    let t = Harness::new(pool);
+    let worker = t.worker_on("x", &ALL).await;
+    let wish = figure3("shapes-tiny", &[8]);
+    let asked = search::measure(&t.app, "x", &wish).await.unwrap();
+    let first = t.claim(worker).await.unwrap();
+    t.fail_any(&first, "no libtorch").await;
+    t.pass(SECOND * 2);
+    let second = t.claim(worker).await.unwrap();
+    assert_eq!(second.job_id, first.job_id);
+    t.pass(LEASE * 2);
+    let third = t.claim(worker).await.unwrap();
+    assert_eq!(third.attempt, 3);
+    t.pass(LEASE * 2);
+    let now = t.app.clock.now();
+    assert_eq!(temponas_server::dispatch::reap(&t.app.store, now).await.unwrap(), []);
+    let job = t.job(asked.jobs[0]).await;
+    assert_eq!(job.state, JobState::Failed);
+    assert_eq!(job.attempts[0].log.as_deref(), Some("log of no libtorch"));
+    assert_eq!(
+        search::measure(&t.app, "x", &wish).await.unwrap().queued,
+        6,
+        "asked for anew"
+    );
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn a_wish_that_cannot_be_measured_is_refused_by_field(pool: PgPool) {
+    let t = Harness::new(pool);
+    t.worker_on("x", &ALL).await;
+    let many = vec![8; 50];
+    let refusals = [
+        (
+            figure3("nas-bench-201", &[8]),
+            "space: `nas-bench-201` is none of emoji-small, shapes-tiny, snapgen-v",
+        ),
+        (figure3("shapes-tiny", &[0]), "blocks.sizes: 0 is not from 1 to 1024"),
+        (
+            figure3("shapes-tiny", &many),
+            "blocks.sizes: has 50 sizes; at most 42 are allowed",
+        ),
+        (
+            ProfileRequest {
+                blocks: BlockSet::List { blocks: Vec::new() },
+                ..figure3("shapes-tiny", &[])
+            },
+            "blocks.blocks: has 0; allowed: 1 to 256",
+        ),
+    ];
+    for (wish, message) in refusals {
+        let error = search::measure(&t.app, "x", &wish).await.unwrap_err();
+        assert_eq!(error.to_string(), message);
+    }
 }

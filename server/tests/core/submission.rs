@@ -3,8 +3,8 @@
 use protocol::{
     artifacts::{ArtifactRef, ArtifactRole},
     devices::RuntimeName,
-    jobs::JobInput,
-    searches::NewSearch,
+    jobs::{JobInput, JobKind},
+    searches::{NewSearch, SearchEstimate},
 };
 use sqlx::PgPool;
 use temponas_server::{
@@ -191,10 +191,22 @@ async fn a_dry_run_estimates_from_earlier_evaluations_and_stores_nothing(pool: P
     };
     let before = search::estimate(&t.app, &new).await.unwrap();
     assert!(before.blocks_to_profile > 10 && before.seconds_per_evaluation.is_none());
+    let names =
+        |estimate: &SearchEstimate| -> Vec<String> { estimate.parts.iter().map(|part| part.part.clone()).collect() };
+    assert_eq!(names(&before), ["profiling", "training", "sampling", "verification"]);
+    for part in &before.parts {
+        assert!(!part.measured && part.basis.contains("assumed: 10 GMAC/s"), "{part:?}");
+        assert!(part.seconds > 0.0, "{part:?}");
+    }
+    assert!(before.wall_hours.unwrap() > 0.0, "one worker evaluates");
+    assert!(before.wall_hours <= before.device_hours);
     assert!(t.app.store.search_ids(None, None, 10).await.unwrap().is_empty());
-    let profiler = t.worker_on("x", &[protocol::jobs::JobKind::Profile]).await;
+    let profiler = t.worker_on("x", &[JobKind::Profile]).await;
     t.try_submit(&new).await.unwrap();
     t.work_off(profiler).await;
+    let with_table = search::estimate(&t.app, &new).await.unwrap();
+    assert_eq!(names(&with_table), ["training", "sampling", "verification"]);
+    assert!(with_table.parts[0].basis.contains("ms a pass by this device's table"));
     for _ in 0..3 {
         let job = t.claim(worker).await.unwrap();
         t.finish(&job).await;
@@ -202,7 +214,9 @@ async fn a_dry_run_estimates_from_earlier_evaluations_and_stores_nothing(pool: P
     let after = search::estimate(&t.app, &new).await.unwrap();
     assert_eq!(after.blocks_to_profile, 0);
     assert_eq!(after.seconds_per_evaluation.unwrap().value, 3.5);
-    assert_eq!(after.device_hours, Some(3.5 * after.max_evaluations as f64 / 3600.0));
+    assert_eq!(names(&after), ["evaluations", "verification"]);
+    assert!(after.parts[0].measured && after.parts[1].measured);
+    assert_eq!(after.parts[0].seconds, 3.5 * after.max_evaluations as f64);
 }
 
 async fn base_file(t: &Harness, name: &str, bytes: &[u8]) -> ArtifactRef {
@@ -329,4 +343,32 @@ async fn a_key_stands_for_the_files_too(pool: PgPool) {
         let refused = search::submit(&t.app, &other, Some("k")).await.unwrap_err();
         assert!(matches!(refused, SearchError::KeyReused(_)), "{refused}");
     }
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn a_search_is_called_as_asked_else_by_title_else_by_the_spaces_name(pool: PgPool) {
+    let t = Harness::new(pool);
+    let untitled = NAMED.replace("title = \"Three named positions\"\n", "");
+    let asked = NewSearch {
+        name: Some("mine".to_owned()),
+        ..new_search(NAMED)
+    };
+    for (new, name) in [
+        (asked, "mine"),
+        (new_search(NAMED), "Three named positions"),
+        (new_search(&untitled), "named"),
+    ] {
+        let id = t.try_submit(&new).await.unwrap();
+        assert_eq!(t.search(id).await.name, name);
+    }
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn where_only_look_ups_run_there_is_no_device(pool: PgPool) {
+    let t = Harness::new(pool);
+    t.worker_on("coordinator", &[JobKind::Lookup]).await;
+    t.worker_on("x", &[JobKind::Profile]).await;
+    let devices = t.app.store.devices(None, None, 10).await.unwrap();
+    let names: Vec<&str> = devices.iter().map(|view| view.device.name.as_str()).collect();
+    assert_eq!(names, ["x"]);
 }

@@ -142,6 +142,22 @@ async fn without_a_valid_token_nothing_is_answered(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "temponas_server::MIGRATOR")]
+async fn counters_are_for_whoever_may_read(pool: PgPool) {
+    let server = Server::start(pool, TokenMode::Required).await;
+    let secret = server.token(Role::Viewer).await;
+    let reply = server
+        .request(Method::GET, "/metrics")
+        .bearer_auth(secret)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(reply.status(), StatusCode::OK);
+    assert!(reply.text().await.unwrap().ends_with("# EOF\n"), "OpenMetrics");
+    let document: serde_json::Value = serde_json::from_str(api::docs::text()).unwrap();
+    assert!(document["paths"]["/metrics"]["get"].is_object());
+}
+
+#[sqlx::test(migrator = "temponas_server::MIGRATOR")]
 async fn a_token_is_shown_once_and_ends_by_time_or_by_revocation(pool: PgPool) {
     let server = Server::start(pool.clone(), TokenMode::Required).await;
     let admin = server.token(Role::Admin).await;

@@ -9,17 +9,25 @@ use std::{
 };
 
 /// A data folder for a test; whatever cluster is left in it is stopped with the test.
-struct Folder(tempfile::TempDir);
+pub(crate) struct Folder(tempfile::TempDir);
 
 impl Folder {
-    fn new(mode: u32) -> Self {
+    pub(crate) fn new(mode: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).unwrap();
         Self(folder)
     }
 
-    fn data(&self) -> PathBuf {
+    /// The coordinator's data folder.
+    pub(crate) fn data(&self) -> PathBuf {
         self.0.path().join("data")
+    }
+
+    /// A file beside the data folder.
+    pub(crate) fn file(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.0.path().join(name);
+        fs::write(&path, content).unwrap();
+        path
     }
 
     fn postmaster(&self) -> Option<u32> {
@@ -56,9 +64,10 @@ impl Drop for Folder {
     }
 }
 
-struct Coordinator {
+pub(crate) struct Coordinator {
     child: Child,
-    url: String,
+    /// Address and port.
+    pub(crate) url: String,
     log: PathBuf,
 }
 
@@ -69,14 +78,14 @@ impl Drop for Coordinator {
     }
 }
 
-fn temponas() -> Command {
+pub(crate) fn temponas() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_temponas"));
     command.env_remove("DATABASE_URL").stdin(Stdio::null());
     command
 }
 
 impl Coordinator {
-    fn start(folder: &Folder) -> Self {
+    pub(crate) fn start(folder: &Folder) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()

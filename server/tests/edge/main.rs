@@ -5,7 +5,9 @@
 mod access;
 mod artifacts;
 mod cluster;
+mod commands;
 mod document;
 mod events;
 mod problems;
 mod server;
+mod spaces;

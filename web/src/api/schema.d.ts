@@ -4,6 +4,26 @@
  */
 
 export interface paths {
+    "/metrics": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What the coordinator counts, as OpenMetrics text for Prometheus.
+         * @description Admits: admin, researcher, viewer.
+         */
+        get: operations["metrics"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/artifacts/{digest}": {
         parameters: {
             query?: never;
@@ -93,6 +113,26 @@ export interface paths {
          * @description Admits: admin, researcher, viewer, worker, device.
          */
         get: operations["get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/jobs": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Lists jobs, oldest first, with their attempts.
+         * @description Admits: admin, researcher, viewer.
+         */
+        get: operations["list"];
         put?: never;
         post?: never;
         delete?: never;
@@ -221,6 +261,27 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/luts/{device}/estimate": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What a block costs by the device's table: measured, interpolated between measured neighbours with the doubt of that,
+         *     or, only when asked for, extrapolated.
+         * @description Admits: admin, researcher, viewer, device.
+         */
+        get: operations["estimate"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/luts/{device}/export.csv": {
         parameters: {
             query?: never;
@@ -323,6 +384,27 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/luts/{device}/profile": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Asks workers on the device to measure blocks that its table lacks: those of the paper's Figure 3, those of a shipped
+         *     space, or a list. A block that does not fit into a worker's memory becomes an entry that says so.
+         * @description Admits: admin, researcher.
+         */
+        post: operations["profile"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/luts/{device}/samples": {
         parameters: {
             query?: never;
@@ -337,6 +419,27 @@ export interface paths {
          * @description Admits: admin, researcher, worker, device.
          */
         post: operations["upload"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/luts/{device}/summary": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * The device's tables, one for each runtime and number format: entries by how measuring them ended, and the
+         *     leave-out error of each operator.
+         * @description Admits: admin, researcher, viewer, device.
+         */
+        get: operations["summary"];
+        put?: never;
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -649,6 +752,46 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/spaces": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Lists the spaces that ship, by name.
+         * @description Admits: admin, researcher, viewer.
+         */
+        get: operations["list"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/spaces/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * One of the spaces that ship, with its text.
+         * @description Admits: admin, researcher, viewer.
+         */
+        get: operations["get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/spaces:validate": {
         parameters: {
             query?: never;
@@ -727,7 +870,7 @@ export interface paths {
         get: operations["list"];
         put?: never;
         /**
-         * Registers a worker and its device.
+         * Registers a worker and its device. With a token of role `device` it may take `profile` and `verify` only.
          * @description Admits: admin, worker, device.
          */
         post: operations["register"];
@@ -809,6 +952,41 @@ export interface components {
             shape: {
                 [key: string]: number;
             };
+        };
+        /** @description What a table says that a block costs (`GET /v1/luts/{device}/estimate`). */
+        BlockEstimate: {
+            /** @description Where the figures come from. */
+            basis: components["schemas"]["EstimateBasis"];
+            /** @description The block. */
+            block: components["schemas"]["Block"];
+            /** @description Why there are none, or what stands around the block. */
+            detail?: string | null;
+            /** @description Number format. */
+            dtype: string;
+            latency_ms?: components["schemas"]["Figure"] | null;
+            /**
+             * Format: double
+             * @description Mean relative error of latency of such interpolations where entries were left out; absent before enough could be.
+             */
+            leave_out_error?: number | null;
+            peak_memory_bytes?: components["schemas"]["Figure"] | null;
+            /** @description The runtime. */
+            runtime: components["schemas"]["RuntimeName"];
+        };
+        /** @description Blocks to measure. */
+        BlockSet: {
+            /** @enum {string} */
+            set: "figure3";
+            /** @description Heights and widths of the input in latent pixels; 4, 8, 16, 32 and 64 where empty. */
+            sizes?: number[];
+        } | {
+            /** @enum {string} */
+            set: "space";
+        } | {
+            /** @description 1 to 256 blocks. */
+            blocks: components["schemas"]["Block"][];
+            /** @enum {string} */
+            set: "list";
         };
         /** @description What a search has spent and what is left. */
         Budget: {
@@ -1010,13 +1188,13 @@ export interface components {
             /** @description Runtimes that have entries in its table. */
             runtimes: components["schemas"]["RuntimeName"][];
         };
-        /** @description A choice that left the space before the search. */
+        /** @description A choice that left the space before the search, or that stays only because nothing is known of it. */
         EliminatedChoice: {
             /** @description The choice. */
             choice: string;
             /** @description The position. */
             position: string;
-            /** @description Why no feasible architecture can hold it. */
+            /** @description Why no feasible architecture can hold it, or what is not known. */
             reason: string;
         };
         /** @description The coarse step's outcome. */
@@ -1027,6 +1205,8 @@ export interface components {
             architectures_before: string;
             /** @description What left. */
             removed: components["schemas"]["EliminatedChoice"][];
+            /** @description What stays because the table does not tell its costs, with what is missing. */
+            undecided?: components["schemas"]["EliminatedChoice"][];
         };
         /** @description How measuring a block ended. */
         EntryOutcome: {
@@ -1053,6 +1233,25 @@ export interface components {
             block: components["schemas"]["Block"];
             /** @description Number format: `f32`, `f16`, `bf16`. */
             dtype: string;
+        };
+        /**
+         * @description Where a figure comes from.
+         * @enum {string}
+         */
+        EstimateBasis: "measured" | "interpolated" | "extrapolated" | "out_of_memory" | "unsupported" | "missing";
+        /** @description One part of an estimate. */
+        EstimatePart: {
+            /** @description What it rests on. */
+            basis: string;
+            /** @description Whether it rests on measurements alone; otherwise `basis` names what is assumed. */
+            measured: boolean;
+            /** @description `profiling`, `training`, `sampling`, `evaluations` (training, sampling and scoring together) or `verification`. */
+            part: string;
+            /**
+             * Format: double
+             * @description Device-seconds of the whole search.
+             */
+            seconds: number;
         };
         /** @description A candidate to train and score; every seed is in the space's `evaluation` section. */
         EvaluateInput: {
@@ -1145,11 +1344,11 @@ export interface components {
         };
         /** @description Ends an attempt without a result (`POST /v1/jobs/{id}/failure`). */
         FailureReport: {
-            /** @description Why, in a sentence. */
+            /** @description Why, in a sentence; the first 4 KiB are kept. */
             error: string;
             /** @description The lease. */
             lease_token: components["schemas"]["LeaseToken"];
-            /** @description The end of the attempt's log, at most 64 KiB. */
+            /** @description The end of the attempt's log; the last 64 KiB are kept. */
             log?: string | null;
             /** @description The worker was told to stop: the attempt does not count against the job. */
             released?: boolean;
@@ -1384,6 +1583,16 @@ export interface components {
             job_id: components["schemas"]["JobId"];
             /** @description Must come with every report on the job. */
             lease_token: components["schemas"]["LeaseToken"];
+        };
+        /** @description How well one operator is predicted between measured neighbours that differ in some dimensions. */
+        LeaveOutError: {
+            /** @description Errors of latency. */
+            latency: components["schemas"]["RelativeErrors"];
+            /** @description The operator. */
+            operator: string;
+            /** @description The dimensions in which the neighbours differ. */
+            over: string[];
+            peak_memory?: components["schemas"]["RelativeErrors"] | null;
         };
         /** @description A limit: the metric may not exceed it. */
         LimitView: {
@@ -1745,6 +1954,36 @@ export interface components {
             next_cursor?: string | null;
         };
         /** @description One page of a list; `next_cursor` is absent on the last page. */
+        Page_SpaceSummary: {
+            /** @description The items of this page, oldest first unless the route says otherwise. */
+            items: {
+                /** @description Number of architectures, as decimal text (may exceed 64 bits). */
+                architectures: string;
+                /**
+                 * Format: int64
+                 * @description Blocks that a look-up table needs for it.
+                 */
+                blocks: number;
+                /** @description `temporal-unet`, `block-sequence`, `categorical` or `table`. */
+                kind: string;
+                /**
+                 * Format: int64
+                 * @description Evaluations at most.
+                 */
+                max_evaluations: number;
+                /** @description Short name. */
+                name: string;
+                /** @description Names of the positions. */
+                positions: string[];
+                /** @description Strategy. */
+                strategy: string;
+                /** @description One line for people. */
+                title: string;
+            }[];
+            /** @description Opaque; pass it as `cursor` to read on. */
+            next_cursor?: string | null;
+        };
+        /** @description One page of a list; `next_cursor` is absent on the last page. */
         Page_TokenView: {
             /** @description The items of this page, oldest first unless the route says otherwise. */
             items: {
@@ -1830,6 +2069,39 @@ export interface components {
             /** @description What measured. */
             runtime: components["schemas"]["RuntimeName"];
         };
+        /** @description What was queued. */
+        ProfileReply: {
+            /**
+             * Format: int64
+             * @description Multiply-accumulates of one pass of the heaviest block that is queued, where its closed form is known.
+             */
+            heaviest_macs?: number | null;
+            /** @description The new jobs, the lightest blocks first. */
+            jobs: components["schemas"]["JobId"][];
+            /**
+             * Format: int64
+             * @description Blocks that the table has already.
+             */
+            known: number;
+            /**
+             * Format: int64
+             * @description Blocks that they measure.
+             */
+            queued: number;
+            /**
+             * Format: int64
+             * @description Blocks that wait already because someone asked before.
+             */
+            waiting: number;
+        };
+        /** @description Asks workers on a device to measure blocks for its table (`POST /v1/luts/{device}/profile`). */
+        ProfileRequest: {
+            /** @description What to measure. */
+            blocks: components["schemas"]["BlockSet"];
+            runtime?: components["schemas"]["RuntimeName"] | null;
+            /** @description Shipped space with a UNet, which gives number format, and channels, heads and text of named sets. */
+            space: string;
+        };
         /** @description What an upload came to. */
         Received: {
             /**
@@ -1846,6 +2118,39 @@ export interface components {
             budget: components["schemas"]["Budget"];
             /** @description What to try next, most promising first. */
             next_actions: components["schemas"]["NextAction"][];
+        };
+        /** @description Sizes of |predicted − measured| / measured. */
+        RelativeErrors: {
+            /**
+             * Format: int64
+             * @description Entries that could be left out.
+             */
+            cases: number;
+            /**
+             * @description What the figure is taken to be linear in: `macs`, `bytes_moved`, `activation_bytes` or `product` (of the
+             *     dimensions that vary).
+             */
+            linear_in: string;
+            /**
+             * Format: double
+             * @description Mean.
+             */
+            mean: number;
+            /**
+             * Format: double
+             * @description Median.
+             */
+            p50: number;
+            /**
+             * Format: double
+             * @description 95 % quantile.
+             */
+            p95: number;
+            /**
+             * Format: double
+             * @description Share of the cases within 10 %.
+             */
+            within_10_percent: number;
         };
         /** @description Ends a job with its result (`POST /v1/jobs/{id}/result`). */
         ResultReport: {
@@ -1882,7 +2187,7 @@ export interface components {
         SearchEstimate: {
             /** @description Architectures in the space, as decimal text. */
             architectures: string;
-            /** @description What the estimate rests on. */
+            /** @description What the estimate rests on, in a line. */
             basis: string;
             /**
              * Format: int64
@@ -1891,7 +2196,7 @@ export interface components {
             blocks_to_profile: number;
             /**
              * Format: double
-             * @description Device-hours in all, as far as known.
+             * @description Device-hours in all, as far as known; the space's own limit where that is less.
              */
             device_hours?: number | null;
             /**
@@ -1899,6 +2204,8 @@ export interface components {
              * @description Evaluations at most.
              */
             max_evaluations: number;
+            /** @description What makes up the device-hours, each with what it rests on. */
+            parts: components["schemas"]["EstimatePart"][];
             seconds_per_evaluation?: components["schemas"]["Figure"] | null;
             /**
              * Format: double
@@ -1980,6 +2287,11 @@ export interface components {
             /** @description The strategy's name. */
             strategy: string;
         };
+        /** @description A space file that ships. */
+        ShippedSpace: components["schemas"]["SpaceSummary"] & {
+            /** @description The file (TOML), which can be submitted as it is. */
+            text: string;
+        };
         /** @description What a space file says. */
         SpaceSummary: {
             /** @description Number of architectures, as decimal text (may exceed 64 bits). */
@@ -2009,6 +2321,30 @@ export interface components {
         SpaceText: {
             /** @description Its text (TOML). */
             space: string;
+        };
+        /** @description One table of a device: what it holds and how well it predicts (`GET /v1/luts/{device}/summary`). */
+        TableSummary: {
+            /** @description Number format. */
+            dtype: string;
+            /** @description How well each operator is predicted between its neighbours when left out itself. */
+            leave_out: components["schemas"]["LeaveOutError"][];
+            /**
+             * Format: int64
+             * @description Entries that were measured.
+             */
+            measured: number;
+            /**
+             * Format: int64
+             * @description Entries that ran out of memory.
+             */
+            out_of_memory: number;
+            /** @description The runtime. */
+            runtime: components["schemas"]["RuntimeName"];
+            /**
+             * Format: int64
+             * @description Entries that the runtime cannot run.
+             */
+            unsupported: number;
         };
         /**
          * Format: uuid
@@ -2073,6 +2409,11 @@ export interface components {
         WorkerRegistration: {
             /** @description The device it runs on; registered if it is new. */
             device: components["schemas"]["Device"];
+            /**
+             * @description Evaluators it brings, of which an `evaluate` job needs the one that its space names in `[evaluation]`. A
+             *     space without that section needs `own`: a worker that evaluates its candidates by means of its own.
+             */
+            evaluators?: string[];
             /** @description Chosen by the worker, fresh at each start. */
             id: components["schemas"]["WorkerId"];
             /** @description Job kinds it takes. */
@@ -2105,6 +2446,35 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
+    metrics: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The counters */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/openmetrics-text": string;
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
     download: {
         parameters: {
             query?: never;
@@ -2193,6 +2563,15 @@ export interface operations {
             };
             /** @description Go on from the `Upload-Offset` of this answer */
             409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description It is longer than the coordinator takes */
+            413: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2365,6 +2744,44 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["DeviceView"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    list: {
+        parameters: {
+            query?: {
+                /** @description `next_cursor` of the page before. */
+                cursor?: string;
+                /** @description Items at most, 1 to 1000; 100 unless given. */
+                limit?: number;
+                /** @description Only jobs of this search. */
+                search?: components["schemas"]["SearchId"];
+                /** @description Only jobs in this state. */
+                state?: components["schemas"]["JobState"];
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page of jobs */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_JobView"];
                 };
             };
             /** @description A problem */
@@ -2561,7 +2978,7 @@ export interface operations {
                 cursor?: string;
                 /** @description Items at most, 1 to 1000; 100 unless given. */
                 limit?: number;
-                /** @description Only this runtime: name and version with a space between. */
+                /** @description Only this runtime, as `name@version`. */
                 runtime?: string;
                 /** @description Only this operator. */
                 operator?: string;
@@ -2583,6 +3000,48 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Page_LutEntryView"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    estimate: {
+        parameters: {
+            query: {
+                /** @description The operator, such as `conv3d`. */
+                operator: string;
+                /** @description Its dimensions as name=size with spaces or commas between, such as `b=1,c=64,groups=8,h=8,t=5,w=8`. */
+                shape: string;
+                /** @description `name@version`; needed where the device has tables of several runtimes. */
+                runtime?: string;
+                /** @description `f32`, `f16` or `bf16`; needed where the device has tables of several. */
+                dtype?: string;
+                /** @description Also beyond what was measured. */
+                extrapolate?: boolean;
+            };
+            header?: never;
+            path: {
+                device: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The estimate, or why there is none */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BlockEstimate"];
                 };
             };
             /** @description A problem */
@@ -2669,7 +3128,7 @@ export interface operations {
                  *     `shapes-tiny`; the one of which most was measured, unless given.
                  */
                 space: string | null;
-                /** @description `name@version`; the runtime with most entries, unless given. */
+                /** @description `name@version`; the runtime of which most was measured, unless given. */
                 runtime: string | null;
             };
             cookie?: never;
@@ -2707,7 +3166,7 @@ export interface operations {
                  *     `shapes-tiny`; the one of which most was measured, unless given.
                  */
                 space: string | null;
-                /** @description `name@version`; the runtime with most entries, unless given. */
+                /** @description `name@version`; the runtime of which most was measured, unless given. */
                 runtime: string | null;
             };
             cookie?: never;
@@ -2770,6 +3229,41 @@ export interface operations {
             };
         };
     };
+    profile: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                device: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ProfileRequest"];
+            };
+        };
+        responses: {
+            /** @description Queued; read the jobs for how they end */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProfileReply"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
     upload: {
         parameters: {
             query?: never;
@@ -2792,6 +3286,37 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Received"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    summary: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                device: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The tables */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TableSummary"][];
                 };
             };
             /** @description A problem */
@@ -3330,6 +3855,71 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["SearchView"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    list: {
+        parameters: {
+            query?: {
+                /** @description `next_cursor` of the page before. */
+                cursor?: string;
+                /** @description Items at most, 1 to 1000; 100 unless given. */
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page of spaces */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_SpaceSummary"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The space */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ShippedSpace"];
                 };
             };
             /** @description A problem */

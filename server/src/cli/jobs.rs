@@ -1,0 +1,131 @@
+//! `temponas jobs` and `temponas job`: what workers do, and why attempts failed.
+
+use clap::{Args, ValueEnum};
+use protocol::jobs::{AttemptView, JobState, JobView};
+
+use super::{Remote, render};
+use crate::config::ConfigFile;
+
+#[derive(Debug, Args)]
+pub(super) struct JobsArgs {
+    /// Only jobs of this search: its id, or the beginning or end of it
+    search: Option<String>,
+    /// Only jobs in this state
+    #[arg(long, value_enum)]
+    state: Option<State>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct JobArgs {
+    /// The job's id, or the beginning or end of it
+    id: String,
+    /// With the log of each failed attempt
+    #[arg(long)]
+    log: bool,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum State {
+    /// Waiting for a worker
+    Queued,
+    /// In a worker's hands
+    Leased,
+    /// Done
+    Succeeded,
+    /// Given up after its last attempt
+    Failed,
+    /// Not wanted any more
+    Cancelled,
+}
+
+impl From<State> for JobState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Queued => Self::Queued,
+            State::Leased => Self::Leased,
+            State::Succeeded => Self::Succeeded,
+            State::Failed => Self::Failed,
+            State::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+pub(super) async fn list(args: JobsArgs, file: &ConfigFile) -> anyhow::Result<()> {
+    let client = args.remote.client(file)?;
+    let search = match &args.search {
+        Some(text) => Some(client.find_search(text).await?),
+        None => None,
+    };
+    let jobs = client.jobs(search, args.state.map(Into::into)).await?;
+    let mut table = render::table(["id", "kind", "state", "device", "attempts", "took", "says"]);
+    for job in jobs {
+        table.add_row([
+            job.id.to_string(),
+            job.kind.to_string(),
+            job.state.as_str().to_owned(),
+            job.device.clone().unwrap_or_default(),
+            job.attempts.len().to_string(),
+            job.device_seconds
+                .map_or_else(String::new, |seconds| render::hours(seconds.total() / 3600.0)),
+            says(&job),
+        ]);
+    }
+    render::say(&table.to_string())?;
+    Ok(())
+}
+
+pub(super) async fn show(args: JobArgs, file: &ConfigFile) -> anyhow::Result<()> {
+    let client = args.remote.client(file)?;
+    let job = client.job(client.find_job(&args.id).await?).await?;
+    let optional = |id: Option<String>| id.unwrap_or_else(|| "none".to_owned());
+    let rows = [
+        ("job", job.id.to_string()),
+        ("kind", job.kind.to_string()),
+        ("state", job.state.as_str().to_owned()),
+        ("search", optional(job.search_id.map(|id| id.to_string()))),
+        ("candidate", optional(job.candidate_id.map(|id| id.to_string()))),
+        ("device", optional(job.device.clone())),
+        ("created", job.created_at.to_rfc3339()),
+        ("ended", optional(job.ended_at.map(|end| end.to_rfc3339()))),
+    ];
+    for (name, value) in rows {
+        render::say(&format!("{name:<10} {value}"))?;
+    }
+    for attempt in &job.attempts {
+        render::say(&format!("\nattempt {}: {}", attempt.attempt, ended(attempt)))?;
+        if let Some(log) = attempt.log.as_ref().filter(|_| args.log) {
+            render::say(log.trim_end())?;
+        }
+    }
+    if !args.log && job.attempts.iter().any(|attempt| attempt.log.is_some()) {
+        render::say("\n--log shows the logs")?;
+    }
+    Ok(())
+}
+
+/// What it is doing, or why it failed last.
+fn says(job: &JobView) -> String {
+    if job.state == JobState::Leased {
+        let status = job.status.as_deref().unwrap_or_default();
+        return format!("{:.0} % {status}", job.progress * 100.0);
+    }
+    let error = job.attempts.iter().rev().find_map(|attempt| attempt.error.as_deref());
+    let line = error.and_then(|error| error.lines().next()).unwrap_or_default();
+    line.chars().take(120).collect()
+}
+
+fn ended(attempt: &AttemptView) -> String {
+    let worker = attempt
+        .worker_id
+        .map_or_else(String::new, |worker| format!("worker {worker}, "));
+    let began = format!("{worker}from {}", attempt.started_at.to_rfc3339());
+    match (attempt.ended_at, &attempt.error) {
+        (None, _) => format!("{began}, running"),
+        (Some(end), None) => format!("{began} to {}, succeeded", end.to_rfc3339()),
+        (Some(end), Some(error)) => format!("{began} to {}\n{error}", end.to_rfc3339()),
+    }
+}
