@@ -47,6 +47,9 @@ fn parts_with_latents(root: &Path) -> Result<()> {
         let file = file?;
         std::fs::copy(file.path(), folder.join(file.file_name()))?;
     }
+    if folder.join("latents.safetensors").exists() {
+        return Ok(());
+    }
     let mut command = Command::new(program("temponas-worker")?);
     command.args(["latents", "--dataset", "shapes", "--assets"]).arg(root);
     command.arg("--cache").arg(root.join("cache"));

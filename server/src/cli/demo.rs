@@ -106,13 +106,13 @@ async fn attended(args: &DemoArgs, parts: &Path, url: &str, folder: &Path) -> an
     let mut outcome = tokio::select! {
         outcome = one_search(args, parts, &client) => outcome,
         error = workers.failed() => Err(error),
-        () = stop_signal() => Ok(INTERRUPTED.into()),
+        () = interrupted() => Ok(INTERRUPTED.into()),
     };
     if !args.once && outcome.as_ref().is_ok_and(|code| *code != INTERRUPTED.into()) {
         eprintln!("the page stays at {url} until Ctrl-C");
         tokio::select! {
             error = workers.failed() => outcome = Err(error),
-            () = stop_signal() => {}
+            () = interrupted() => {}
         }
     }
     if outcome.is_err() {
@@ -123,6 +123,11 @@ async fn attended(args: &DemoArgs, parts: &Path, url: &str, folder: &Path) -> an
     }
     workers.stop().await;
     outcome
+}
+
+async fn interrupted() {
+    stop_signal().await;
+    eprintln!("stopping");
 }
 
 /// Ends what a demo has not brought to an end: it would take the workers' time from the next one.

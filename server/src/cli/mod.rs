@@ -197,7 +197,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 
 fn start_log(cli: &Cli) {
     let serves = matches!(cli.command, Command::Serve(_));
-    let default = if serves { "info,sqlx=warn" } else { "warn" };
+    let default = if serves { "info,sqlx=warn" } else { "warn,sqlx=error" };
     let filter = cli.log.as_deref().unwrap_or(default);
     let filter = tracing_subscriber::EnvFilter::try_new(filter).unwrap_or_else(|error| {
         eprintln!("--log {filter}: {error}; logging `{default}` instead");
