@@ -727,7 +727,7 @@ export interface paths {
         get: operations["list"];
         put?: never;
         /**
-         * Registers a worker and its device.
+         * Registers a worker and its device. With a token of role `device` it may take `profile` and `verify` only.
          * @description Admits: admin, worker, device.
          */
         post: operations["register"];
@@ -1058,7 +1058,7 @@ export interface components {
         EvaluateInput: {
             /** @description The architecture in printed form. */
             architecture: string;
-            /** @description Datasets and base weights the evaluation needs, beside those the worker ships. */
+            /** @description Trained parts and latents of the dataset, to lay out under their names; those the worker ships where it is empty. */
             base?: components["schemas"]["ArtifactRef"][];
             /** @description The candidate. */
             candidate_id: components["schemas"]["CandidateId"];
@@ -1145,11 +1145,11 @@ export interface components {
         };
         /** @description Ends an attempt without a result (`POST /v1/jobs/{id}/failure`). */
         FailureReport: {
-            /** @description Why, in a sentence. */
+            /** @description Why, in a sentence; the first 4 KiB are kept. */
             error: string;
             /** @description The lease. */
             lease_token: components["schemas"]["LeaseToken"];
-            /** @description The end of the attempt's log, at most 64 KiB. */
+            /** @description The end of the attempt's log; the last 64 KiB are kept. */
             log?: string | null;
             /** @description The worker was told to stop: the attempt does not count against the job. */
             released?: boolean;
@@ -1441,6 +1441,12 @@ export interface components {
          *     answers with the search that the first one made; with `?dry_run=true` nothing is stored.
          */
         NewSearch: {
+            /**
+             * @description Uploaded files that evaluations start from, laid out under their names: trained parts of the dataset
+             *     (`manifest.json` and the files it names) and, with `latents.safetensors`, its training clips, so that a worker
+             *     needs none of them. Workers use the parts they ship where it is empty.
+             */
+            base?: components["schemas"]["ArtifactRef"][];
             /** @description The device whose costs count; required unless the space is a table. */
             device?: string | null;
             /** @description Replaces the space file's name for people. */
@@ -1673,6 +1679,8 @@ export interface components {
         Page_SearchView: {
             /** @description The items of this page, oldest first unless the route says otherwise. */
             items: {
+                /** @description Files that its evaluations start from; empty where workers use the parts they ship. */
+                base?: components["schemas"]["ArtifactRef"][];
                 /** @description Budget. */
                 budget: components["schemas"]["Budget"];
                 /** @description What verification taught about the predictions. */
@@ -1910,6 +1918,8 @@ export interface components {
         SearchState: "profiling" | "eliminating" | "searching" | "verifying" | "done" | "paused" | "cancelled" | "failed";
         /** @description A search as it is shown. */
         SearchView: {
+            /** @description Files that its evaluations start from; empty where workers use the parts they ship. */
+            base?: components["schemas"]["ArtifactRef"][];
             /** @description Budget. */
             budget: components["schemas"]["Budget"];
             /** @description What verification taught about the predictions. */
@@ -2063,6 +2073,11 @@ export interface components {
         WorkerRegistration: {
             /** @description The device it runs on; registered if it is new. */
             device: components["schemas"]["Device"];
+            /**
+             * @description Evaluators it brings, of which an `evaluate` job needs the one that its space names in `[evaluation]`. A
+             *     space without that section needs `own`: a worker that evaluates its candidates by means of its own.
+             */
+            evaluators?: string[];
             /** @description Chosen by the worker, fresh at each start. */
             id: components["schemas"]["WorkerId"];
             /** @description Job kinds it takes. */
@@ -2183,6 +2198,15 @@ export interface operations {
             };
             /** @description Go on from the `Upload-Offset` of this answer */
             409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description It is longer than the coordinator takes */
+            413: {
                 headers: {
                     [name: string]: unknown;
                 };
