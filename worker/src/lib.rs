@@ -5,6 +5,8 @@ pub mod assets;
 pub mod checkpoint;
 pub mod client;
 pub mod data;
+#[cfg(test)]
+mod fake_coordinator;
 pub mod flow;
 pub mod jobs;
 pub mod lut_accuracy;
