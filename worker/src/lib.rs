@@ -9,6 +9,7 @@ pub mod data;
 mod fake_coordinator;
 pub mod flow;
 pub mod jobs;
+mod lease;
 pub mod lut_accuracy;
 pub mod models;
 pub mod optimizer;

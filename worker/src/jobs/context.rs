@@ -31,30 +31,47 @@ pub struct Settings {
     pub memory_bytes: u64,
 }
 
-/// What a job has told since the last heartbeat, and whether it should go on.
+/// What a job tells for its heartbeats, and whether it should go on.
 #[derive(Debug, Default)]
 pub struct Pulse {
     state: Mutex<State>,
     stop: AtomicBool,
     /// Something was told that should not wait for the next heartbeat.
     pub urgent: Notify,
+    /// A checkpoint waits for its upload, or the job has ended.
+    pub to_upload: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    news: News,
+    saved: Option<ArtifactRef>,
+    ended: bool,
+    log: String,
 }
 
 /// What the next heartbeat carries.
 #[derive(Debug, Default, Clone)]
-pub struct State {
+pub struct News {
     /// Share done, 0 to 1.
     pub progress: f64,
     /// What the job is doing.
     pub status: Option<String>,
-    /// New points of the curve.
+    /// Points of the curve that the coordinator does not know.
     pub curve: Vec<CurvePoint>,
-    /// The newest checkpoint that the coordinator does not know.
+    /// The newest uploaded checkpoint, where the coordinator does not know of it.
     pub checkpoint: Option<ArtifactRef>,
-    log: String,
 }
 
 impl Pulse {
+    /// Of a job that is done.
+    #[must_use]
+    pub fn done() -> Self {
+        let pulse = Self::default();
+        pulse.lock().news.progress = 1.0;
+        pulse
+    }
+
     /// Asks the job to end.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
@@ -66,26 +83,53 @@ impl Pulse {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Takes what is new; progress and status stay.
+    /// What the next heartbeat carries.
     #[must_use]
-    pub fn take(&self) -> State {
-        let mut state = self.lock();
-        let (curve, checkpoint) = (std::mem::take(&mut state.curve), state.checkpoint.take());
-        State {
-            progress: state.progress,
-            status: state.status.clone(),
-            curve,
-            checkpoint,
-            log: String::new(),
+    pub fn news(&self) -> News {
+        self.lock().news.clone()
+    }
+
+    /// Takes out what a heartbeat has delivered; what came meanwhile stays.
+    pub fn delivered(&self, delivered: &News) {
+        let news = &mut self.lock().news;
+        news.curve.drain(..delivered.curve.len().min(news.curve.len()));
+        if news.checkpoint == delivered.checkpoint {
+            news.checkpoint = None;
         }
     }
 
-    /// Puts back what a heartbeat could not deliver.
-    pub fn put_back(&self, undelivered: State) {
+    /// The checkpoint that waits for its upload.
+    #[must_use]
+    pub fn saved(&self) -> Option<ArtifactRef> {
+        self.lock().saved.clone()
+    }
+
+    /// Has the next heartbeat, which goes out at once, tell of an uploaded checkpoint.
+    pub fn uploaded(&self, checkpoint: ArtifactRef) {
         let mut state = self.lock();
-        let newer = std::mem::replace(&mut state.curve, undelivered.curve);
-        state.curve.extend(newer);
-        state.checkpoint = state.checkpoint.take().or(undelivered.checkpoint);
+        if state.saved.as_ref() == Some(&checkpoint) {
+            state.saved = None;
+        }
+        state.news.checkpoint = Some(checkpoint);
+        drop(state);
+        self.urgent.notify_one();
+    }
+
+    /// Notes that the job has ended; its last checkpoint is still of use, or not.
+    pub fn end(&self, checkpoint_counts: bool) {
+        let mut state = self.lock();
+        state.ended = true;
+        if !checkpoint_counts {
+            state.saved = None;
+        }
+        drop(state);
+        self.to_upload.notify_one();
+    }
+
+    /// Whether the job has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.lock().ended
     }
 
     /// The end of the attempt's log.
@@ -131,9 +175,9 @@ impl JobContext {
     /// [`JobError::Interrupted`] when it should not.
     pub fn progress(&self, share: f64, status: &str) -> Result<(), JobError> {
         let mut state = self.pulse.lock();
-        state.progress = share.clamp(0.0, 1.0);
-        if state.status.as_deref() != Some(status) {
-            state.status = Some(status.to_owned());
+        state.news.progress = share.clamp(0.0, 1.0);
+        if state.news.status.as_deref() != Some(status) {
+            state.news.status = Some(status.to_owned());
         }
         drop(state);
         if self.pulse.stops() {
@@ -159,10 +203,10 @@ impl JobContext {
 
     /// Tells a point of the curve.
     pub fn curve(&self, point: CurvePoint) {
-        self.pulse.lock().curve.push(point);
+        self.pulse.lock().news.curve.push(point);
     }
 
-    /// Keeps a checkpoint and has the next heartbeat, which goes out at once, carry it.
+    /// Keeps a checkpoint; it is uploaded, and told of, while the job goes on.
     ///
     /// # Errors
     /// Where it cannot be written.
@@ -173,8 +217,8 @@ impl JobContext {
             "application/octet-stream",
             bytes,
         )?;
-        self.pulse.lock().checkpoint = Some(kept);
-        self.pulse.urgent.notify_one();
+        self.pulse.lock().saved = Some(kept);
+        self.pulse.to_upload.notify_one();
         Ok(())
     }
 
@@ -272,12 +316,14 @@ mod tests {
     #[test]
     fn what_a_heartbeat_could_not_deliver_goes_with_the_next_in_order() {
         let pulse = Pulse::default();
-        pulse.lock().curve = vec![point(1)];
-        let undelivered = pulse.take();
-        pulse.lock().curve.push(point(2));
-        pulse.put_back(undelivered);
-        assert_eq!(pulse.take().curve, [point(1), point(2)]);
-        assert!(pulse.take().curve.is_empty());
+        pulse.lock().news.curve = vec![point(1)];
+        let first = pulse.news();
+        pulse.lock().news.curve.push(point(2));
+        assert_eq!(pulse.news().curve, [point(1), point(2)], "the first was not delivered");
+        pulse.delivered(&first);
+        assert_eq!(pulse.news().curve, [point(2)]);
+        pulse.delivered(&pulse.news());
+        assert!(pulse.news().curve.is_empty());
     }
 
     /// A job's surroundings without a coordinator.
