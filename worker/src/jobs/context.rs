@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::JobError;
 use crate::checkpoint::write_atomically;
-use crate::client::{Client, digest_of};
+use crate::client::{Client, ClientError, digest_of};
 
 /// The end of the log that travels with a failure.
 const LOG_BYTES: usize = 60 * 1024;
@@ -243,13 +243,20 @@ impl JobContext {
     /// # Errors
     /// Where it cannot be had.
     pub fn fetch(&self, artifact: &ArtifactRef) -> Result<Vec<u8>, JobError> {
-        std::fs::read(self.fetch_file(artifact)?).map_err(JobError::attempt)
+        self.try_fetch(artifact).map_err(JobError::attempt)
     }
 
-    fn fetch_file(&self, artifact: &ArtifactRef) -> Result<PathBuf, JobError> {
-        self.tokio
-            .block_on(self.client.fetch(&artifact.digest))
-            .map_err(JobError::attempt)
+    /// As [`Self::fetch`], for those who tell errors apart.
+    ///
+    /// # Errors
+    /// Where it cannot be had.
+    pub fn try_fetch(&self, artifact: &ArtifactRef) -> Result<Vec<u8>, ClientError> {
+        let path = self.fetch_file(artifact)?;
+        std::fs::read(&path).map_err(|source| ClientError::Disk { path, source })
+    }
+
+    fn fetch_file(&self, artifact: &ArtifactRef) -> Result<PathBuf, ClientError> {
+        self.tokio.block_on(self.client.fetch(&artifact.digest))
     }
 
     /// A folder that holds the trained parts of `dataset` below its name: laid out from the artifacts of the job where
@@ -269,7 +276,7 @@ impl JobContext {
         for part in base {
             let place = root.join(dataset).join(&part.name);
             if !place.exists() {
-                lay_out(&self.fetch_file(part)?, &place).map_err(JobError::attempt)?;
+                lay_out(&self.fetch_file(part).map_err(JobError::attempt)?, &place).map_err(JobError::attempt)?;
             }
         }
         Ok(root)
@@ -304,6 +311,23 @@ fn lay_out(file: &Path, place: &Path) -> std::io::Result<()> {
 }
 
 #[cfg(test)]
+impl JobContext {
+    /// A job's surroundings without a coordinator.
+    pub(crate) fn alone(tokio: &tokio::runtime::Runtime, cache: &Path) -> Self {
+        let _inside = tokio.enter();
+        let settings = Settings {
+            device: Device::Cpu,
+            threads: 1,
+            cache: cache.to_owned(),
+            assets: PathBuf::from("shipped"),
+            memory_bytes: 0,
+        };
+        let client = Client::new("http://127.0.0.1:1", None, cache).unwrap();
+        Self::new(settings, Arc::default(), None, client)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use tokio::runtime::Runtime;
 
@@ -326,20 +350,6 @@ mod tests {
         assert!(pulse.news().curve.is_empty());
     }
 
-    /// A job's surroundings without a coordinator.
-    fn context(tokio: &Runtime, cache: &Path) -> JobContext {
-        let _inside = tokio.enter();
-        let settings = Settings {
-            device: Device::Cpu,
-            threads: 1,
-            cache: cache.to_owned(),
-            assets: PathBuf::from("shipped"),
-            memory_bytes: 0,
-        };
-        let client = Client::new("http://127.0.0.1:1", None, cache).unwrap();
-        JobContext::new(settings, Arc::default(), None, client)
-    }
-
     fn part(context: &JobContext, name: &str, bytes: &[u8]) -> ArtifactRef {
         let kept = context.keep(ArtifactRole::Base, name, "application/octet-stream", bytes);
         kept.unwrap()
@@ -349,7 +359,7 @@ mod tests {
     fn a_long_log_keeps_its_end() {
         let folder = tempfile::tempdir().unwrap();
         let tokio = Runtime::new().unwrap();
-        let context = context(&tokio, folder.path());
+        let context = JobContext::alone(&tokio, folder.path());
         for line in 0..4000 {
             context.log(&format!("line {line} of a log that is long"));
         }
@@ -362,7 +372,7 @@ mod tests {
     fn base_files_are_laid_out_under_their_names_and_the_name_of_the_dataset() {
         let folder = tempfile::tempdir().unwrap();
         let tokio = Runtime::new().unwrap();
-        let context = context(&tokio, folder.path());
+        let context = JobContext::alone(&tokio, folder.path());
         let base = [
             part(&context, "manifest.json", b"{}"),
             part(&context, "vae.safetensors", b"weights"),
@@ -392,7 +402,7 @@ mod tests {
     fn names_that_lead_elsewhere_are_refused_for_good() {
         let folder = tempfile::tempdir().unwrap();
         let tokio = Runtime::new().unwrap();
-        let context = context(&tokio, folder.path());
+        let context = JobContext::alone(&tokio, folder.path());
         for name in ["../vae.safetensors", "/etc/passwd", "a/b", "..", "", "a/"] {
             let base = [part(&context, name, b"x")];
             let error = context.assets("shapes", &base).unwrap_err();
@@ -406,7 +416,7 @@ mod tests {
     fn a_file_that_cannot_be_fetched_is_worth_another_attempt() {
         let folder = tempfile::tempdir().unwrap();
         let tokio = Runtime::new().unwrap();
-        let context = context(&tokio, folder.path());
+        let context = JobContext::alone(&tokio, folder.path());
         let here = part(&context, "a", b"a");
         let elsewhere = ArtifactRef {
             digest: digest_of(b"elsewhere"),

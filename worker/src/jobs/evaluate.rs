@@ -208,16 +208,31 @@ fn resume(context: &JobContext, training: &mut Training<'_>) -> Result<Diary, Jo
     let Some(artifact) = &context.checkpoint else {
         return Ok(Diary::default());
     };
-    let bytes = context.fetch(artifact)?;
-    let checkpoint = Checkpoint::decode(&bytes).map_err(JobError::attempt)?;
-    let diary = checkpoint
-        .notes
-        .get(DIARY)
-        .map(|text| serde_json::from_str(text))
-        .transpose();
-    let diary = diary.map_err(JobError::attempt)?.unwrap_or_default();
-    training.restore(&checkpoint).map_err(JobError::attempt)?;
-    context.log(&format!("going on from step {}", training.step_number()));
+    let restored = match context.try_fetch(artifact) {
+        Err(error) if error.is_passing() => return Err(JobError::attempt(error)),
+        Err(error) => Err(error.into()),
+        Ok(bytes) => restore(training, &bytes),
+    };
+    match restored {
+        Ok(diary) => {
+            context.log(&format!("going on from step {}", training.step_number()));
+            Ok(diary)
+        }
+        Err(problem) => {
+            context.log(&format!(
+                "starting again from step 0: the checkpoint cannot be used: {problem}"
+            ));
+            Ok(Diary::default())
+        }
+    }
+}
+
+/// Takes a checkpoint over whole or not at all.
+fn restore(training: &mut Training<'_>, bytes: &[u8]) -> anyhow::Result<Diary> {
+    let checkpoint = Checkpoint::decode(bytes)?;
+    let diary = checkpoint.notes.get(DIARY).map(|text| serde_json::from_str(text));
+    let diary = diary.transpose()?.unwrap_or_default();
+    training.restore(&checkpoint)?;
     Ok(diary)
 }
 
@@ -288,7 +303,65 @@ fn keep_artifacts(
 
 #[cfg(test)]
 mod tests {
+    use protocol::artifacts::ArtifactRef;
+    use tch::Device;
+
     use super::*;
+
+    fn shapes() -> Space {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../search-spaces/spaces/shapes-tiny.toml");
+        Space::parse(&std::fs::read_to_string(path).unwrap()).unwrap()
+    }
+
+    fn built(space: &Space, architecture: &str, seed: u64) -> (nn::VarStore, UNet) {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let architecture = space.architecture(architecture).unwrap();
+        let unet = UNet::new(&vs.root(), space.unet().unwrap(), &space.layers(&architecture));
+        seed_weights(&vs, seed);
+        (vs, unet)
+    }
+
+    #[test]
+    fn a_checkpoint_that_cannot_be_used_means_starting_again_from_step_0() {
+        let (folder, tokio) = (tempfile::tempdir().unwrap(), tokio::runtime::Runtime::new().unwrap());
+        let mut context = JobContext::alone(&tokio, folder.path());
+        let space = shapes();
+        let evaluation = space.evaluation.as_ref().unwrap();
+        let (vs, unet) = built(&space, "c1.-.-.-.-", 1);
+        let mut training = Training::new(&unet, &vs, evaluation, 1);
+        let start = training.checkpoint().encode().unwrap();
+
+        let (vs, unet) = built(&space, "c3.-.-.-.-", 1);
+        let other = Training::new(&unet, &vs, evaluation, 1).checkpoint().encode().unwrap();
+        let mut wrong_diary = training.checkpoint();
+        wrong_diary.notes.insert(DIARY.to_owned(), "no diary".to_owned());
+        for bytes in [b"no checkpoint".to_vec(), other, wrong_diary.encode().unwrap()] {
+            context.save(&bytes).unwrap();
+            context.checkpoint = context.pulse.saved();
+            let diary = resume(&context, &mut training).unwrap();
+            assert!(diary.points.is_empty());
+            assert_eq!(training.checkpoint().encode().unwrap(), start);
+        }
+        assert_eq!(context.pulse.log().matches("starting again from step 0").count(), 3);
+    }
+
+    #[test]
+    fn a_checkpoint_that_is_out_of_reach_for_now_is_worth_another_attempt() {
+        let (folder, tokio) = (tempfile::tempdir().unwrap(), tokio::runtime::Runtime::new().unwrap());
+        let mut context = JobContext::alone(&tokio, folder.path());
+        context.checkpoint = Some(ArtifactRef {
+            role: ArtifactRole::Checkpoint,
+            digest: "ab".repeat(32).parse().unwrap(),
+            name: "checkpoint".to_owned(),
+            media_type: "text/plain".to_owned(),
+            bytes: 1,
+        });
+        let space = shapes();
+        let (vs, unet) = built(&space, "c1.-.-.-.-", 1);
+        let mut training = Training::new(&unet, &vs, space.evaluation.as_ref().unwrap(), 1);
+        let error = resume(&context, &mut training).unwrap_err();
+        assert!(error.is_worth_another_attempt(), "{error}");
+    }
 
     #[test]
     fn a_diary_that_was_written_down_goes_on_to_the_same_digits() {
