@@ -9,7 +9,7 @@ use protocol::artifacts::{ArtifactRef, ArtifactRole};
 use protocol::jobs::{CurvePoint, DeviceSeconds, EvaluateInput, EvaluateOutcome, JobResult, Outcome, ParentWeights};
 use search_spaces::{Architecture, Evaluation, Space};
 use serde::{Deserialize, Serialize};
-use tch::nn;
+use tch::{TchError, Tensor, nn};
 
 use super::{JobContext, JobError, parse};
 use crate::assets::{Assets, AssetsError};
@@ -17,6 +17,7 @@ use crate::checkpoint::{Checkpoint, decode_tensors, encode_tensors};
 use crate::data::latents::TrainingSet;
 use crate::models::UNet;
 use crate::models::seeded::seed_weights;
+use crate::models::unet::temporal_path;
 use crate::scoring::{Score, score};
 use crate::train::Training;
 
@@ -246,28 +247,38 @@ fn inherit(
 ) -> Result<(), JobError> {
     let other = space.architecture(&parent.architecture);
     let other = other.map_err(|error| JobError::Input(format!("the parent's architecture: {error}")))?;
-    let kept = |name: &str| {
-        let pairs = space
-            .positions
-            .iter()
-            .zip(architecture.choices().iter().zip(other.choices()));
-        pairs.into_iter().any(|(position, (ours, theirs))| {
-            ours == theirs && name.starts_with(&format!("temporal.{}.", position.name))
-        })
-    };
     let saved = decode_tensors(&context.fetch(&parent.weights)?).map_err(JobError::attempt)?;
+    let count = copy_shared(space, architecture, &other, &saved, vs).map_err(JobError::attempt)?;
+    context.log(&format!("inherited {count} tensors from {}", parent.architecture));
+    Ok(())
+}
+
+/// Copies the weights of positions where both architectures choose the same; says how many tensors those were.
+fn copy_shared(
+    space: &Space,
+    ours: &Architecture,
+    theirs: &Architecture,
+    saved: &BTreeMap<String, Tensor>,
+    vs: &nn::VarStore,
+) -> Result<usize, TchError> {
+    let chosen = ours.choices().iter().zip(theirs.choices());
+    let shared: Vec<String> = space
+        .positions
+        .iter()
+        .zip(chosen)
+        .filter(|(_, (ours, theirs))| ours == theirs)
+        .map(|(position, _)| format!("{}.", temporal_path(&position.name)))
+        .collect();
     let mut count = 0;
     for (name, mut variable) in vs.variables() {
-        let same = saved
-            .get(&name)
-            .filter(|tensor| kept(&name) && tensor.size() == variable.size());
-        if let Some(tensor) = same {
-            tch::no_grad(|| variable.f_copy_(tensor)).map_err(JobError::attempt)?;
+        let inherits = shared.iter().any(|prefix| name.starts_with(prefix));
+        let same = saved.get(&name).filter(|tensor| tensor.size() == variable.size());
+        if let Some(tensor) = same.filter(|_| inherits) {
+            tch::no_grad(|| variable.f_copy_(tensor))?;
             count += 1;
         }
     }
-    context.log(&format!("inherited {count} tensors from {}", parent.architecture));
-    Ok(())
+    Ok(count)
 }
 
 fn keep_artifacts(
@@ -361,6 +372,33 @@ mod tests {
         let mut training = Training::new(&unet, &vs, space.evaluation.as_ref().unwrap(), 1);
         let error = resume(&context, &mut training).unwrap_err();
         assert!(error.is_worth_another_attempt(), "{error}");
+    }
+
+    #[test]
+    fn layers_that_parent_and_child_share_inherit_and_the_others_do_not() {
+        let space = shapes();
+        let (parent, child) = ("c1.s1.x1.x3.c3", "c1.s1.x1.x3.s3");
+        let trained = built(&space, parent, 1).0.variables().into_iter();
+        let saved: BTreeMap<String, Tensor> = trained.map(|(name, tensor)| (name, tensor.full_like(7))).collect();
+        let (vs, _unet) = built(&space, child, 2);
+        let architecture = |text| space.architecture(text).unwrap();
+        let count = copy_shared(&space, &architecture(child), &architecture(parent), &saved, &vs).unwrap();
+
+        let inherited: Vec<String> = vs
+            .variables()
+            .into_iter()
+            .filter(|(name, variable)| saved.get(name).is_some_and(|tensor| tensor == variable))
+            .map(|(name, _)| name)
+            .collect();
+        assert_eq!(inherited.len(), count);
+        for (i, position) in space.positions.iter().enumerate() {
+            let here = format!("{}.", temporal_path(&position.name));
+            let all = vs.variables().keys().filter(|name| name.starts_with(&here)).count();
+            let taken = inherited.iter().filter(|name| name.starts_with(&here)).count();
+            assert!(all > 0, "{}", position.name);
+            assert_eq!(taken, if i < 4 { all } else { 0 }, "{}", position.name);
+        }
+        assert!(inherited.iter().all(|name| crate::models::unet::is_temporal(name)));
     }
 
     #[test]
