@@ -48,21 +48,37 @@ fn every_block_of_the_shipped_space_is_measured() {
     }
 }
 
+/// The shipped space with its UNet in so many parts.
+fn in_parts(parts: u64) -> Space {
+    let text = space().source;
+    assert!(text.contains("\nparts = 1\n"), "the space says how many parts");
+    Space::parse(&text.replace("\nparts = 1\n", &format!("\nparts = {parts}\n"))).unwrap()
+}
+
 #[test]
 fn the_memory_of_a_whole_pass_is_what_the_blocks_predict() {
-    let space = space();
-    let mut table = lut::Lut::new("here", lut::Runtime::new("libtorch-cpu-1t", "2.11.0"), dtype_of(&space));
-    for (block, state) in profile_blocks(&space, &space.blocks(), &settings(), &mut on).unwrap() {
+    the_prediction_holds_for(&space());
+}
+
+#[test]
+fn in_parts_only_the_heaviest_ones_weights_count() {
+    the_prediction_holds_for(&in_parts(2));
+    the_prediction_holds_for(&in_parts(3));
+}
+
+fn the_prediction_holds_for(space: &Space) {
+    let mut table = lut::Lut::new("here", lut::Runtime::new("libtorch-cpu-1t", "2.11.0"), dtype_of(space));
+    for (block, state) in profile_blocks(space, &space.blocks(), &settings(), &mut on).unwrap() {
         table.insert(block, state);
     }
     for text in ["-.-.-.-.-", "c1.s1.x1.x3.c3", "s3.s3.s3.s3.s3"] {
         let architecture = space.architecture(text).unwrap();
-        let predicted = lut::compose(&table, &space, &architecture)
+        let predicted = lut::compose(&table, space, &architecture)
             .unwrap()
             .peak_memory_bytes
             .unwrap()
             .value;
-        let whole = measure_whole(&space, &architecture, &settings(), &mut on).unwrap();
+        let whole = measure_whole(space, &architecture, &settings(), &mut on).unwrap();
         let found = measured(&whole).peak_memory_bytes.median().unwrap();
         assert!(
             (predicted / found - 1.0).abs() < 0.02,
