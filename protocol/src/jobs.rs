@@ -234,7 +234,7 @@ pub struct EvaluateOutcome {
     pub evaluator: String,
 }
 
-/// A whole architecture measured on the device.
+/// A whole architecture measured on the device, or found to be too large for it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct VerifyOutcome {
     /// What measured.
@@ -243,6 +243,9 @@ pub struct VerifyOutcome {
     pub metrics: Metrics,
     /// Raw latency samples in milliseconds.
     pub latency_ms_samples: Vec<f64>,
+    /// What the runtime said when it ran out of memory; then there are no figures, and no limit is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out_of_memory: Option<String>,
 }
 
 /// A row of a table.

@@ -222,8 +222,17 @@ async fn store_outcome(tx: &mut Tx, job: &JobRow, result: &JobResult, now: DateT
             require_finite(job.id, metrics)?;
             store_evaluation(tx, job, result, metrics, None, now).await
         }
-        (JobInput::Verify(input), Outcome::Verify(VerifyOutcome { metrics, .. })) => {
+        (
+            JobInput::Verify(input),
+            Outcome::Verify(VerifyOutcome {
+                metrics, out_of_memory, ..
+            }),
+        ) => {
             require_finite(job.id, metrics)?;
+            if let Some(detail) = out_of_memory {
+                candidates::set_out_of_memory(tx, input.candidate_id, &storable(tail(detail))).await?;
+                return Ok(tell_candidate(tx, job.search_id, input.candidate_id).await?);
+            }
             candidates::set_verified(tx, input.candidate_id, metrics, &result.artifacts).await?;
             Ok(tell_candidate(tx, job.search_id, input.candidate_id).await?)
         }

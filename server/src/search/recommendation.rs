@@ -133,7 +133,8 @@ fn admitted<'r>(
 ) -> (Vec<&'r CandidateRow>, Vec<&'r CandidateRow>) {
     let measurable = profiling::target(search, space).is_some();
     let confirmed = verification::confirmed(space, rows);
-    let evaluated = rows.iter().filter(|row| row.state == CandidateState::Evaluated);
+    let fits = |row: &&CandidateRow| row.state == CandidateState::Evaluated && row.out_of_memory.is_none();
+    let evaluated = rows.iter().filter(fits);
     let admitted = evaluated.filter(|row| {
         let mut metrics = views::known(row);
         metrics.extend(views::calibrated(&row.predicted.0, calibration(search)));

@@ -319,6 +319,7 @@ pub(crate) fn done(job: &LeasedJob) -> Outcome {
                 runtime: runtime(),
                 metrics,
                 latency_ms_samples: vec![20.0],
+                out_of_memory: None,
             })
         }
         JobInput::Lookup(input) => panic!("the coordinator looks {} up itself", input.architecture),
