@@ -155,7 +155,7 @@ pub struct LookupInput {
     pub architecture: String,
 }
 
-/// Seconds a job held its device, by part.
+/// Seconds that an attempt, or all attempts at a job, held their device, by part.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceSeconds {
     /// Training, including data loading.
@@ -192,7 +192,7 @@ pub struct CurvePoint {
 /// What a finished job found. Sent with the lease's token; sending it again changes nothing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct JobResult {
-    /// What it held the device for.
+    /// What the attempt that found it held the device for; what earlier attempts did, they told themselves.
     #[serde(default)]
     pub device_seconds: DeviceSeconds,
     /// Artifacts, already uploaded.
@@ -291,6 +291,8 @@ pub struct AttemptView {
     pub error: Option<String>,
     /// The end of its log.
     pub log: Option<String>,
+    /// What it held its device for, as far as it told.
+    pub device_seconds: DeviceSeconds,
 }
 
 /// A job as it is shown.
@@ -320,6 +322,6 @@ pub struct JobView {
     pub ended_at: Option<DateTime<Utc>>,
     /// Attempts so far, oldest first.
     pub attempts: Vec<AttemptView>,
-    /// Device seconds of its result.
+    /// Device-seconds of all its attempts so far; absent before the first.
     pub device_seconds: Option<DeviceSeconds>,
 }

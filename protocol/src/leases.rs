@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use crate::{
     JobId, LeaseToken, WorkerId,
     artifacts::ArtifactRef,
-    jobs::{CurvePoint, JobInput, JobResult},
+    jobs::{CurvePoint, DeviceSeconds, JobInput, JobResult},
 };
 
 /// Asks for one job (`POST /v1/leases`); 204 when there was none in time.
@@ -56,6 +56,9 @@ pub struct Heartbeat {
     /// A checkpoint uploaded since the last heartbeat.
     #[serde(default)]
     pub checkpoint: Option<ArtifactRef>,
+    /// What this attempt has held its device for so far: it counts even if this is the attempt's last word.
+    #[serde(default)]
+    pub device_seconds: DeviceSeconds,
 }
 
 /// What a heartbeat answers.
@@ -91,4 +94,7 @@ pub struct FailureReport {
     /// The worker was told to stop: the attempt does not count against the job.
     #[serde(default)]
     pub released: bool,
+    /// What this attempt held its device for.
+    #[serde(default)]
+    pub device_seconds: DeviceSeconds,
 }

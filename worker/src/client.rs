@@ -326,6 +326,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use protocol::LeaseToken;
+    use protocol::jobs::DeviceSeconds;
 
     use super::*;
     use crate::fake_coordinator::{Coordinator, Reply};
@@ -408,6 +409,7 @@ mod tests {
             log: None,
             retry: true,
             released: false,
+            device_seconds: DeviceSeconds::default(),
         };
         let lost = client.failure(JobId::new(), &report).await.unwrap_err();
         assert!(matches!(lost, ClientError::LeaseLost(_)), "{lost}");

@@ -111,6 +111,7 @@ impl Worker {
                     log: Some(pulse.log()),
                     retry: error.is_worth_another_attempt(),
                     released: matches!(error, JobError::Interrupted),
+                    device_seconds: pulse.news().device_seconds,
                 };
                 tracing::warn!(job.id = %job.job_id, %error, "attempt ended");
                 let sent = self.patiently(stop, || self.client.failure(job.job_id, &report)).await;

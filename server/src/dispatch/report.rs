@@ -6,7 +6,10 @@ use chrono::{DateTime, Utc};
 use protocol::{
     JobId, LeaseToken, Metrics, SearchId,
     events::EventBody,
-    jobs::{EvaluateOutcome, JobInput, JobResult, JobState, LookupOutcome, Outcome, ProfileOutcome, VerifyOutcome},
+    jobs::{
+        DeviceSeconds, EvaluateOutcome, JobInput, JobResult, JobState, LookupOutcome, Outcome, ProfileOutcome,
+        VerifyOutcome,
+    },
     leases::{FailureReport, Heartbeat, HeartbeatReply, ResultReport},
 };
 
@@ -39,6 +42,7 @@ pub async fn heartbeat(
             format!("{} is not between 0 and 1", beat.progress),
         ));
     }
+    require_seconds(id, "device_seconds", &beat.device_seconds)?;
     if let Some(checkpoint) = &beat.checkpoint {
         require_artifacts(store, id, std::slice::from_ref(checkpoint), "checkpoint").await?;
     }
@@ -61,6 +65,7 @@ pub async fn heartbeat(
         beat.checkpoint.as_ref(),
     )
     .await?;
+    jobs::note_attempt(&mut tx, id, &beat.device_seconds).await?;
     if !beat.curve.is_empty() {
         jobs::extend_curve(&mut tx, id, &beat.curve).await?;
     }
@@ -110,13 +115,7 @@ pub async fn succeed(
         };
     }
     require_lease(&job, report.lease_token)?;
-    let seconds = report.result.device_seconds;
-    if [seconds.train, seconds.sample, seconds.score, seconds.profile]
-        .iter()
-        .any(|part| part.is_nan() || *part < 0.0)
-    {
-        return Err(at_fault(id, "result.device_seconds", "every part must be 0 or more"));
-    }
+    require_seconds(id, "result.device_seconds", &report.result.device_seconds)?;
     jobs::succeed(&mut tx, id, &report.result, now).await?;
     store_outcome(&mut tx, &job, &report.result, now).await?;
     let done = JobRow {
@@ -140,9 +139,11 @@ pub async fn fail(
     report: &FailureReport,
     now: DateTime<Utc>,
 ) -> Result<SearchId, DispatchError> {
+    require_seconds(id, "device_seconds", &report.device_seconds)?;
     let mut tx = store.begin().await?;
     let job = jobs::lock(&mut tx, id).await?.ok_or(DispatchError::UnknownJob(id))?;
     require_lease(&job, report.lease_token)?;
+    jobs::note_attempt(&mut tx, id, &report.device_seconds).await?;
     let error = if report.released {
         "released: the worker was told to stop".to_owned()
     } else {
@@ -244,6 +245,14 @@ async fn store_outcome(tx: &mut Tx, job: &JobRow, result: &JobResult, now: DateT
     }
 }
 
+fn require_seconds(job: JobId, field: &str, seconds: &DeviceSeconds) -> Result<(), DispatchError> {
+    let parts = [seconds.train, seconds.sample, seconds.score, seconds.profile];
+    if parts.iter().any(|part| part.is_nan() || *part < 0.0) {
+        return Err(at_fault(job, field, "every part must be 0 or more"));
+    }
+    Ok(())
+}
+
 fn require_finite(job: JobId, metrics: &Metrics) -> Result<(), DispatchError> {
     let wrong = metrics
         .iter()
@@ -272,7 +281,7 @@ async fn store_evaluation(
     let evaluation = candidates::Evaluation {
         measured: metrics,
         evaluator,
-        device_seconds: result.device_seconds,
+        device_seconds: jobs::device_seconds(tx.connection(), job.id).await?,
         artifacts: &result.artifacts,
     };
     if candidates::set_evaluated(tx, candidate, &evaluation, now).await? {

@@ -305,28 +305,55 @@ pub async fn extend_curve(tx: &mut Tx, id: JobId, curve: &[CurvePoint]) -> Resul
     Ok(())
 }
 
+/// Notes what the running attempt of a job has held its device for. Reports may overtake each other: what is known
+/// does not shrink.
+///
+/// # Errors
+/// When Postgres is away.
+pub async fn note_attempt(tx: &mut Tx, id: JobId, seconds: &DeviceSeconds) -> Result<(), StoreError> {
+    sqlx::query!(
+        "UPDATE attempts SET train_seconds = greatest(train_seconds, $2),
+             sample_seconds = greatest(sample_seconds, $3), score_seconds = greatest(score_seconds, $4),
+             profile_seconds = greatest(profile_seconds, $5)
+         WHERE job_id = $1 AND ended_at IS NULL",
+        id.0,
+        seconds.train,
+        seconds.sample,
+        seconds.score,
+        seconds.profile,
+    )
+    .execute(tx.connection())
+    .await?;
+    Ok(())
+}
+
+/// What all attempts at a job have held their devices for.
+///
+/// # Errors
+/// When Postgres is away.
+pub async fn device_seconds(connection: &mut PgConnection, id: JobId) -> Result<DeviceSeconds, StoreError> {
+    let query = sqlx::query_as!(
+        DeviceSeconds,
+        r#"SELECT coalesce(sum(train_seconds), 0) AS "train!", coalesce(sum(sample_seconds), 0) AS "sample!",
+               coalesce(sum(score_seconds), 0) AS "score!", coalesce(sum(profile_seconds), 0) AS "profile!"
+           FROM attempts WHERE job_id = $1"#,
+        id.0,
+    );
+    Ok(query.fetch_one(connection).await?)
+}
+
 /// Ends a leased job with its result.
 ///
 /// # Errors
 /// When Postgres is away.
 pub async fn succeed(tx: &mut Tx, id: JobId, result: &JobResult, now: DateTime<Utc>) -> Result<(), StoreError> {
-    let DeviceSeconds {
-        train,
-        sample,
-        score,
-        profile,
-    } = result.device_seconds;
+    note_attempt(tx, id, &result.device_seconds).await?;
     sqlx::query!(
-        "UPDATE jobs SET state = 'succeeded', result = $2, ended_at = $3, progress = 1, train_seconds = $4,
-             sample_seconds = $5, score_seconds = $6, profile_seconds = $7
+        "UPDATE jobs SET state = 'succeeded', result = $2, ended_at = $3, progress = 1
          WHERE id = $1 AND state = 'leased'",
         id.0,
         Json(result) as _,
         now,
-        train,
-        sample,
-        score,
-        profile,
     )
     .execute(tx.connection())
     .await?;
@@ -465,8 +492,7 @@ impl Store {
         let rows = sqlx::query!(
             r#"SELECT id AS "id: JobId", kind AS "kind: JobKind", state AS "state: JobState",
                    search_id AS "search_id: SearchId", candidate_id AS "candidate_id: CandidateId", device,
-                   worker_id AS "worker_id: WorkerId", progress, status, created_at, ended_at, train_seconds,
-                   sample_seconds, score_seconds, profile_seconds
+                   worker_id AS "worker_id: WorkerId", progress, status, created_at, ended_at
                FROM jobs
                WHERE ($1::uuid IS NULL OR id = $1) AND ($2::uuid IS NULL OR search_id = $2)
                  AND ($3::uuid IS NULL OR id > $3)
@@ -480,12 +506,7 @@ impl Store {
         .await?;
         let mut jobs = Vec::with_capacity(rows.len());
         for row in rows {
-            let seconds = DeviceSeconds {
-                train: row.train_seconds,
-                sample: row.sample_seconds,
-                score: row.score_seconds,
-                profile: row.profile_seconds,
-            };
+            let attempts = self.attempts(row.id).await?;
             jobs.push(JobView {
                 id: row.id,
                 kind: row.kind,
@@ -498,8 +519,8 @@ impl Store {
                 status: row.status,
                 created_at: row.created_at,
                 ended_at: row.ended_at,
-                attempts: self.attempts(row.id).await?,
-                device_seconds: (row.state == JobState::Succeeded).then_some(seconds),
+                device_seconds: attempts.iter().map(|attempt| attempt.device_seconds).reduce(together),
+                attempts,
             });
         }
         Ok(jobs)
@@ -507,7 +528,8 @@ impl Store {
 
     async fn attempts(&self, job: JobId) -> Result<Vec<AttemptView>, StoreError> {
         let rows = sqlx::query!(
-            r#"SELECT attempt, worker_id AS "worker_id: WorkerId", started_at, ended_at, error, log
+            r#"SELECT attempt, worker_id AS "worker_id: WorkerId", started_at, ended_at, error, log, train_seconds,
+                   sample_seconds, score_seconds, profile_seconds
                FROM attempts WHERE job_id = $1 ORDER BY attempt"#,
             job.0,
         )
@@ -520,7 +542,22 @@ impl Store {
             ended_at: row.ended_at,
             error: row.error,
             log: row.log,
+            device_seconds: DeviceSeconds {
+                train: row.train_seconds,
+                sample: row.sample_seconds,
+                score: row.score_seconds,
+                profile: row.profile_seconds,
+            },
         });
         Ok(attempts.collect())
+    }
+}
+
+fn together(a: DeviceSeconds, b: DeviceSeconds) -> DeviceSeconds {
+    DeviceSeconds {
+        train: a.train + b.train,
+        sample: a.sample + b.sample,
+        score: a.score + b.score,
+        profile: a.profile + b.profile,
     }
 }

@@ -202,6 +202,7 @@ impl Harness {
             log: Some(format!("log of {error}")),
             retry,
             released,
+            device_seconds: DeviceSeconds::default(),
         };
         let now = self.app.clock.now();
         let search = dispatch::fail(&self.app.store, self.rules(), job.job_id, &report, now)

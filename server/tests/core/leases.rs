@@ -4,7 +4,7 @@ use chrono::TimeDelta;
 use protocol::{
     LeaseToken,
     artifacts::{ArtifactRef, ArtifactRole},
-    jobs::{CurvePoint, JobKind, JobState},
+    jobs::{CurvePoint, DeviceSeconds, JobKind, JobState},
     leases::Heartbeat,
     searches::{CandidateState, SearchState},
 };
@@ -24,6 +24,7 @@ fn beat(token: LeaseToken, progress: f64) -> Heartbeat {
         status: None,
         curve: Vec::new(),
         checkpoint: None,
+        device_seconds: DeviceSeconds::default(),
     }
 }
 
@@ -102,6 +103,66 @@ async fn heartbeats_keep_a_lease_and_carry_curve_and_progress(pool: PgPool) {
     assert_eq!(
         curve.iter().map(|point| point.step).collect::<Vec<_>>(),
         [1, 2, 3, 4, 5]
+    );
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn device_seconds_of_every_attempt_count_once_the_killed_ones_up_to_their_last_heartbeat(pool: PgPool) {
+    let t = Harness::new(pool);
+    let (a, b) = (t.worker("a").await, t.worker("b").await);
+    // 23.5 seconds: less than all attempts together, more than the last.
+    let space = NAMED.replace("width = 4", "width = 1\nmax_device_hours = 0.0065");
+    let search = t.submit(&space).await;
+    let trained = |train| DeviceSeconds {
+        train,
+        ..DeviceSeconds::default()
+    };
+    let killed = t.claim(a).await.unwrap();
+    // The second heartbeat was sent before the first and comes after it.
+    for train in [12.0, 9.0] {
+        let heartbeat = Heartbeat {
+            device_seconds: trained(train),
+            ..beat(killed.lease_token, 0.5)
+        };
+        let now = t.app.clock.now();
+        dispatch::heartbeat(&t.app.store, t.rules(), killed.job_id, &heartbeat, now)
+            .await
+            .unwrap();
+    }
+    t.pass(LEASE + SECOND);
+    let failed = t.claim(b).await.unwrap();
+    let report = protocol::leases::FailureReport {
+        lease_token: failed.lease_token,
+        error: "cannot".to_owned(),
+        log: None,
+        retry: true,
+        released: false,
+        device_seconds: trained(8.0),
+    };
+    dispatch::fail(&t.app.store, t.rules(), failed.job_id, &report, t.app.clock.now())
+        .await
+        .unwrap();
+    t.pass(SECOND * 10);
+    let last = t.claim(a).await.unwrap();
+    assert_eq!(last.job_id, killed.job_id);
+    t.finish(&last).await;
+
+    let job = t.job(last.job_id).await;
+    let totals: Vec<f64> = job
+        .attempts
+        .iter()
+        .map(|attempt| attempt.device_seconds.total())
+        .collect();
+    assert_eq!(totals, [12.0, 8.0, 3.5]);
+    assert_eq!(job.device_seconds.unwrap().train, 22.0);
+    assert_eq!(t.candidates(search).await[0].device_seconds.unwrap().total(), 23.5);
+    let figures = t.app.store.search_figures(search).await.unwrap();
+    assert_eq!(figures.device_seconds.total(), 23.5);
+    let ended = t.search(search).await;
+    assert!(
+        ended.state_reason.unwrap().contains("max_device_hours"),
+        "{:?}",
+        ended.state
     );
 }
 

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use protocol::artifacts::{ArtifactRef, ArtifactRole};
-use protocol::jobs::CurvePoint;
+use protocol::jobs::{CurvePoint, DeviceSeconds};
 use tch::Device;
 use tokio::sync::Notify;
 
@@ -59,6 +60,8 @@ pub struct News {
     pub status: Option<String>,
     /// Points of the curve that the coordinator does not know.
     pub curve: Vec<CurvePoint>,
+    /// What the attempt has held its device for.
+    pub device_seconds: DeviceSeconds,
     /// The newest uploaded checkpoint, where the coordinator does not know of it.
     pub checkpoint: Option<ArtifactRef>,
 }
@@ -154,6 +157,7 @@ pub struct JobContext {
     pub checkpoint: Option<ArtifactRef>,
     client: Client,
     tokio: tokio::runtime::Handle,
+    started: Instant,
 }
 
 impl JobContext {
@@ -166,7 +170,19 @@ impl JobContext {
             checkpoint,
             client,
             tokio: tokio::runtime::Handle::current(),
+            started: Instant::now(),
         }
+    }
+
+    /// Seconds since the attempt began.
+    #[must_use]
+    pub fn elapsed_seconds(&self) -> f64 {
+        self.started.elapsed().as_secs_f64()
+    }
+
+    /// Says what the attempt has held its device for so far.
+    pub fn spent(&self, seconds: DeviceSeconds) {
+        self.pulse.lock().news.device_seconds = seconds;
     }
 
     /// Says how far the job is, and learns whether to go on.

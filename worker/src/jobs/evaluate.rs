@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::time::Instant;
 
 use protocol::Figure;
 use protocol::artifacts::{ArtifactRef, ArtifactRole};
@@ -45,11 +44,12 @@ pub(super) fn run(context: &JobContext, input: &EvaluateInput) -> Result<JobResu
         input.architecture,
         assets.evaluator_line()
     ));
-    let clips = assets.training_set(&context.settings.cache, &mut |share| match context
-        .progress(TRAINING.0 * share, "encoding clips")
-    {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(_) => ControlFlow::Break(()),
+    let clips = assets.training_set(&context.settings.cache, &mut |share| {
+        context.spent(trained(context));
+        match context.progress(TRAINING.0 * share, "encoding clips") {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
     });
     let clips = clips.map_err(|error| match error {
         AssetsError::Interrupted => JobError::Interrupted,
@@ -64,31 +64,27 @@ pub(super) fn run(context: &JobContext, input: &EvaluateInput) -> Result<JobResu
         inherit(context, &space, &architecture, parent, &vs)?;
     }
 
-    let started = Instant::now();
     let mut training = Training::new(&unet, &vs, evaluation, evaluation.train_seed);
     let diary = train(context, &mut training, evaluation, &clips)?;
-    let train_seconds = started.elapsed().as_secs_f64();
+    let mut device_seconds = trained(context);
     context.log(&format!(
-        "trained {} steps in {train_seconds:.1} s",
-        training.step_number()
+        "at step {} after {:.1} s",
+        training.step_number(),
+        device_seconds.train
     ));
 
     let mut interrupted = false;
-    let scored = score(&assets, evaluation, &unet, &mut |share| {
+    let scored = score(&assets, evaluation, &unet, &mut |so_far| {
+        (device_seconds.sample, device_seconds.score) = (so_far.sample_seconds, so_far.score_seconds);
+        context.spent(device_seconds);
         interrupted |= context
-            .progress(TRAINING.1 + (1.0 - TRAINING.1) * share, "sampling and scoring")
+            .progress(TRAINING.1 + (1.0 - TRAINING.1) * so_far.share, "sampling and scoring")
             .is_err();
     });
     if interrupted {
         return Err(JobError::Interrupted);
     }
     let scored = scored.map_err(|error| JobError::Input(error.to_string()))?;
-    let device_seconds = DeviceSeconds {
-        train: diary.earlier_seconds + train_seconds,
-        sample: scored.sample_seconds,
-        score: scored.score_seconds,
-        profile: 0.0,
-    };
     let artifacts = keep_artifacts(context, &training, &diary, &scored)?;
     let figure = |value, standard_error| Figure { value, standard_error };
     let mut metrics: protocol::Metrics = scored
@@ -110,14 +106,21 @@ pub(super) fn run(context: &JobContext, input: &EvaluateInput) -> Result<JobResu
     })
 }
 
-/// The curve so far and what earlier attempts spent: travels with every checkpoint, so that a resumed training tells
-/// the same curve to the last digit.
+/// All that has gone into training until now, reading the data included.
+fn trained(context: &JobContext) -> DeviceSeconds {
+    DeviceSeconds {
+        train: context.elapsed_seconds(),
+        ..DeviceSeconds::default()
+    }
+}
+
+/// The curve so far: travels with every checkpoint, so that a resumed training tells the same curve to the last digit.
+/// What earlier attempts spent is not in it: each attempt tells the coordinator its own seconds, up to its last word.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Diary {
     points: Vec<CurvePoint>,
     sum: f64,
     count: u32,
-    earlier_seconds: f64,
 }
 
 impl Diary {
@@ -161,21 +164,17 @@ fn train(
             evaluation.text_dropout,
         )
     };
-    let started = Instant::now();
     let mut failure = None;
     let flow = training.run(steps, &batches, &mut |training, loss| {
         let step = training.step_number();
         if let Some(point) = diary.note(step, loss, every) {
             context.curve(point);
         }
+        context.spent(trained(context));
         let share = TRAINING.0 + (TRAINING.1 - TRAINING.0) * step as f64 / steps as f64;
         let interrupted = context.progress(share, "training");
         let due = step.is_multiple_of(u64::from(evaluation.checkpoint_every.max(1))) || interrupted.is_err();
-        let saved = if due {
-            save(context, training, &diary, started)
-        } else {
-            Ok(())
-        };
+        let saved = if due { save(context, training, &diary) } else { Ok(()) };
         match interrupted.and(saved) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
@@ -190,16 +189,11 @@ fn train(
     }
 }
 
-fn save(context: &JobContext, training: &Training<'_>, diary: &Diary, started: Instant) -> Result<(), JobError> {
+fn save(context: &JobContext, training: &Training<'_>, diary: &Diary) -> Result<(), JobError> {
     let mut checkpoint = training.checkpoint();
-    let diary = Diary {
-        points: diary.points.clone(),
-        earlier_seconds: diary.earlier_seconds + started.elapsed().as_secs_f64(),
-        ..*diary
-    };
     checkpoint.notes.insert(
         DIARY.to_owned(),
-        serde_json::to_string(&diary).map_err(JobError::attempt)?,
+        serde_json::to_string(diary).map_err(JobError::attempt)?,
     );
     context.save(&checkpoint.encode().map_err(JobError::attempt)?)
 }

@@ -1,7 +1,5 @@
 //! Measures a whole architecture on this device, alone on it.
 
-use std::time::Instant;
-
 use lut::{EntryState, Samples};
 use protocol::devices::RuntimeName;
 use protocol::jobs::{JobResult, Outcome, VerifyInput, VerifyOutcome};
@@ -16,13 +14,12 @@ pub(super) fn run(context: &JobContext, input: &VerifyInput) -> Result<JobResult
     let (space, architecture) = parse(&input.space, Some(&input.architecture))?;
     let architecture = architecture.ok_or_else(|| JobError::Input("no architecture".to_owned()))?;
     context.log(&format!("measuring {} whole", input.architecture));
-    let started = Instant::now();
     let measured = measure_whole(&space, &architecture, &settings, &mut |share, what| {
         tell(context, share, what)
     });
     let measured = measured.map_err(|_| JobError::Interrupted)?;
     let runtime = runtime_name(settings.device, settings.threads);
-    Ok(result(started, Outcome::Verify(outcome(runtime, measured)?)))
+    Ok(result(context, Outcome::Verify(outcome(runtime, measured)?)))
 }
 
 /// That the architecture is too large for the device is found as well as its figures are: another attempt finds the

@@ -77,7 +77,18 @@ pub struct Score {
     pub score_seconds: f64,
 }
 
-/// Samples clips of held-out prompts, decodes and reads them.
+/// How far scoring is.
+#[derive(Debug)]
+pub struct SoFar {
+    /// Share done, 0 to 1.
+    pub share: f64,
+    /// Seconds spent sampling.
+    pub sample_seconds: f64,
+    /// Seconds spent decoding and reading.
+    pub score_seconds: f64,
+}
+
+/// Samples clips of held-out prompts, decodes and reads them; `progress` hears of each batch.
 ///
 /// # Errors
 /// For settings that ask for nothing or for an unknown dimension.
@@ -85,7 +96,7 @@ pub fn score(
     assets: &Assets,
     evaluation: &Evaluation,
     unet: &UNet,
-    progress: &mut dyn FnMut(f64),
+    progress: &mut dyn FnMut(&SoFar),
 ) -> Result<Score, ScoringError> {
     check(evaluation)?;
     let prompts = assets.prompts(evaluation.prompts as usize);
@@ -118,7 +129,11 @@ pub fn score(
             }
         }
         score_seconds += started.elapsed().as_secs_f64();
-        progress(((done + 1) * SAMPLE_BATCH).min(jobs.len()) as f64 / jobs.len() as f64);
+        progress(&SoFar {
+            share: ((done + 1) * SAMPLE_BATCH).min(jobs.len()) as f64 / jobs.len() as f64,
+            sample_seconds,
+            score_seconds,
+        });
     }
     let per_prompt: Vec<PromptScore> = prompts
         .iter()
