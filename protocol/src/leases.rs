@@ -59,6 +59,9 @@ pub struct Heartbeat {
     /// What this attempt has held its device for so far: it counts even if this is the attempt's last word.
     #[serde(default)]
     pub device_seconds: DeviceSeconds,
+    /// The end of the attempt's log where it has grown, a few KiB: all that is left of it if the worker vanishes.
+    #[serde(default)]
+    pub log: Option<String>,
 }
 
 /// What a heartbeat answers.

@@ -71,6 +71,7 @@ impl Lease {
             curve: news.curve.clone(),
             checkpoint: news.checkpoint.clone(),
             device_seconds: news.device_seconds,
+            log: news.log.clone(),
         };
         match self.client.heartbeat(self.job_id, &heartbeat).await {
             Ok(reply) if reply.cancelled => Err(ClientError::LeaseLost("the job is not wanted any more".to_owned())),

@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// Renews a lease and takes over progress, curve and checkpoint.
+/// Renews a lease and takes over progress, curve, checkpoint, device-seconds and log.
 ///
 /// # Errors
 /// When the job does not exist, the lease is lost, the progress is no share, or the store fails.
@@ -65,7 +65,8 @@ pub async fn heartbeat(
         beat.checkpoint.as_ref(),
     )
     .await?;
-    jobs::note_attempt(&mut tx, id, &beat.device_seconds).await?;
+    let log = beat.log.as_deref().map(|log| storable(tail(log)));
+    jobs::note_attempt(&mut tx, id, &beat.device_seconds, log.as_deref()).await?;
     if !beat.curve.is_empty() {
         jobs::extend_curve(&mut tx, id, &beat.curve).await?;
     }
@@ -143,7 +144,7 @@ pub async fn fail(
     let mut tx = store.begin().await?;
     let job = jobs::lock(&mut tx, id).await?.ok_or(DispatchError::UnknownJob(id))?;
     require_lease(&job, report.lease_token)?;
-    jobs::note_attempt(&mut tx, id, &report.device_seconds).await?;
+    jobs::note_attempt(&mut tx, id, &report.device_seconds, None).await?;
     let error = if report.released {
         "released: the worker was told to stop".to_owned()
     } else {

@@ -215,7 +215,8 @@ async fn begin_attempt(tx: &mut Tx, job: &JobRow, worker: WorkerId, now: DateTim
     Ok(())
 }
 
-/// Ends the running attempt of a job; without an error it succeeded.
+/// Ends the running attempt of a job; without an error it succeeded. Without a log the last one that came with a
+/// heartbeat stays.
 ///
 /// # Errors
 /// When Postgres is away.
@@ -227,7 +228,7 @@ pub async fn end_attempt(
     now: DateTime<Utc>,
 ) -> Result<(), StoreError> {
     sqlx::query!(
-        "UPDATE attempts SET ended_at = $4, error = $2, log = $3 WHERE job_id = $1 AND ended_at IS NULL",
+        "UPDATE attempts SET ended_at = $4, error = $2, log = coalesce($3, log) WHERE job_id = $1 AND ended_at IS NULL",
         job.0,
         error,
         log,
@@ -305,22 +306,28 @@ pub async fn extend_curve(tx: &mut Tx, id: JobId, curve: &[CurvePoint]) -> Resul
     Ok(())
 }
 
-/// Notes what the running attempt of a job has held its device for. Reports may overtake each other: what is known
-/// does not shrink.
+/// Notes what the running attempt of a job has held its device for and, where there is something new, the end of its
+/// log. Reports may overtake each other: seconds that are known do not shrink.
 ///
 /// # Errors
 /// When Postgres is away.
-pub async fn note_attempt(tx: &mut Tx, id: JobId, seconds: &DeviceSeconds) -> Result<(), StoreError> {
+pub async fn note_attempt(
+    tx: &mut Tx,
+    id: JobId,
+    seconds: &DeviceSeconds,
+    log: Option<&str>,
+) -> Result<(), StoreError> {
     sqlx::query!(
         "UPDATE attempts SET train_seconds = greatest(train_seconds, $2),
              sample_seconds = greatest(sample_seconds, $3), score_seconds = greatest(score_seconds, $4),
-             profile_seconds = greatest(profile_seconds, $5)
+             profile_seconds = greatest(profile_seconds, $5), log = coalesce($6, log)
          WHERE job_id = $1 AND ended_at IS NULL",
         id.0,
         seconds.train,
         seconds.sample,
         seconds.score,
         seconds.profile,
+        log,
     )
     .execute(tx.connection())
     .await?;
@@ -347,7 +354,7 @@ pub async fn device_seconds(connection: &mut PgConnection, id: JobId) -> Result<
 /// # Errors
 /// When Postgres is away.
 pub async fn succeed(tx: &mut Tx, id: JobId, result: &JobResult, now: DateTime<Utc>) -> Result<(), StoreError> {
-    note_attempt(tx, id, &result.device_seconds).await?;
+    note_attempt(tx, id, &result.device_seconds, None).await?;
     sqlx::query!(
         "UPDATE jobs SET state = 'succeeded', result = $2, ended_at = $3, progress = 1
          WHERE id = $1 AND state = 'leased'",

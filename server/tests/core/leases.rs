@@ -25,6 +25,7 @@ fn beat(token: LeaseToken, progress: f64) -> Heartbeat {
         curve: Vec::new(),
         checkpoint: None,
         device_seconds: DeviceSeconds::default(),
+        log: None,
     }
 }
 
@@ -164,6 +165,31 @@ async fn device_seconds_of_every_attempt_count_once_the_killed_ones_up_to_their_
         "{:?}",
         ended.state
     );
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn the_log_of_a_worker_that_vanished_is_the_last_that_a_heartbeat_brought(pool: PgPool) {
+    let t = Harness::new(pool);
+    let (a, b) = (t.worker("a").await, t.worker("b").await);
+    t.submit(&NAMED.replace("width = 4", "width = 1")).await;
+    let job = t.claim(a).await.unwrap();
+    let long = "x".repeat(2 * dispatch::LOG_LIMIT) + "the last line\0";
+    for log in [Some("training".to_owned()), Some(long), None] {
+        let heartbeat = Heartbeat {
+            log,
+            ..beat(job.lease_token, 0.5)
+        };
+        let now = t.app.clock.now();
+        dispatch::heartbeat(&t.app.store, t.rules(), job.job_id, &heartbeat, now)
+            .await
+            .unwrap();
+    }
+    t.pass(LEASE + SECOND);
+    t.claim(b).await.unwrap();
+    let attempt = &t.job(job.job_id).await.attempts[0];
+    let log = attempt.log.as_ref().unwrap();
+    assert!(log.ends_with("the last line\u{fffd}") && log.len() <= dispatch::LOG_LIMIT + 2);
+    assert!(attempt.error.as_ref().unwrap().contains("ran out"));
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]

@@ -16,6 +16,8 @@ use crate::client::{Client, ClientError, digest_of};
 
 /// The end of the log that travels with a failure.
 const LOG_BYTES: usize = 60 * 1024;
+/// The end of the log that travels with a heartbeat.
+const HEARTBEAT_LOG_BYTES: usize = 8 * 1024;
 
 /// What is the same for every job of a worker.
 #[derive(Debug, Clone)]
@@ -49,6 +51,9 @@ struct State {
     saved: Option<ArtifactRef>,
     ended: bool,
     log: String,
+    /// Lines of the log ever written, and those that the coordinator knows of.
+    lines: u64,
+    lines_told: u64,
 }
 
 /// What the next heartbeat carries.
@@ -64,6 +69,9 @@ pub struct News {
     pub device_seconds: DeviceSeconds,
     /// The newest uploaded checkpoint, where the coordinator does not know of it.
     pub checkpoint: Option<ArtifactRef>,
+    /// The end of the log, where the coordinator does not know it.
+    pub log: Option<String>,
+    lines: u64,
 }
 
 impl Pulse {
@@ -89,12 +97,19 @@ impl Pulse {
     /// What the next heartbeat carries.
     #[must_use]
     pub fn news(&self) -> News {
-        self.lock().news.clone()
+        let state = self.lock();
+        News {
+            log: (state.lines > state.lines_told).then(|| last_lines(&state.log, HEARTBEAT_LOG_BYTES).to_owned()),
+            lines: state.lines,
+            ..state.news.clone()
+        }
     }
 
     /// Takes out what a heartbeat has delivered; what came meanwhile stays.
     pub fn delivered(&self, delivered: &News) {
-        let news = &mut self.lock().news;
+        let mut state = self.lock();
+        state.lines_told = state.lines_told.max(delivered.lines);
+        let news = &mut state.news;
         news.curve.drain(..delivered.curve.len().min(news.curve.len()));
         if news.checkpoint == delivered.checkpoint {
             news.checkpoint = None;
@@ -206,14 +221,14 @@ impl JobContext {
     /// Adds a line to the attempt's log.
     pub fn log(&self, line: &str) {
         tracing::info!("{line}");
-        let log = &mut self.pulse.lock().log;
+        let mut state = self.pulse.lock();
+        state.lines += 1;
+        let log = &mut state.log;
         log.push_str(&chrono::Utc::now().format("%H:%M:%S ").to_string());
         log.push_str(line);
         log.push('\n');
         if log.len() > LOG_BYTES {
-            let cut = log.len() - LOG_BYTES / 2;
-            let line_end = log.bytes().enumerate().skip(cut).find(|&(_, byte)| byte == b'\n');
-            log.drain(..line_end.map_or(log.len(), |(at, _)| at + 1));
+            *log = last_lines(log, LOG_BYTES / 2).to_owned();
         }
     }
 
@@ -299,6 +314,15 @@ impl JobContext {
     }
 }
 
+/// The whole lines within the last `bytes` of a log.
+fn last_lines(log: &str, bytes: usize) -> &str {
+    let Some(cut) = log.len().checked_sub(bytes).filter(|&cut| cut > 0) else {
+        return log;
+    };
+    let line_end = log.bytes().enumerate().skip(cut - 1).find(|&(_, byte)| byte == b'\n');
+    &log[line_end.map_or(log.len(), |(at, _)| at + 1)..]
+}
+
 fn is_plain(name: &str) -> bool {
     Path::new(name).file_name().is_some_and(|file| file == name)
 }
@@ -382,6 +406,27 @@ mod tests {
         let log = context.pulse.log();
         assert!(log.len() <= LOG_BYTES && log.ends_with("line 3999 of a log that is long\n"));
         assert!(log.lines().all(|line| line.contains("line ")), "lines are whole");
+    }
+
+    #[test]
+    fn the_end_of_the_log_goes_with_heartbeats_until_it_is_delivered() {
+        let folder = tempfile::tempdir().unwrap();
+        let tokio = Runtime::new().unwrap();
+        let context = JobContext::alone(&tokio, folder.path());
+        assert_eq!(context.pulse.news().log, None);
+        for line in 0..400 {
+            context.log(&format!("line {line} of a log that is long"));
+        }
+        let first = context.pulse.news();
+        let told = first.log.clone().unwrap();
+        assert!(told.len() <= HEARTBEAT_LOG_BYTES && told.len() > HEARTBEAT_LOG_BYTES / 2);
+        assert!(told.lines().all(|line| line.contains("line ")), "lines are whole");
+        context.log("a line during the heartbeat");
+        context.pulse.delivered(&first);
+        let second = context.pulse.news();
+        assert!(second.log.as_ref().unwrap().ends_with("a line during the heartbeat\n"));
+        context.pulse.delivered(&second);
+        assert_eq!(context.pulse.news().log, None);
     }
 
     #[test]
