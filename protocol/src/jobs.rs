@@ -316,6 +316,9 @@ pub struct JobView {
     pub progress: f64,
     /// What it is doing, in a few words.
     pub status: Option<String>,
+    /// Figures so far, of the attempt that runs or ran last.
+    #[serde(default)]
+    pub metrics: Metrics,
     /// When it was created.
     pub created_at: DateTime<Utc>,
     /// When it ended.

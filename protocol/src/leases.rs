@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    JobId, LeaseToken, WorkerId,
+    JobId, LeaseToken, Metrics, WorkerId,
     artifacts::ArtifactRef,
     jobs::{CurvePoint, DeviceSeconds, JobInput, JobResult},
 };
@@ -53,6 +53,9 @@ pub struct Heartbeat {
     /// Points of the curve since the last heartbeat.
     #[serde(default)]
     pub curve: Vec<CurvePoint>,
+    /// Figures so far: `train_loss` while it trains, the running score while it samples. Each stands until the next.
+    #[serde(default)]
+    pub metrics: Metrics,
     /// A checkpoint uploaded since the last heartbeat.
     #[serde(default)]
     pub checkpoint: Option<ArtifactRef>,

@@ -69,6 +69,7 @@ impl Lease {
             progress: news.progress,
             status: news.status.clone(),
             curve: news.curve.clone(),
+            metrics: news.metrics.clone(),
             checkpoint: news.checkpoint.clone(),
             device_seconds: news.device_seconds,
             log: news.log.clone(),

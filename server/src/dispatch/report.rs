@@ -24,7 +24,13 @@ use crate::{
     },
 };
 
-/// Renews a lease and takes over progress, curve, checkpoint, device-seconds and log.
+/// The most figures that a heartbeat may carry.
+const MOST_FIGURES: usize = 32;
+
+/// The longest name of a heartbeat's figure, in bytes.
+const LONGEST_NAME: usize = 100;
+
+/// Renews a lease and takes over progress, curve, figures, checkpoint, device-seconds and log.
 ///
 /// # Errors
 /// When the job does not exist, the lease is lost, the progress is no share, or the store fails.
@@ -43,6 +49,7 @@ pub async fn heartbeat(
         ));
     }
     require_seconds(id, "device_seconds", &beat.device_seconds)?;
+    require_few(id, &beat.metrics)?;
     if let Some(checkpoint) = &beat.checkpoint {
         require_artifacts(store, id, std::slice::from_ref(checkpoint), "checkpoint").await?;
     }
@@ -56,15 +63,7 @@ pub async fn heartbeat(
         });
     }
     require_lease(&job, beat.lease_token)?;
-    jobs::renew(
-        &mut tx,
-        id,
-        expires_at,
-        beat.progress,
-        beat.status.as_deref(),
-        beat.checkpoint.as_ref(),
-    )
-    .await?;
+    jobs::renew(&mut tx, id, expires_at, beat).await?;
     let log = beat.log.as_deref().map(|log| storable(tail(log)));
     jobs::note_attempt(&mut tx, id, &beat.device_seconds, log.as_deref()).await?;
     if !beat.curve.is_empty() {
@@ -80,6 +79,7 @@ pub async fn heartbeat(
             progress: beat.progress,
             status: beat.status.clone(),
             curve: beat.curve.clone(),
+            metrics: beat.metrics.clone(),
         },
     );
     tx.commit(now).await?;
@@ -252,6 +252,25 @@ fn require_seconds(job: JobId, field: &str, seconds: &DeviceSeconds) -> Result<(
         return Err(at_fault(job, field, "every part must be 0 or more"));
     }
     Ok(())
+}
+
+/// Figures of a heartbeat are kept and told each time: they must stay few and their names short.
+fn require_few(job: JobId, metrics: &Metrics) -> Result<(), DispatchError> {
+    if metrics.len() > MOST_FIGURES {
+        let found = format!("{} figures; at most {MOST_FIGURES} are allowed", metrics.len());
+        return Err(at_fault(job, "metrics", found));
+    }
+    match metrics.keys().find(|name| name.len() > LONGEST_NAME) {
+        Some(name) => {
+            let start: String = name.chars().take(20).collect();
+            let message = format!(
+                "`{start}…` has {} bytes; at most {LONGEST_NAME} are allowed",
+                name.len()
+            );
+            Err(at_fault(job, "metrics", message))
+        }
+        None => Ok(()),
+    }
 }
 
 fn require_finite(job: JobId, metrics: &Metrics) -> Result<(), DispatchError> {

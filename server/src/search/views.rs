@@ -29,6 +29,7 @@ pub fn job_event(job: &JobRow, state: JobState) -> EventBody {
         progress: job.progress,
         status: job.status.clone(),
         curve: Vec::new(),
+        metrics: Metrics::new(),
     }
 }
 

@@ -2,10 +2,11 @@
 
 use chrono::{DateTime, Utc};
 use protocol::{
-    CandidateId, JobId, LeaseToken, SearchId, WorkerId,
+    CandidateId, JobId, LeaseToken, Metrics, SearchId, WorkerId,
     artifacts::ArtifactRef,
     devices::RuntimeName,
     jobs::{AttemptView, CurvePoint, DeviceSeconds, JobInput, JobKind, JobResult, JobState, JobView},
+    leases::Heartbeat,
 };
 use sqlx::{PgConnection, types::Json};
 
@@ -167,7 +168,8 @@ pub async fn claim(
                LIMIT $9 FOR UPDATE OF j SKIP LOCKED
            )
            UPDATE jobs SET state = 'leased', lease_token = gen_random_uuid(), runnable_at = $2, worker_id = $10,
-               attempts = attempts + 1, handovers = handovers + 1, progress = 0, status = NULL
+               attempts = attempts + 1, handovers = handovers + 1, progress = 0, status = NULL,
+               metrics = '{}'
            FROM runnable WHERE jobs.id = runnable.id
            RETURNING jobs.id AS "id: JobId", search_id AS "search_id: SearchId",
                candidate_id AS "candidate_id: CandidateId", kind AS "kind: JobKind", input AS "input: Json<JobInput>",
@@ -257,26 +259,21 @@ pub async fn lock(tx: &mut Tx, id: JobId) -> Result<Option<JobRow>, StoreError> 
     Ok(query.fetch_optional(tx.connection()).await?)
 }
 
-/// Renews a lease.
+/// Renews a lease; figures that the heartbeat does not name stand.
 ///
 /// # Errors
 /// When Postgres is away.
-pub async fn renew(
-    tx: &mut Tx,
-    id: JobId,
-    expires_at: DateTime<Utc>,
-    progress: f64,
-    status: Option<&str>,
-    checkpoint: Option<&ArtifactRef>,
-) -> Result<(), StoreError> {
+pub async fn renew(tx: &mut Tx, id: JobId, expires_at: DateTime<Utc>, beat: &Heartbeat) -> Result<(), StoreError> {
     sqlx::query!(
-        "UPDATE jobs SET runnable_at = $2, progress = $3, status = $4, checkpoint = coalesce($5, checkpoint)
+        "UPDATE jobs SET runnable_at = $2, progress = $3, status = $4, checkpoint = coalesce($5, checkpoint),
+             metrics = metrics || $6
          WHERE id = $1 AND state = 'leased'",
         id.0,
         expires_at,
-        progress,
-        status,
-        checkpoint.map(Json) as _,
+        beat.progress,
+        beat.status,
+        beat.checkpoint.as_ref().map(Json) as _,
+        Json(&beat.metrics) as _,
     )
     .execute(tx.connection())
     .await?;
@@ -499,7 +496,8 @@ impl Store {
         let rows = sqlx::query!(
             r#"SELECT id AS "id: JobId", kind AS "kind: JobKind", state AS "state: JobState",
                    search_id AS "search_id: SearchId", candidate_id AS "candidate_id: CandidateId", device,
-                   worker_id AS "worker_id: WorkerId", progress, status, created_at, ended_at
+                   worker_id AS "worker_id: WorkerId", progress, status, metrics AS "metrics: Json<Metrics>",
+                   created_at, ended_at
                FROM jobs
                WHERE ($1::uuid IS NULL OR id = $1) AND ($2::uuid IS NULL OR search_id = $2)
                  AND ($3::uuid IS NULL OR id > $3)
@@ -524,6 +522,7 @@ impl Store {
                 worker_id: row.worker_id,
                 progress: row.progress,
                 status: row.status,
+                metrics: row.metrics.0,
                 created_at: row.created_at,
                 ended_at: row.ended_at,
                 device_seconds: attempts.iter().map(|attempt| attempt.device_seconds).reduce(together),

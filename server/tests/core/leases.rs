@@ -2,8 +2,9 @@
 
 use chrono::TimeDelta;
 use protocol::{
-    LeaseToken,
+    Figure, LeaseToken, Metrics,
     artifacts::{ArtifactRef, ArtifactRole},
+    events::EventBody,
     jobs::{CurvePoint, DeviceSeconds, JobKind, JobState},
     leases::Heartbeat,
     searches::{CandidateState, SearchState},
@@ -26,6 +27,7 @@ fn beat(token: LeaseToken, progress: f64) -> Heartbeat {
         checkpoint: None,
         device_seconds: DeviceSeconds::default(),
         log: None,
+        metrics: Metrics::new(),
     }
 }
 
@@ -190,6 +192,54 @@ async fn the_log_of_a_worker_that_vanished_is_the_last_that_a_heartbeat_brought(
     let log = attempt.log.as_ref().unwrap();
     assert!(log.ends_with("the last line\u{fffd}") && log.len() <= dispatch::LOG_LIMIT + 2);
     assert!(attempt.error.as_ref().unwrap().contains("ran out"));
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn figures_of_a_running_job_are_shown_told_and_begun_anew_with_the_next_attempt(pool: PgPool) {
+    let t = Harness::new(pool);
+    let (a, b) = (t.worker("a").await, t.worker("b").await);
+    let search = t.submit(&NAMED.replace("width = 4", "width = 1")).await;
+    let job = t.claim(a).await.unwrap();
+    let figures = |pairs: &[(&str, f64)]| -> Metrics {
+        let figure = |value| Figure {
+            value,
+            standard_error: 0.01,
+        };
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), figure(*value)))
+            .collect()
+    };
+    let tell = async |metrics: Metrics| {
+        let heartbeat = Heartbeat {
+            metrics,
+            ..beat(job.lease_token, 0.5)
+        };
+        dispatch::heartbeat(&t.app.store, t.rules(), job.job_id, &heartbeat, t.app.clock.now()).await
+    };
+    tell(figures(&[("train_loss", 0.5)])).await.unwrap();
+    tell(figures(&[("train_loss", 0.25), ("quality", 0.6)])).await.unwrap();
+    tell(figures(&[])).await.unwrap();
+    let expected = figures(&[("train_loss", 0.25), ("quality", 0.6)]);
+    assert_eq!(t.job(job.job_id).await.metrics, expected);
+    let events = t.app.store.events_after(search, 0, 1000).await.unwrap();
+    let told = events
+        .into_iter()
+        .any(|event| matches!(&event.body, EventBody::Job { metrics, .. } if *metrics == expected));
+    assert!(told);
+
+    let many: Vec<String> = (0..33).map(|i| format!("figure {i}")).collect();
+    let many: Vec<(&str, f64)> = many.iter().map(|name| (name.as_str(), 1.0)).collect();
+    for wrong in [figures(&many), figures(&[("x".repeat(101).as_str(), 1.0)])] {
+        let refused = tell(wrong).await;
+        assert!(
+            matches!(refused, Err(DispatchError::Unacceptable { .. })),
+            "{refused:?}"
+        );
+    }
+    t.pass(LEASE + SECOND);
+    t.claim(b).await.unwrap();
+    assert!(t.job(job.job_id).await.metrics.is_empty());
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]

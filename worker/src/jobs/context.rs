@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use protocol::artifacts::{ArtifactRef, ArtifactRole};
 use protocol::jobs::{CurvePoint, DeviceSeconds};
+use protocol::{Figure, Metrics};
 use tch::Device;
 use tokio::sync::Notify;
 
@@ -65,6 +66,8 @@ pub struct News {
     pub status: Option<String>,
     /// Points of the curve that the coordinator does not know.
     pub curve: Vec<CurvePoint>,
+    /// Figures so far.
+    pub metrics: Metrics,
     /// What the attempt has held its device for.
     pub device_seconds: DeviceSeconds,
     /// The newest uploaded checkpoint, where the coordinator does not know of it.
@@ -237,6 +240,14 @@ impl JobContext {
         self.pulse.lock().news.curve.push(point);
     }
 
+    /// Tells figures so far; those of other names stand. What is no finite number is not told.
+    pub fn figures(&self, figures: impl IntoIterator<Item = (String, Figure)>) {
+        let finite = figures
+            .into_iter()
+            .filter(|(_, figure)| figure.value.is_finite() && figure.standard_error.is_finite());
+        self.pulse.lock().news.metrics.extend(finite);
+    }
+
     /// Keeps a checkpoint; it is uploaded, and told of, while the job goes on.
     ///
     /// # Errors
@@ -406,6 +417,29 @@ mod tests {
         let log = context.pulse.log();
         assert!(log.len() <= LOG_BYTES && log.ends_with("line 3999 of a log that is long\n"));
         assert!(log.lines().all(|line| line.contains("line ")), "lines are whole");
+    }
+
+    #[test]
+    fn figures_stand_until_the_next_and_only_numbers_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let tokio = Runtime::new().unwrap();
+        let context = JobContext::alone(&tokio, folder.path());
+        let tell = |name: &str, value| {
+            let standard_error = 0.0;
+            context.figures([(name.to_owned(), Figure { value, standard_error })]);
+        };
+        tell("train_loss", 0.5);
+        tell("quality", 0.7);
+        tell("train_loss", 0.25);
+        tell("color", f64::NAN);
+        let news = context.pulse.news();
+        context.pulse.delivered(&news);
+        let told = context.pulse.news().metrics;
+        let told: Vec<_> = told
+            .iter()
+            .map(|(name, figure)| (name.as_str(), figure.value))
+            .collect();
+        assert_eq!(told, [("quality", 0.7), ("train_loss", 0.25)]);
     }
 
     #[test]

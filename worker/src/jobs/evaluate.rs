@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use protocol::Figure;
 use protocol::artifacts::{ArtifactRef, ArtifactRole};
 use protocol::jobs::{CurvePoint, DeviceSeconds, EvaluateInput, EvaluateOutcome, JobResult, Outcome, ParentWeights};
-use search_spaces::{Architecture, Evaluation, Space};
+use protocol::{Figure, Metrics};
+use search_spaces::{Architecture, Estimate, Evaluation, Space};
 use serde::{Deserialize, Serialize};
 use tch::{TchError, Tensor, nn};
 
@@ -77,6 +77,7 @@ pub(super) fn run(context: &JobContext, input: &EvaluateInput) -> Result<JobResu
     let scored = score(&assets, evaluation, &unet, &mut |so_far| {
         (device_seconds.sample, device_seconds.score) = (so_far.sample_seconds, so_far.score_seconds);
         context.spent(device_seconds);
+        context.figures(figures(&so_far.metrics));
         interrupted |= context
             .progress(TRAINING.1 + (1.0 - TRAINING.1) * so_far.share, "sampling and scoring")
             .is_err();
@@ -86,15 +87,8 @@ pub(super) fn run(context: &JobContext, input: &EvaluateInput) -> Result<JobResu
     }
     let scored = scored.map_err(|error| JobError::Input(error.to_string()))?;
     let artifacts = keep_artifacts(context, &training, &diary, &scored)?;
-    let figure = |value, standard_error| Figure { value, standard_error };
-    let mut metrics: protocol::Metrics = scored
-        .metrics
-        .iter()
-        .map(|(name, e)| (name.clone(), figure(e.value, e.standard_error)))
-        .collect();
-    if let Some(loss) = diary.final_loss() {
-        metrics.insert("train_loss".to_owned(), figure(loss, 0.0));
-    }
+    let mut metrics = figures(&scored.metrics);
+    metrics.extend(diary.figure());
     let outcome = Outcome::Evaluate(EvaluateOutcome {
         metrics,
         evaluator: assets.evaluator_line(),
@@ -104,6 +98,17 @@ pub(super) fn run(context: &JobContext, input: &EvaluateInput) -> Result<JobResu
         artifacts,
         outcome,
     })
+}
+
+fn figures(estimates: &BTreeMap<String, Estimate>) -> Metrics {
+    let figure = |estimate: &Estimate| Figure {
+        value: estimate.value,
+        standard_error: estimate.standard_error,
+    };
+    estimates
+        .iter()
+        .map(|(name, estimate)| (name.clone(), figure(estimate)))
+        .collect()
 }
 
 /// All that has gone into training until now, reading the data included.
@@ -138,6 +143,15 @@ impl Diary {
         Some(point)
     }
 
+    /// The loss as a figure by its name, once there is one.
+    fn figure(&self) -> Option<(String, Figure)> {
+        let figure = |value| Figure {
+            value,
+            standard_error: 0.0,
+        };
+        Some(("train_loss".to_owned(), figure(self.final_loss()?)))
+    }
+
     /// Mean over the last fifth of the curve.
     fn final_loss(&self) -> Option<f64> {
         let tail = &self.points[self.points.len() - self.points.len().div_ceil(5)..];
@@ -169,6 +183,7 @@ fn train(
         let step = training.step_number();
         if let Some(point) = diary.note(step, loss, every) {
             context.curve(point);
+            context.figures(diary.figure());
         }
         context.spent(trained(context));
         let share = TRAINING.0 + (TRAINING.1 - TRAINING.0) * step as f64 / steps as f64;

@@ -86,6 +86,8 @@ pub struct SoFar {
     pub sample_seconds: f64,
     /// Seconds spent decoding and reading.
     pub score_seconds: f64,
+    /// As in [`Score`], over the prompts that have been read.
+    pub metrics: BTreeMap<String, Estimate>,
 }
 
 /// Samples clips of held-out prompts, decodes and reads them; `progress` hears of each batch.
@@ -133,16 +135,10 @@ pub fn score(
             share: ((done + 1) * SAMPLE_BATCH).min(jobs.len()) as f64 / jobs.len() as f64,
             sample_seconds,
             score_seconds,
+            metrics: metrics(&per_prompt(&prompts, &readings), &evaluation.dimensions),
         });
     }
-    let per_prompt: Vec<PromptScore> = prompts
-        .iter()
-        .zip(&readings)
-        .map(|(prompt, readings)| PromptScore {
-            caption: prompt.caption.clone(),
-            values: means(readings),
-        })
-        .collect();
+    let per_prompt = per_prompt(&prompts, &readings);
     let shown = Tensor::stack(&shown, 0);
     Ok(Score {
         metrics: metrics(&per_prompt, &evaluation.dimensions),
@@ -191,6 +187,19 @@ fn read(assets: &Assets, clip: &Tensor, prompt: &Prompt) -> BTreeMap<String, f64
     ]);
     values.extend(reading.color.map(|color| (COLOR.to_owned(), color)));
     values
+}
+
+/// Scores of the prompts that have readings.
+fn per_prompt(prompts: &[Prompt], readings: &[Vec<BTreeMap<String, f64>>]) -> Vec<PromptScore> {
+    let read = prompts
+        .iter()
+        .zip(readings)
+        .filter(|(_, readings)| !readings.is_empty());
+    read.map(|(prompt, readings)| PromptScore {
+        caption: prompt.caption.clone(),
+        values: means(readings),
+    })
+    .collect()
 }
 
 /// Means by name over the clips that have the value.
