@@ -87,6 +87,49 @@ fn the_prediction_holds_for(space: &Space) {
     }
 }
 
+/// The space of the paper's sizes, with all that its blocks are made of, small enough for a test.
+fn scaled_down_snapgen_v() -> Space {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../search-spaces/spaces/snapgen-v.toml");
+    let mut text = std::fs::read_to_string(path).unwrap();
+    let smaller = [
+        ("frames = 15", "frames = 5"),
+        ("height = 64", "height = 8"),
+        ("width = 64", "width = 8"),
+        ("channels = [320, 640, 1088]", "channels = [48, 96, 192]"),
+        ("norm_groups = 32", "norm_groups = 8"),
+        ("text_tokens = 77", "text_tokens = 7"),
+        // Half precision is slow, and partly missing, on processors.
+        ("dtype = \"f16\"", "dtype = \"f32\""),
+    ];
+    for (full, small) in smaller {
+        assert!(text.contains(&format!("\n{full}\n")), "{full}");
+        text = text.replacen(&format!("\n{full}\n"), &format!("\n{small}\n"), 1);
+    }
+    Space::parse(&text).unwrap()
+}
+
+#[test]
+fn every_block_of_the_papers_space_can_be_measured_and_a_pipeline_composed() {
+    let space = scaled_down_snapgen_v();
+    let mut table = lut::Lut::new("here", lut::Runtime::new("libtorch-cpu-1t", "2.11.0"), dtype_of(&space));
+    for (block, state) in profile_blocks(&space, &space.blocks(), &settings(), &mut on).unwrap() {
+        measured(&state);
+        table.insert(block, state);
+    }
+    for reference in &space.references {
+        let costs = lut::compose(&table, &space, &reference.architecture).unwrap();
+        let (pass, pipeline) = (
+            costs.latency_ms.unwrap().value,
+            costs.pipeline_latency_ms.unwrap().value,
+        );
+        assert!(
+            (pipeline - (6.0 + 4.0 * pass + 1620.0)).abs() < 1e-6,
+            "{}: {pipeline}",
+            reference.name
+        );
+    }
+}
+
 #[test]
 fn out_of_memory_is_a_state_and_the_next_block_is_measured() {
     let blocks = [attention_at(64), attention_at(4)];
