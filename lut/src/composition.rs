@@ -11,7 +11,8 @@
 use std::collections::BTreeMap;
 
 use search_spaces::{
-    Architecture, Block, Choice, Costs, Estimate, Infeasible, Pipeline, Space, Step, UnetConfig, metric, work,
+    Architecture, Block, Choice, Costs, Estimate, Infeasible, Pipeline, Space, Step, UnetConfig, heaviest_part, metric,
+    work,
 };
 use serde::{Deserialize, Serialize};
 
@@ -331,12 +332,7 @@ fn sum<'b>(terms: impl Iterator<Item = (&'b Block, u64, Estimate)>) -> Estimate 
 
 /// Peak memory of a schedule by liveness; none where a block's own peak is not known.
 fn peak_memory(steps: &[Step], costs: &[Cost], bytes: u64) -> Option<Estimate> {
-    let mut parts: BTreeMap<u64, u64> = BTreeMap::new();
-    for step in steps {
-        let part = parts.entry(step.part).or_default();
-        *part = part.saturating_add(step.parameters);
-    }
-    let weights = parts.into_values().max().unwrap_or(0).saturating_mul(bytes);
+    let weights = heaviest_part(steps).saturating_mul(bytes);
     let alive = |(step, cost): (&Step, &Cost)| {
         let standing = step
             .held_elements

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    CandidateId, JobId,
+    CandidateId, JobId, Metrics,
     jobs::{CurvePoint, JobKind, JobState},
     searches::{CandidateView, FrontPoint, SearchState},
 };
@@ -63,5 +63,8 @@ pub enum EventBody {
         /// New points of the curve.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         curve: Vec<CurvePoint>,
+        /// Figures so far.
+        #[serde(default, skip_serializing_if = "Metrics::is_empty")]
+        metrics: Metrics,
     },
 }

@@ -158,7 +158,7 @@ pub struct LookupInput {
     pub architecture: String,
 }
 
-/// Seconds a job held its device, by part.
+/// Seconds that an attempt, or all attempts at a job, held their device, by part.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceSeconds {
     /// Training, including data loading.
@@ -195,7 +195,7 @@ pub struct CurvePoint {
 /// What a finished job found. Sent with the lease's token; sending it again changes nothing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct JobResult {
-    /// What it held the device for.
+    /// What the attempt that found it held the device for; what earlier attempts did, they told themselves.
     #[serde(default)]
     pub device_seconds: DeviceSeconds,
     /// Artifacts, already uploaded.
@@ -237,7 +237,7 @@ pub struct EvaluateOutcome {
     pub evaluator: String,
 }
 
-/// A whole architecture measured on the device.
+/// A whole architecture measured on the device, or found to be too large for it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct VerifyOutcome {
     /// What measured.
@@ -246,6 +246,9 @@ pub struct VerifyOutcome {
     pub metrics: Metrics,
     /// Raw latency samples in milliseconds.
     pub latency_ms_samples: Vec<f64>,
+    /// What the runtime said when it ran out of memory; then there are no figures, and no limit is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out_of_memory: Option<String>,
 }
 
 /// A row of a table.
@@ -305,6 +308,8 @@ pub struct AttemptView {
     pub error: Option<String>,
     /// The end of its log.
     pub log: Option<String>,
+    /// What it held its device for, as far as it told.
+    pub device_seconds: DeviceSeconds,
 }
 
 /// A job as it is shown.
@@ -328,12 +333,15 @@ pub struct JobView {
     pub progress: f64,
     /// What it is doing, in a few words.
     pub status: Option<String>,
+    /// Figures so far, of the attempt that runs or ran last.
+    #[serde(default)]
+    pub metrics: Metrics,
     /// When it was created.
     pub created_at: DateTime<Utc>,
     /// When it ended.
     pub ended_at: Option<DateTime<Utc>>,
     /// Attempts so far, oldest first.
     pub attempts: Vec<AttemptView>,
-    /// Device seconds of its result.
+    /// Device-seconds of all its attempts so far; absent before the first.
     pub device_seconds: Option<DeviceSeconds>,
 }

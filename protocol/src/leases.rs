@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    JobId, LeaseToken, WorkerId,
+    JobId, LeaseToken, Metrics, WorkerId,
     artifacts::ArtifactRef,
-    jobs::{CurvePoint, JobInput, JobResult},
+    jobs::{CurvePoint, DeviceSeconds, JobInput, JobResult},
 };
 
 /// Asks for one job (`POST /v1/leases`); 204 when there was none in time.
@@ -53,9 +53,18 @@ pub struct Heartbeat {
     /// Points of the curve since the last heartbeat.
     #[serde(default)]
     pub curve: Vec<CurvePoint>,
+    /// Figures so far: `train_loss` while it trains, the running score while it samples. Each stands until the next.
+    #[serde(default)]
+    pub metrics: Metrics,
     /// A checkpoint uploaded since the last heartbeat.
     #[serde(default)]
     pub checkpoint: Option<ArtifactRef>,
+    /// What this attempt has held its device for so far: it counts even if this is the attempt's last word.
+    #[serde(default)]
+    pub device_seconds: DeviceSeconds,
+    /// The end of the attempt's log where it has grown, a few KiB: all that is left of it if the worker vanishes.
+    #[serde(default)]
+    pub log: Option<String>,
 }
 
 /// What a heartbeat answers.
@@ -91,4 +100,7 @@ pub struct FailureReport {
     /// The worker was told to stop: the attempt does not count against the job.
     #[serde(default)]
     pub released: bool,
+    /// What this attempt held its device for.
+    #[serde(default)]
+    pub device_seconds: DeviceSeconds,
 }

@@ -21,6 +21,13 @@ pub struct ProblemDocument {
     pub errors: Vec<FieldProblem>,
 }
 
+impl ProblemDocument {
+    /// Kind of the 409 that says: the lease belongs to someone else now.
+    pub const LEASE_LOST: &str = "/problems/lease-lost";
+    /// Kind of the 409 that says: the upload goes on at another byte.
+    pub const WRONG_UPLOAD_OFFSET: &str = "/problems/wrong-upload-offset";
+}
+
 /// One field of a request or of a space file that cannot be accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FieldProblem {

@@ -301,6 +301,9 @@ pub struct CandidateView {
     pub measured: Metrics,
     /// Figures measured whole on the device.
     pub verified: Metrics,
+    /// What the device said when it ran out of memory while the whole was measured: no limit is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out_of_memory: Option<String>,
     /// Who scored it.
     pub evaluator: Option<String>,
     /// Whether it stands on the front now.

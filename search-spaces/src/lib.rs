@@ -32,7 +32,7 @@ pub use counts::{Work, work};
 pub use dtype::{Dtype, UnknownDtype};
 pub use operator::{Operator, TemporalLayer};
 pub use ranges::{Ranges, RangesError};
-pub use schedule::Step;
+pub use schedule::{Step, heaviest_part};
 pub use shape::Shape;
 pub use space::{
     ActionMode, ActionsSettings, Choice, Direction, Evaluation, Limits, Nsga2Settings, Objective, Pipeline, Position,

@@ -1,5 +1,7 @@
 //! The forward pass of a UNet, step by step, and what is alive meanwhile.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Block, Shape, TemporalLayer, UnetConfig, UnetPosition, work};
@@ -24,6 +26,17 @@ pub struct Step {
     pub held_elements: u64,
     /// The part it belongs to, from 0. Parts are contiguous.
     pub part: u64,
+}
+
+/// Parameters of the heaviest part: the most that a device must hold at once.
+#[must_use]
+pub fn heaviest_part(steps: &[Step]) -> u64 {
+    let mut parts: BTreeMap<u64, u64> = BTreeMap::new();
+    for step in steps {
+        let part = parts.entry(step.part).or_default();
+        *part = part.saturating_add(step.parameters);
+    }
+    parts.into_values().max().unwrap_or(0)
 }
 
 impl UnetConfig {

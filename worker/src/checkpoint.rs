@@ -76,24 +76,37 @@ impl Checkpoint {
             .collect()
     }
 
+    /// Looks whether a tensor is there in the shape of a variable.
+    ///
+    /// # Errors
+    /// Where it is missing or has another shape.
+    pub fn check(&self, name: &str, variable: &Tensor) -> Result<(), CheckpointError> {
+        self.fitting(name, variable).map(drop)
+    }
+
     /// Copies a tensor into a variable of its shape.
     ///
     /// # Errors
     /// Where it is missing or has another shape.
     pub fn copy_into(&self, name: &str, variable: &mut Tensor) -> Result<(), CheckpointError> {
+        let tensor = self.fitting(name, variable)?;
+        Ok(tch::no_grad(|| variable.f_copy_(tensor))?)
+    }
+
+    fn fitting(&self, name: &str, variable: &Tensor) -> Result<&Tensor, CheckpointError> {
         let tensor = self
             .tensors
             .get(name)
             .ok_or_else(|| CheckpointError::Missing(name.to_owned()))?;
         let (found, expected) = (tensor.size(), variable.size());
-        if found != expected {
-            return Err(CheckpointError::Shape {
-                name: name.to_owned(),
-                found,
-                expected,
-            });
+        if found == expected {
+            return Ok(tensor);
         }
-        Ok(tch::no_grad(|| variable.f_copy_(tensor))?)
+        Err(CheckpointError::Shape {
+            name: name.to_owned(),
+            found,
+            expected,
+        })
     }
 
     /// The file's bytes: the same tensors give the same bytes.

@@ -17,6 +17,8 @@ use crate::checkpoint::write_atomically;
 
 /// How long any request but a long poll may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How often one upload asks again where to go on.
+const OFFSETS: u32 = 4;
 
 /// Why a request had no result.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +29,9 @@ pub enum ClientError {
     /// The lease belongs to someone else now.
     #[error("the lease is lost: {0}")]
     LeaseLost(String),
+    /// An upload goes on elsewhere: someone else sends the same artifact, or an earlier try left more than was known.
+    #[error("the upload goes on elsewhere: {0}")]
+    WrongOffset(String),
     /// The coordinator refuses the request; another try gives the same answer.
     #[error("the coordinator refuses ({status}): {detail}")]
     Refused {
@@ -57,7 +62,7 @@ impl ClientError {
     /// Whether the same request may succeed later.
     #[must_use]
     pub const fn is_passing(&self) -> bool {
-        matches!(self, Self::Unreachable(_))
+        matches!(self, Self::Unreachable(_) | Self::WrongOffset(_))
     }
 }
 
@@ -192,6 +197,17 @@ impl Client {
         let bytes = tokio::fs::read(&path)
             .await
             .map_err(|source| ClientError::Disk { path, source })?;
+        for _ in 1..OFFSETS {
+            match self.upload_rest(artifact, &bytes).await {
+                Err(ClientError::WrongOffset(detail)) => tracing::debug!(digest = %artifact.digest, detail),
+                sent => return sent,
+            }
+        }
+        self.upload_rest(artifact, &bytes).await
+    }
+
+    /// Sends what the coordinator lacks of an artifact.
+    async fn upload_rest(&self, artifact: &ArtifactRef, bytes: &[u8]) -> Result<(), ClientError> {
         let route = format!("/v1/artifacts/{}", artifact.digest);
         let head = self.request(Method::HEAD, &route).timeout(PATIENCE).send().await?;
         if head.status().is_success() {
@@ -285,6 +301,7 @@ async fn accepted(reply: Response) -> Result<Response, ClientError> {
     }
     let text = reply.text().await.unwrap_or_default();
     let problem: Option<ProblemDocument> = serde_json::from_str(&text).ok();
+    let kind = problem.as_ref().map(|problem| problem.kind.clone());
     let detail = match problem {
         Some(problem) => {
             let fields = problem
@@ -296,7 +313,8 @@ async fn accepted(reply: Response) -> Result<Response, ClientError> {
         None => text.chars().take(300).collect(),
     };
     Err(match status {
-        StatusCode::CONFLICT => ClientError::LeaseLost(detail),
+        _ if kind.as_deref() == Some(ProblemDocument::LEASE_LOST) => ClientError::LeaseLost(detail),
+        _ if kind.as_deref() == Some(ProblemDocument::WRONG_UPLOAD_OFFSET) => ClientError::WrongOffset(detail),
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => ClientError::Unreachable(detail),
         _ if status.is_server_error() => ClientError::Unreachable(format!("{status}: {detail}")),
         _ => ClientError::Refused { status, detail },
@@ -305,7 +323,13 @@ async fn accepted(reply: Response) -> Result<Response, ClientError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use protocol::LeaseToken;
+    use protocol::jobs::DeviceSeconds;
+
     use super::*;
+    use crate::fake_coordinator::{Coordinator, Reply};
 
     #[test]
     fn an_artifact_is_kept_once_under_its_digest() {
@@ -325,5 +349,71 @@ mod tests {
         let client = Client::new("http://127.0.0.1:1", None, folder.path()).unwrap();
         let error = client.lease(WorkerId::new(), Duration::ZERO).await.unwrap_err();
         assert!(error.is_passing(), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_goes_on_elsewhere_asks_again_where() {
+        let folder = tempfile::tempdir().unwrap();
+        let asked = AtomicU64::new(0);
+        let server = Coordinator::start(move |request| {
+            let offset = request
+                .headers
+                .get(UPLOAD_OFFSET)
+                .map(|value| value.to_str().unwrap().to_owned());
+            match (request.method.as_str(), offset.as_deref()) {
+                // Between the first question and the bytes, another sender got as far as byte 2.
+                ("HEAD", _) => {
+                    Reply::empty(404).with(UPLOAD_OFFSET, &(2 * asked.fetch_add(1, Ordering::SeqCst)).to_string())
+                }
+                ("PUT", Some("2")) if &request.body[..] == b"c" => Reply::empty(201),
+                _ => Reply::problem(409, "wrong-upload-offset"),
+            }
+        })
+        .await;
+        let client = server.client(folder.path());
+        let kept = client.keep(ArtifactRole::Log, "a.txt", "text/plain", b"abc").unwrap();
+        client.upload(&kept).await.unwrap();
+        assert_eq!(server.requests("PUT ").len(), 2);
+    }
+
+    #[tokio::test]
+    async fn an_offset_that_stays_wrong_is_worth_another_try_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let server = Coordinator::start(|request| match request.method.as_str() {
+            "HEAD" => Reply::empty(404),
+            _ => Reply::problem(409, "wrong-upload-offset"),
+        })
+        .await;
+        let client = server.client(folder.path());
+        let kept = client.keep(ArtifactRole::Log, "a.txt", "text/plain", b"abc").unwrap();
+        let error = client.upload(&kept).await.unwrap_err();
+        assert!(error.is_passing(), "{error}");
+    }
+
+    #[tokio::test]
+    async fn only_a_lost_lease_reads_as_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let server = Coordinator::start(|request| {
+            let kind = if request.route.contains("result") {
+                "result-differs"
+            } else {
+                "lease-lost"
+            };
+            Reply::problem(409, kind)
+        })
+        .await;
+        let client = server.client(folder.path());
+        let report = FailureReport {
+            lease_token: LeaseToken::new(),
+            error: "x".to_owned(),
+            log: None,
+            retry: true,
+            released: false,
+            device_seconds: DeviceSeconds::default(),
+        };
+        let lost = client.failure(JobId::new(), &report).await.unwrap_err();
+        assert!(matches!(lost, ClientError::LeaseLost(_)), "{lost}");
+        let refused = client.send("/v1/jobs/1/result", &report).await.unwrap_err();
+        assert!(matches!(refused, ClientError::Refused { .. }), "{refused}");
     }
 }

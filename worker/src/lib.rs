@@ -5,8 +5,11 @@ pub mod assets;
 pub mod checkpoint;
 pub mod client;
 pub mod data;
+#[cfg(test)]
+mod fake_coordinator;
 pub mod flow;
 pub mod jobs;
+mod lease;
 pub mod lut_accuracy;
 pub mod models;
 pub mod optimizer;

@@ -1,5 +1,6 @@
 //! The worker's life: it registers, takes jobs one at a time, keeps their leases, and hands in what they found.
 //!
+//! While a job runs and while its result is uploaded, heartbeats keep the lease (see [`crate::lease`]).
 //! A result is on disk before it is sent and stays there until the coordinator has taken it, so neither a lost
 //! connection nor a killed worker loses one: the next start sends it again, and the lease's token decides whether it
 //! still counts.
@@ -12,17 +13,17 @@ use anyhow::Context;
 use protocol::JobId;
 use protocol::devices::WorkerRegistration;
 use protocol::jobs::JobResult;
-use protocol::leases::{FailureReport, Heartbeat, LeasedJob, ResultReport};
+use protocol::leases::{FailureReport, LeasedJob, ResultReport};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::checkpoint::write_atomically;
 use crate::client::{Client, ClientError};
 use crate::jobs::{self, JobContext, JobError, Pulse, Settings};
+use crate::lease::{Lease, Pauses};
 
 /// How long one request waits for a job.
 const POLL: Duration = Duration::from_secs(30);
-/// The longest pause between tries to reach the coordinator.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// A worker process.
 #[derive(Debug)]
@@ -83,49 +84,34 @@ impl Worker {
 
     async fn work(&self, job: LeasedJob, stop: &mut watch::Receiver<bool>) {
         let pulse = Arc::new(Pulse::default());
-        let span = tracing::info_span!("job", job.id = %job.job_id, kind = %job.input.kind(), attempt = job.attempt);
-        let context = JobContext::new(
-            self.settings.clone(),
-            pulse.clone(),
-            job.checkpoint.clone(),
-            self.client.clone(),
-        );
-        let input = job.input.clone();
-        let mut running = tokio::task::spawn_blocking(move || span.in_scope(|| jobs::run(&context, &input)));
-        let mut lost = false;
-        let mut stopping = *stop.borrow();
-        let mut ended = None;
-        let every = Duration::from_secs(u64::from(job.heartbeat_seconds.max(1)));
-        while ended.is_none() {
-            if stopping {
-                pulse.stop();
+        let lease = Lease::new(&self.client, &job, &pulse);
+        let mut thread = self.start(&job, &pulse);
+        let attempt = async {
+            let (ended, ()) = tokio::join!(ended(&mut thread, &pulse, stop), lease.upload_checkpoints());
+            Ok(ended)
+        };
+        let outcome = match lease.during(attempt).await {
+            Ok(outcome) => outcome,
+            Err(lost) => {
+                if !thread.is_finished() {
+                    let _ = thread.await;
+                }
+                tracing::warn!(job.id = %job.job_id, %lost, "what was done is dropped");
+                return;
             }
-            tokio::select! {
-                outcome = &mut running => ended = Some(outcome),
-                () = tokio::time::sleep(every) => lost |= self.beat(&job, &pulse).await.is_err(),
-                () = pulse.urgent.notified() => lost |= self.beat(&job, &pulse).await.is_err(),
-                changed = stop.changed(), if !stopping => stopping = changed.is_err() || *stop.borrow(),
-            }
-        }
-        if lost {
-            tracing::warn!(job.id = %job.job_id, "the lease is lost; what was done is dropped");
-            return;
-        }
-        let outcome = match ended {
-            Some(Ok(outcome)) => outcome,
-            _ => Err(JobError::Attempt("the job's thread died".to_owned())),
         };
         match outcome {
-            Ok(result) => self.hand_in(&job, result, stop).await,
+            Ok(result) => self.hand_in(&job, &lease, result, stop).await,
             Err(error) => {
                 // The last checkpoint goes first: whoever comes next starts from it.
-                let _ = self.beat(&job, &pulse).await;
+                let _ = lease.beat().await;
                 let report = FailureReport {
                     lease_token: job.lease_token,
                     error: error.to_string(),
                     log: Some(pulse.log()),
                     retry: error.is_worth_another_attempt(),
                     released: matches!(error, JobError::Interrupted),
+                    device_seconds: pulse.news().device_seconds,
                 };
                 tracing::warn!(job.id = %job.job_id, %error, "attempt ended");
                 let sent = self.patiently(stop, || self.client.failure(job.job_id, &report)).await;
@@ -134,39 +120,23 @@ impl Worker {
         }
     }
 
-    /// Renews the lease with what is new; `Err` means that the job is not this worker's any more.
-    async fn beat(&self, job: &LeasedJob, pulse: &Pulse) -> Result<(), ()> {
-        let news = pulse.take();
-        let sent = async {
-            if let Some(checkpoint) = &news.checkpoint {
-                self.client.upload(checkpoint).await?;
-            }
-            let heartbeat = Heartbeat {
-                lease_token: job.lease_token,
-                progress: news.progress,
-                status: news.status.clone(),
-                curve: news.curve.clone(),
-                checkpoint: news.checkpoint.clone(),
-            };
-            self.client.heartbeat(job.job_id, &heartbeat).await
-        };
-        match sent.await {
-            Ok(reply) if !reply.cancelled => Ok(()),
-            Ok(_) | Err(ClientError::LeaseLost(_)) => {
-                pulse.stop();
-                Err(())
-            }
-            Err(error) => {
-                tracing::warn!(%error, "no heartbeat");
-                pulse.put_back(news);
-                Ok(())
-            }
-        }
+    /// Starts the job on a thread of its own.
+    fn start(&self, job: &LeasedJob, pulse: &Arc<Pulse>) -> JoinHandle<Outcome> {
+        let span = tracing::info_span!("job", job.id = %job.job_id, kind = %job.input.kind(), attempt = job.attempt);
+        let context = JobContext::new(
+            self.settings.clone(),
+            pulse.clone(),
+            job.checkpoint.clone(),
+            self.client.clone(),
+        );
+        let input = job.input.clone();
+        tokio::task::spawn_blocking(move || span.in_scope(|| jobs::run(&context, &input)))
     }
 
-    async fn hand_in(&self, job: &LeasedJob, result: JobResult, stop: &mut watch::Receiver<bool>) {
+    async fn hand_in(&self, job: &LeasedJob, lease: &Lease, result: JobResult, stop: &watch::Receiver<bool>) {
         let waiting = Waiting {
             job_id: job.job_id,
+            heartbeat_seconds: job.heartbeat_seconds,
             report: ResultReport {
                 lease_token: job.lease_token,
                 result,
@@ -178,14 +148,34 @@ impl Worker {
         if let Err(error) = kept {
             tracing::error!(%error, path = %path.display(), "the result could not be kept on disk");
         }
-        let sent = self.patiently(stop, || self.send(&waiting)).await;
+        let uploads = self.patiently(stop, || self.upload_artifacts(&waiting));
+        let sent = match lease.during(uploads).await {
+            Ok(()) => {
+                let report = || self.client.result(waiting.job_id, &waiting.report);
+                self.patiently(stop, report).await
+            }
+            unsent => unsent,
+        };
         self.settle(&path, sent);
     }
 
-    async fn send(&self, waiting: &Waiting) -> Result<(), ClientError> {
+    async fn upload_artifacts(&self, waiting: &Waiting) -> Result<(), ClientError> {
         for artifact in &waiting.report.result.artifacts {
             self.client.upload(artifact).await?;
         }
+        Ok(())
+    }
+
+    /// Sends a result once.
+    async fn send(&self, waiting: &Waiting) -> Result<(), ClientError> {
+        let lease = Lease {
+            client: self.client.clone(),
+            job_id: waiting.job_id,
+            token: waiting.report.lease_token,
+            every: Duration::from_secs(u64::from(waiting.heartbeat_seconds.max(1))),
+            pulse: Arc::new(Pulse::done()),
+        };
+        lease.during(self.upload_artifacts(waiting)).await?;
         self.client.result(waiting.job_id, &waiting.report).await
     }
 
@@ -259,29 +249,30 @@ impl Worker {
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Waiting {
     job_id: JobId,
+    #[serde(default)]
+    heartbeat_seconds: u32,
     report: ResultReport,
 }
 
-/// Pauses that double up to a bound.
-#[derive(Debug, Default)]
-struct Pauses(u32);
+type Outcome = Result<JobResult, JobError>;
 
-impl Pauses {
-    fn next(&mut self) -> Duration {
-        let pause = Duration::from_millis(200 << self.0.min(8)).min(LONGEST_PAUSE);
-        self.0 += 1;
-        pause
-    }
+/// Waits for a job's thread, and asks it to end when the worker is to stop.
+async fn ended(thread: &mut JoinHandle<Outcome>, pulse: &Pulse, stop: &mut watch::Receiver<bool>) -> Outcome {
+    let mut stopping = *stop.borrow();
+    let ended = loop {
+        if stopping {
+            pulse.stop();
+        }
+        tokio::select! {
+            ended = &mut *thread => break ended,
+            changed = stop.changed(), if !stopping => stopping = changed.is_err() || *stop.borrow(),
+        }
+    };
+    let outcome = ended.unwrap_or_else(|_| Err(JobError::Attempt("the job's thread died".to_owned())));
+    // Nobody goes on from the checkpoint of a job that is done.
+    pulse.end(outcome.is_err());
+    outcome
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_double_up_to_a_bound() {
-        let mut pauses = Pauses::default();
-        let all: Vec<u128> = (0..9).map(|_| pauses.next().as_millis()).collect();
-        assert_eq!(all, [200, 400, 800, 1600, 3200, 6400, 10_000, 10_000, 10_000]);
-    }
-}
+mod tests;

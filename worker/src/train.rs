@@ -120,11 +120,17 @@ impl<'a> Training<'a> {
         Checkpoint::new(self.step, weights.chain(moments))
     }
 
-    /// Goes on from a checkpoint of the same architecture.
+    /// Goes on from a checkpoint of the same architecture; from any other it takes nothing.
     ///
     /// # Errors
     /// Where a tensor is missing or has another shape.
     pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
+        for (name, weight) in &self.weights {
+            checkpoint.check(&format!("weights.{name}"), weight)?;
+        }
+        for (name, moment) in self.optimizer.state() {
+            checkpoint.check(&format!("optimizer.{name}"), &moment)?;
+        }
         for (name, weight) in &mut self.weights {
             checkpoint.copy_into(&format!("weights.{name}"), weight)?;
         }
@@ -287,14 +293,19 @@ mod tests {
         let (vs, unet) = built();
         let checkpoint = Training::new(&unet, &vs, &settings, 5).checkpoint();
         let other = nn::VarStore::new(Device::Cpu);
-        let layer = TemporalLayer {
-            operator: Operator::Conv3d,
-            depth: 1,
-        };
-        let unet = UNet::new(&other.root(), &config(), &[Some(layer)]);
-        let error = Training::new(&unet, &other, &settings, 5)
-            .restore(&checkpoint)
-            .unwrap_err();
-        assert!(error.to_string().contains("temporal.down_0.0.conv.weight"), "{error}");
+        use Operator::{Conv1d, Conv3d};
+        // The first layer is the same, the second another.
+        let layers = [Conv1d, Conv3d].map(|operator| Some(TemporalLayer { operator, depth: 1 }));
+        let unet = UNet::new(&other.root(), &config(), &layers);
+        seed_weights(&other, 4);
+        let mut training = Training::new(&unet, &other, &settings, 5);
+        let before = training.checkpoint().encode().unwrap();
+        let error = training.restore(&checkpoint).unwrap_err();
+        assert!(error.to_string().contains("temporal.down_1.0.conv"), "{error}");
+        assert_eq!(
+            training.checkpoint().encode().unwrap(),
+            before,
+            "nothing was taken over"
+        );
     }
 }

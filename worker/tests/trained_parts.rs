@@ -93,6 +93,12 @@ fn a_changed_file_is_refused_with_its_name_and_the_way_out() {
     *bytes.last_mut().expect("some bytes") ^= 1;
     std::fs::write(&broken, bytes).expect("a file");
     let error = Assets::open(folder.path(), "shapes", Device::Cpu).expect_err("a changed file");
-    assert!(matches!(&error, AssetsError::Checksum { path, .. } if *path == broken), "{error}");
-    assert!(error.to_string().contains("temponas-worker assets --dataset shapes"), "{error}");
+    assert!(
+        matches!(&error, AssetsError::Checksum { path, .. } if *path == broken),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains("temponas-worker assets --dataset shapes"),
+        "{error}"
+    );
 }

@@ -10,25 +10,59 @@ const MOST_SECONDS: f64 = 1e9;
 /// The largest magnitude of a figure, as of a sample.
 const LARGEST: f64 = lut::LARGEST_SAMPLE;
 
-/// Every part is a time that a job can take.
-pub(super) fn require_seconds(job: JobId, seconds: &DeviceSeconds) -> Result<(), DispatchError> {
+/// The most figures that a heartbeat may carry.
+const MOST_FIGURES: usize = 32;
+
+/// The longest name of a heartbeat's figure, in bytes.
+const LONGEST_NAME: usize = 100;
+
+/// Every part is a time that a job can take; `field` is where they stand.
+pub(super) fn require_seconds(job: JobId, field: &str, seconds: &DeviceSeconds) -> Result<(), DispatchError> {
     let parts = [
         ("train", seconds.train),
         ("sample", seconds.sample),
         ("score", seconds.score),
         ("profile", seconds.profile),
     ];
-    all(job, parts, "result.device_seconds", 0.0, MOST_SECONDS)
+    all(job, parts, field, 0.0, MOST_SECONDS)
 }
 
-/// Every figure is a number that can be worked with.
+/// Every figure of a result is a number that can be worked with.
 pub(super) fn require_figures(job: JobId, metrics: &Metrics) -> Result<(), DispatchError> {
-    let field = "result.outcome.metrics";
+    require_numbers(job, metrics, "result.outcome.metrics")
+}
+
+fn require_numbers(job: JobId, metrics: &Metrics, field: &str) -> Result<(), DispatchError> {
     let values = metrics.iter().map(|(name, figure)| (name.as_str(), figure.value));
     all(job, values, field, -LARGEST, LARGEST)?;
     let errors = metrics.iter().map(|(name, figure)| (name, figure.standard_error));
     let errors: Vec<(String, f64)> = errors.map(|(name, e)| (format!("{name}.standard_error"), e)).collect();
-    all(job, errors.iter().map(|(name, e)| (name.as_str(), *e)), field, 0.0, LARGEST)
+    all(
+        job,
+        errors.iter().map(|(name, e)| (name.as_str(), *e)),
+        field,
+        0.0,
+        LARGEST,
+    )
+}
+
+/// Figures of a heartbeat are kept and told each time: they must stay few and their names short.
+pub(super) fn require_few(job: JobId, metrics: &Metrics) -> Result<(), DispatchError> {
+    if metrics.len() > MOST_FIGURES {
+        let found = format!("{} figures; at most {MOST_FIGURES} are allowed", metrics.len());
+        return Err(at_fault(job, "metrics", found));
+    }
+    match metrics.keys().find(|name| name.len() > LONGEST_NAME) {
+        Some(name) => {
+            let start: String = name.chars().take(20).collect();
+            let message = format!(
+                "`{start}…` has {} bytes; at most {LONGEST_NAME} are allowed",
+                name.len()
+            );
+            Err(at_fault(job, "metrics", message))
+        }
+        None => require_numbers(job, metrics, "metrics"),
+    }
 }
 
 /// Every raw sample is one that a table would take.
@@ -88,10 +122,10 @@ mod tests {
             score,
             ..DeviceSeconds::default()
         };
-        assert!(require_seconds(job, &seconds(1e9, 0.0)).is_ok());
+        assert!(require_seconds(job, "result.device_seconds", &seconds(1e9, 0.0)).is_ok());
         for wrong in [1e308, -1.0, f64::NAN, f64::INFINITY] {
             assert_eq!(
-                fields(require_seconds(job, &seconds(wrong, 1.0))),
+                fields(require_seconds(job, "result.device_seconds", &seconds(wrong, 1.0))),
                 ["result.device_seconds.train"]
             );
             assert_eq!(
@@ -99,7 +133,11 @@ mod tests {
                 ["result.outcome.metrics.quality.standard_error"]
             );
         }
-        assert_eq!(fields(require_seconds(job, &seconds(-1.0, 2e9))).len(), 2, "every one");
+        assert_eq!(
+            fields(require_seconds(job, "result.device_seconds", &seconds(-1.0, 2e9))).len(),
+            2,
+            "every one"
+        );
         assert!(require_figures(job, &figure(-1e15, 0.0)).is_ok());
         for wrong in [1e16, -1e308, f64::NAN] {
             assert_eq!(

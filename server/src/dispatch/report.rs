@@ -7,7 +7,10 @@ use protocol::{
     CandidateId, FieldProblem, JobId, LeaseToken, Metrics, SearchId,
     devices::RuntimeName,
     events::EventBody,
-    jobs::{EvaluateOutcome, JobInput, JobResult, JobState, LookupOutcome, Outcome, ProfileOutcome, VerifyOutcome},
+    jobs::{
+        DeviceSeconds, EvaluateOutcome, JobInput, JobResult, JobState, LookupOutcome, Outcome, ProfileOutcome,
+        VerifyOutcome,
+    },
     leases::{FailureReport, Heartbeat, HeartbeatReply, ResultReport},
 };
 use search_spaces::Space;
@@ -23,7 +26,7 @@ use crate::{
     },
 };
 
-/// Renews a lease and takes over progress, curve and checkpoint.
+/// Renews a lease and takes over progress, curve, figures, checkpoint, device-seconds and log.
 ///
 /// # Errors
 /// When the job does not exist, the lease is lost, the progress is no share, or the store fails.
@@ -41,6 +44,8 @@ pub async fn heartbeat(
             format!("{} is not between 0 and 1", beat.progress),
         ));
     }
+    figures::require_seconds(id, "device_seconds", &beat.device_seconds)?;
+    figures::require_few(id, &beat.metrics)?;
     if let Some(checkpoint) = &beat.checkpoint {
         require_artifacts(store, id, std::slice::from_ref(checkpoint), "checkpoint").await?;
     }
@@ -54,15 +59,9 @@ pub async fn heartbeat(
         });
     }
     require_lease(&job, beat.lease_token)?;
-    jobs::renew(
-        &mut tx,
-        id,
-        expires_at,
-        beat.progress,
-        beat.status.as_deref(),
-        beat.checkpoint.as_ref(),
-    )
-    .await?;
+    jobs::renew(&mut tx, id, expires_at, beat).await?;
+    let log = beat.log.as_deref().map(|log| storable(tail(log)));
+    jobs::note_attempt(&mut tx, id, &beat.device_seconds, log.as_deref()).await?;
     if !beat.curve.is_empty() {
         jobs::extend_curve(&mut tx, id, &beat.curve).await?;
     }
@@ -76,6 +75,7 @@ pub async fn heartbeat(
             progress: beat.progress,
             status: beat.status.clone(),
             curve: beat.curve.clone(),
+            metrics: beat.metrics.clone(),
         },
     );
     tx.commit(now).await?;
@@ -113,7 +113,7 @@ pub async fn succeed(
         };
     }
     require_lease(&job, report.lease_token)?;
-    figures::require_seconds(id, &report.result.device_seconds)?;
+    figures::require_seconds(id, "result.device_seconds", &report.result.device_seconds)?;
     jobs::succeed(&mut tx, id, &report.result, now).await?;
     store_outcome(&mut tx, &job, &report.result, now).await?;
     let done = JobRow {
@@ -137,9 +137,11 @@ pub async fn fail(
     report: &FailureReport,
     now: DateTime<Utc>,
 ) -> Result<Option<SearchId>, DispatchError> {
+    figures::require_seconds(id, "device_seconds", &report.device_seconds)?;
     let mut tx = store.begin().await?;
     let job = jobs::lock(&mut tx, id).await?.ok_or(DispatchError::UnknownJob(id))?;
     require_lease(&job, report.lease_token)?;
+    jobs::note_attempt(&mut tx, id, &report.device_seconds, None).await?;
     let error = if report.released {
         "released: the worker was told to stop".to_owned()
     } else {
@@ -226,8 +228,13 @@ async fn store_outcome(tx: &mut Tx, job: &JobRow, result: &JobResult, now: DateT
                 runtime,
                 metrics,
                 latency_ms_samples,
+                out_of_memory,
             } = verified;
             require_runtime(job, runtime)?;
+            if let Some(detail) = out_of_memory {
+                candidates::set_out_of_memory(tx, input.candidate_id, &storable(tail(detail))).await?;
+                return Ok(tell_candidate(tx, job.search_id, input.candidate_id).await?);
+            }
             figures::require_figures(job.id, metrics)?;
             figures::require_samples(job.id, latency_ms_samples, "result.outcome.latency_ms_samples")?;
             candidates::set_verified(tx, input.candidate_id, metrics, &result.artifacts).await?;
@@ -302,7 +309,7 @@ async fn store_evaluation(
     let evaluation = candidates::Evaluation {
         measured: metrics,
         evaluator,
-        device_seconds: result.device_seconds,
+        device_seconds: jobs::device_seconds(tx.connection(), job.id).await?,
         artifacts: &result.artifacts,
     };
     if candidates::set_evaluated(tx, candidate, &evaluation, now).await? {

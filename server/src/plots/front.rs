@@ -524,6 +524,7 @@ mod tests {
             calibrated: Metrics::new(),
             measured: metrics(measured),
             verified: Metrics::new(),
+            out_of_memory: None,
             evaluator: None,
             on_front: false,
             job_id: None,

@@ -118,6 +118,7 @@ async fn answer(app: &App, job: &LeasedJob, input: &LookupInput) -> Result<(), D
                 log: None,
                 retry: matches!(error, SearchError::Store(_) | SearchError::Artifact(_)),
                 released: false,
+                device_seconds: DeviceSeconds::default(),
             };
             ignore_lost(
                 job.job_id,

@@ -48,9 +48,12 @@ impl Within {
 
     /// A limit on what nothing in the search has would limit nothing, and say nothing of it.
     fn check(&self, search: &SearchRow, space: &Space, rows: &[CandidateRow]) -> Result<(), SearchError> {
-        let told = rows
-            .iter()
-            .flat_map(|row| row.predicted.keys().chain(row.measured.keys()).chain(row.verified.keys()));
+        let told = rows.iter().flat_map(|row| {
+            row.predicted
+                .keys()
+                .chain(row.measured.keys())
+                .chain(row.verified.keys())
+        });
         let mut metrics: BTreeSet<&str> = told.map(String::as_str).collect();
         metrics.extend(space.objectives.iter().map(|objective| objective.metric.as_str()));
         metrics.extend(space.limits.iter().map(|(name, _)| name));
@@ -161,7 +164,8 @@ fn admitted<'r>(
 ) -> (Vec<&'r CandidateRow>, Vec<&'r CandidateRow>) {
     let measurable = profiling::target(search, space).is_some();
     let confirmed = verification::confirmed(space, rows);
-    let evaluated = rows.iter().filter(|row| row.state == CandidateState::Evaluated);
+    let fits = |row: &&CandidateRow| row.state == CandidateState::Evaluated && row.out_of_memory.is_none();
+    let evaluated = rows.iter().filter(fits);
     let admitted = evaluated.filter(|row| {
         let mut metrics = views::known(row);
         metrics.extend(views::calibrated(&row.predicted.0, calibration(search)));

@@ -25,7 +25,7 @@ use crate::{
 const MEASURED: [&str; 2] = [metric::LATENCY_MS, metric::PEAK_MEMORY_BYTES];
 
 /// Takes new measurements over, then asks for the next ones, until as many finalists as the space asks for are
-/// truly within the limits or nobody is left to measure.
+/// truly within the limits or nobody is left to measure. One that the device cannot hold makes room for the next.
 pub(super) async fn step(step: &mut Move<'_>) -> Result<bool, SearchError> {
     let context = step.context().await?;
     let known = take_over(step, &context).await?;

@@ -29,6 +29,7 @@ pub fn job_event(job: &JobRow, state: JobState) -> EventBody {
         progress: job.progress,
         status: job.status.clone(),
         curve: Vec::new(),
+        metrics: Metrics::new(),
     }
 }
 
@@ -51,6 +52,7 @@ pub fn candidate(row: CandidateRow, calibration: &[CalibrationView]) -> Candidat
         predicted: row.predicted.0,
         measured: row.measured.0,
         verified: row.verified.0,
+        out_of_memory: row.out_of_memory,
         evaluator: row.evaluator,
         on_front: row.on_front,
         job_id: row.job_id,
@@ -64,7 +66,8 @@ pub fn candidate(row: CandidateRow, calibration: &[CalibrationView]) -> Candidat
 /// A candidate as a point of the front.
 #[must_use]
 pub fn front_point(row: &CandidateRow, space: &Space, calibration: &[CalibrationView]) -> FrontPoint {
-    let verified = (!row.verified.0.is_empty()).then(|| within_limits(space, row));
+    let measured = !row.verified.0.is_empty() || row.out_of_memory.is_some();
+    let verified = measured.then(|| within_limits(space, row));
     FrontPoint {
         candidate_id: row.id,
         number: unsigned(row.number),
@@ -85,9 +88,13 @@ pub fn known(row: &CandidateRow) -> Metrics {
     metrics
 }
 
-/// Whether a candidate keeps every limit by its best figures: measured whole where it was.
+/// Whether a candidate keeps every limit by its best figures: measured whole where it was. One that the device could
+/// not hold keeps none.
 #[must_use]
 pub fn within_limits(space: &Space, row: &CandidateRow) -> bool {
+    if row.out_of_memory.is_some() {
+        return false;
+    }
     let mut metrics = known(row);
     metrics.extend(row.verified.0.clone());
     space.limits.broken(&estimates(&metrics)).is_empty()

@@ -42,6 +42,8 @@ pub struct CandidateRow {
     pub measured: Json<Metrics>,
     /// Figures measured whole.
     pub verified: Json<Metrics>,
+    /// What the device said when it ran out of memory while the whole was measured.
+    pub out_of_memory: Option<String>,
     /// Who scored it.
     pub evaluator: Option<String>,
     /// Whether it stands on the front.
@@ -220,6 +222,17 @@ pub async fn set_verified(
     Ok(())
 }
 
+/// Notes that the device ran out of memory while a candidate was measured whole.
+///
+/// # Errors
+/// When Postgres is away.
+pub async fn set_out_of_memory(tx: &mut Tx, id: CandidateId, detail: &str) -> Result<(), StoreError> {
+    sqlx::query!("UPDATE candidates SET out_of_memory = $2 WHERE id = $1", id.0, detail)
+        .execute(tx.connection())
+        .await?;
+    Ok(())
+}
+
 /// Makes exactly these numbers the front.
 ///
 /// # Errors
@@ -251,8 +264,8 @@ pub async fn list(
         r#"SELECT c.id AS "id: CandidateId", c.search_id AS "search_id: SearchId", c.number, c.architecture,
                c.layers AS "layers: Json<Vec<LayerView>>", c.state AS "state: CandidateState", c.state_reason,
                c.reference, c.parent, c.action, c.why, c.predicted AS "predicted: Json<Metrics>",
-               c.measured AS "measured: Json<Metrics>", c.verified AS "verified: Json<Metrics>", c.evaluator,
-               c.on_front, c.device_seconds AS "device_seconds: Json<DeviceSeconds>",
+               c.measured AS "measured: Json<Metrics>", c.verified AS "verified: Json<Metrics>",
+               c.out_of_memory, c.evaluator, c.on_front, c.device_seconds AS "device_seconds: Json<DeviceSeconds>",
                c.artifacts AS "artifacts: Json<Vec<ArtifactRef>>", c.created_at, c.evaluated_at,
                j.id AS "job_id?: JobId"
            FROM candidates c LEFT JOIN jobs j ON j.candidate_id = c.id AND (j.kind = 'verify') = false
@@ -274,8 +287,8 @@ pub async fn get(connection: &mut PgConnection, id: CandidateId) -> Result<Optio
         r#"SELECT c.id AS "id: CandidateId", c.search_id AS "search_id: SearchId", c.number, c.architecture,
                c.layers AS "layers: Json<Vec<LayerView>>", c.state AS "state: CandidateState", c.state_reason,
                c.reference, c.parent, c.action, c.why, c.predicted AS "predicted: Json<Metrics>",
-               c.measured AS "measured: Json<Metrics>", c.verified AS "verified: Json<Metrics>", c.evaluator,
-               c.on_front, c.device_seconds AS "device_seconds: Json<DeviceSeconds>",
+               c.measured AS "measured: Json<Metrics>", c.verified AS "verified: Json<Metrics>",
+               c.out_of_memory, c.evaluator, c.on_front, c.device_seconds AS "device_seconds: Json<DeviceSeconds>",
                c.artifacts AS "artifacts: Json<Vec<ArtifactRef>>", c.created_at, c.evaluated_at,
                j.id AS "job_id?: JobId"
            FROM candidates c LEFT JOIN jobs j ON j.candidate_id = c.id AND (j.kind = 'verify') = false

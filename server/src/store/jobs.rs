@@ -2,10 +2,11 @@
 
 use chrono::{DateTime, Utc};
 use protocol::{
-    CandidateId, JobId, LeaseToken, SearchId, WorkerId,
+    CandidateId, JobId, LeaseToken, Metrics, SearchId, WorkerId,
     artifacts::ArtifactRef,
     devices::RuntimeName,
     jobs::{AttemptView, CurvePoint, DeviceSeconds, JobInput, JobKind, JobResult, JobState, JobView, ProfileInput},
+    leases::Heartbeat,
 };
 use sqlx::{PgConnection, types::Json};
 
@@ -184,7 +185,8 @@ pub async fn claim(
                LIMIT $9 FOR UPDATE OF j SKIP LOCKED
            )
            UPDATE jobs SET state = 'leased', lease_token = gen_random_uuid(), runnable_at = $2, worker_id = $10,
-               attempts = attempts + 1, handovers = handovers + 1, progress = 0, status = NULL
+               attempts = attempts + 1, handovers = handovers + 1, progress = 0, status = NULL,
+               metrics = '{}'
            FROM runnable WHERE jobs.id = runnable.id
            RETURNING jobs.id AS "id: JobId", search_id AS "search_id: SearchId",
                candidate_id AS "candidate_id: CandidateId", kind AS "kind: JobKind", input AS "input: Json<JobInput>",
@@ -233,7 +235,8 @@ async fn begin_attempt(tx: &mut Tx, job: &JobRow, worker: WorkerId, now: DateTim
     Ok(())
 }
 
-/// Ends the running attempt of a job; without an error it succeeded.
+/// Ends the running attempt of a job; without an error it succeeded. Without a log the last one that came with a
+/// heartbeat stays.
 ///
 /// # Errors
 /// When Postgres is away.
@@ -245,7 +248,7 @@ pub async fn end_attempt(
     now: DateTime<Utc>,
 ) -> Result<(), StoreError> {
     sqlx::query!(
-        "UPDATE attempts SET ended_at = $4, error = $2, log = $3 WHERE job_id = $1 AND ended_at IS NULL",
+        "UPDATE attempts SET ended_at = $4, error = $2, log = coalesce($3, log) WHERE job_id = $1 AND ended_at IS NULL",
         job.0,
         error,
         log,
@@ -274,26 +277,21 @@ pub async fn lock(tx: &mut Tx, id: JobId) -> Result<Option<JobRow>, StoreError> 
     Ok(query.fetch_optional(tx.connection()).await?)
 }
 
-/// Renews a lease.
+/// Renews a lease; figures that the heartbeat does not name stand.
 ///
 /// # Errors
 /// When Postgres is away.
-pub async fn renew(
-    tx: &mut Tx,
-    id: JobId,
-    expires_at: DateTime<Utc>,
-    progress: f64,
-    status: Option<&str>,
-    checkpoint: Option<&ArtifactRef>,
-) -> Result<(), StoreError> {
+pub async fn renew(tx: &mut Tx, id: JobId, expires_at: DateTime<Utc>, beat: &Heartbeat) -> Result<(), StoreError> {
     sqlx::query!(
-        "UPDATE jobs SET runnable_at = $2, progress = $3, status = $4, checkpoint = coalesce($5, checkpoint)
+        "UPDATE jobs SET runnable_at = $2, progress = $3, status = $4, checkpoint = coalesce($5, checkpoint),
+             metrics = metrics || $6
          WHERE id = $1 AND state = 'leased'",
         id.0,
         expires_at,
-        progress,
-        status,
-        checkpoint.map(Json) as _,
+        beat.progress,
+        beat.status,
+        beat.checkpoint.as_ref().map(Json) as _,
+        Json(&beat.metrics) as _,
     )
     .execute(tx.connection())
     .await?;
@@ -323,28 +321,61 @@ pub async fn extend_curve(tx: &mut Tx, id: JobId, curve: &[CurvePoint]) -> Resul
     Ok(())
 }
 
+/// Notes what the running attempt of a job has held its device for and, where there is something new, the end of its
+/// log. Reports may overtake each other: seconds that are known do not shrink.
+///
+/// # Errors
+/// When Postgres is away.
+pub async fn note_attempt(
+    tx: &mut Tx,
+    id: JobId,
+    seconds: &DeviceSeconds,
+    log: Option<&str>,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "UPDATE attempts SET train_seconds = greatest(train_seconds, $2),
+             sample_seconds = greatest(sample_seconds, $3), score_seconds = greatest(score_seconds, $4),
+             profile_seconds = greatest(profile_seconds, $5), log = coalesce($6, log)
+         WHERE job_id = $1 AND ended_at IS NULL",
+        id.0,
+        seconds.train,
+        seconds.sample,
+        seconds.score,
+        seconds.profile,
+        log,
+    )
+    .execute(tx.connection())
+    .await?;
+    Ok(())
+}
+
+/// What all attempts at a job have held their devices for.
+///
+/// # Errors
+/// When Postgres is away.
+pub async fn device_seconds(connection: &mut PgConnection, id: JobId) -> Result<DeviceSeconds, StoreError> {
+    let query = sqlx::query_as!(
+        DeviceSeconds,
+        r#"SELECT coalesce(sum(train_seconds), 0) AS "train!", coalesce(sum(sample_seconds), 0) AS "sample!",
+               coalesce(sum(score_seconds), 0) AS "score!", coalesce(sum(profile_seconds), 0) AS "profile!"
+           FROM attempts WHERE job_id = $1"#,
+        id.0,
+    );
+    Ok(query.fetch_one(connection).await?)
+}
+
 /// Ends a leased job with its result.
 ///
 /// # Errors
 /// When Postgres is away.
 pub async fn succeed(tx: &mut Tx, id: JobId, result: &JobResult, now: DateTime<Utc>) -> Result<(), StoreError> {
-    let DeviceSeconds {
-        train,
-        sample,
-        score,
-        profile,
-    } = result.device_seconds;
+    note_attempt(tx, id, &result.device_seconds, None).await?;
     sqlx::query!(
-        "UPDATE jobs SET state = 'succeeded', result = $2, ended_at = $3, progress = 1, train_seconds = $4,
-             sample_seconds = $5, score_seconds = $6, profile_seconds = $7
+        "UPDATE jobs SET state = 'succeeded', result = $2, ended_at = $3, progress = 1
          WHERE id = $1 AND state = 'leased'",
         id.0,
         Json(result) as _,
         now,
-        train,
-        sample,
-        score,
-        profile,
     )
     .execute(tx.connection())
     .await?;
@@ -471,7 +502,7 @@ pub async fn profile_seconds(
     runtime: &RuntimeName,
 ) -> Result<Option<(f64, u64)>, StoreError> {
     let row = sqlx::query!(
-        r#"SELECT coalesce(sum(profile_seconds), 0) AS "seconds!",
+        r#"SELECT coalesce(sum((SELECT sum(profile_seconds) FROM attempts WHERE job_id = jobs.id)), 0) AS "seconds!",
                coalesce(sum(jsonb_array_length(input -> 'blocks')), 0) AS "blocks!"
            FROM jobs WHERE kind = 'profile' AND state = 'succeeded' AND device = $1
              AND runtime_name = $2 AND runtime_version = $3"#,
@@ -528,8 +559,8 @@ impl Store {
         let rows = sqlx::query!(
             r#"SELECT id AS "id: JobId", kind AS "kind: JobKind", state AS "state: JobState",
                    search_id AS "search_id: SearchId", candidate_id AS "candidate_id: CandidateId", device,
-                   worker_id AS "worker_id: WorkerId", progress, status, created_at, ended_at, train_seconds,
-                   sample_seconds, score_seconds, profile_seconds
+                   worker_id AS "worker_id: WorkerId", progress, status, metrics AS "metrics: Json<Metrics>",
+                   created_at, ended_at
                FROM jobs
                WHERE ($1::uuid IS NULL OR id = $1) AND ($2::uuid IS NULL OR search_id = $2)
                  AND ($3::uuid IS NULL OR id > $3) AND ($4::job_state IS NULL OR state = $4)
@@ -544,12 +575,7 @@ impl Store {
         .await?;
         let mut jobs = Vec::with_capacity(rows.len());
         for row in rows {
-            let seconds = DeviceSeconds {
-                train: row.train_seconds,
-                sample: row.sample_seconds,
-                score: row.score_seconds,
-                profile: row.profile_seconds,
-            };
+            let attempts = self.attempts(row.id).await?;
             jobs.push(JobView {
                 id: row.id,
                 kind: row.kind,
@@ -560,10 +586,11 @@ impl Store {
                 worker_id: row.worker_id,
                 progress: row.progress,
                 status: row.status,
+                metrics: row.metrics.0,
                 created_at: row.created_at,
                 ended_at: row.ended_at,
-                attempts: self.attempts(row.id).await?,
-                device_seconds: (row.state == JobState::Succeeded).then_some(seconds),
+                device_seconds: attempts.iter().map(|attempt| attempt.device_seconds).reduce(together),
+                attempts,
             });
         }
         Ok(jobs)
@@ -571,7 +598,8 @@ impl Store {
 
     async fn attempts(&self, job: JobId) -> Result<Vec<AttemptView>, StoreError> {
         let rows = sqlx::query!(
-            r#"SELECT attempt, worker_id AS "worker_id: WorkerId", started_at, ended_at, error, log
+            r#"SELECT attempt, worker_id AS "worker_id: WorkerId", started_at, ended_at, error, log, train_seconds,
+                   sample_seconds, score_seconds, profile_seconds
                FROM attempts WHERE job_id = $1 ORDER BY attempt"#,
             job.0,
         )
@@ -584,7 +612,22 @@ impl Store {
             ended_at: row.ended_at,
             error: row.error,
             log: row.log,
+            device_seconds: DeviceSeconds {
+                train: row.train_seconds,
+                sample: row.sample_seconds,
+                score: row.score_seconds,
+                profile: row.profile_seconds,
+            },
         });
         Ok(attempts.collect())
+    }
+}
+
+fn together(a: DeviceSeconds, b: DeviceSeconds) -> DeviceSeconds {
+    DeviceSeconds {
+        train: a.train + b.train,
+        sample: a.sample + b.sample,
+        score: a.score + b.score,
+        profile: a.profile + b.profile,
     }
 }

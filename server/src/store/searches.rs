@@ -314,16 +314,16 @@ pub async fn remember_submission(
     Ok(())
 }
 
-/// Device-seconds of every finished job of a search.
+/// Device-seconds of every attempt of a search, the running ones up to their last heartbeat.
 ///
 /// # Errors
 /// When Postgres is away.
 pub async fn device_seconds(connection: &mut PgConnection, id: SearchId) -> Result<DeviceSeconds, StoreError> {
     let query = sqlx::query_as!(
         DeviceSeconds,
-        r#"SELECT coalesce(sum(train_seconds), 0) AS "train!", coalesce(sum(sample_seconds), 0) AS "sample!",
-               coalesce(sum(score_seconds), 0) AS "score!", coalesce(sum(profile_seconds), 0) AS "profile!"
-           FROM jobs WHERE search_id = $1"#,
+        r#"SELECT coalesce(sum(a.train_seconds), 0) AS "train!", coalesce(sum(a.sample_seconds), 0) AS "sample!",
+               coalesce(sum(a.score_seconds), 0) AS "score!", coalesce(sum(a.profile_seconds), 0) AS "profile!"
+           FROM attempts a JOIN jobs j ON j.id = a.job_id WHERE j.search_id = $1"#,
         id.0,
     );
     Ok(query.fetch_one(connection).await?)
@@ -334,7 +334,7 @@ pub async fn device_seconds(connection: &mut PgConnection, id: SearchId) -> Resu
 pub struct SearchFigures {
     /// Candidates evaluated or given up.
     pub evaluations: u64,
-    /// Device-seconds of its finished jobs.
+    /// Device-seconds of its attempts.
     pub device_seconds: DeviceSeconds,
     /// The last hypervolume of its history.
     pub hypervolume: Option<f64>,
@@ -432,10 +432,10 @@ impl Store {
     /// When Postgres is away.
     pub async fn evaluation_seconds(&self, space_name: &str, limit: i64) -> Result<Vec<(String, f64)>, StoreError> {
         let rows = sqlx::query!(
-            r#"SELECT s.space, j.train_seconds + j.sample_seconds + j.score_seconds AS "seconds!"
-               FROM jobs j JOIN searches s ON s.id = j.search_id
+            r#"SELECT s.space, sum(a.train_seconds + a.sample_seconds + a.score_seconds) AS "seconds!"
+               FROM jobs j JOIN searches s ON s.id = j.search_id JOIN attempts a ON a.job_id = j.id
                WHERE s.space_name = $1 AND j.kind = 'evaluate' AND j.state = 'succeeded'
-               ORDER BY j.id DESC LIMIT $2"#,
+               GROUP BY j.id, s.id ORDER BY j.id DESC LIMIT $2"#,
             space_name,
             limit,
         )

@@ -233,6 +233,7 @@ impl Harness {
             log: Some(format!("log of {error}")),
             retry,
             released,
+            device_seconds: DeviceSeconds::default(),
         };
         let now = self.app.clock.now();
         dispatch::fail(&self.app.store, self.rules(), job.job_id, &report, now)
@@ -349,6 +350,7 @@ pub(crate) fn done(job: &LeasedJob) -> Outcome {
                 runtime: runtime(),
                 metrics,
                 latency_ms_samples: vec![20.0],
+                out_of_memory: None,
             })
         }
         JobInput::Lookup(input) => panic!("the coordinator looks {} up itself", input.architecture),

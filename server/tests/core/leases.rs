@@ -2,9 +2,10 @@
 
 use chrono::TimeDelta;
 use protocol::{
-    LeaseToken,
+    Figure, LeaseToken, Metrics,
     artifacts::{ArtifactRef, ArtifactRole},
-    jobs::{CurvePoint, JobKind, JobState},
+    events::EventBody,
+    jobs::{CurvePoint, DeviceSeconds, JobKind, JobState},
     leases::Heartbeat,
     searches::{CandidateState, SearchState},
 };
@@ -24,6 +25,9 @@ fn beat(token: LeaseToken, progress: f64) -> Heartbeat {
         status: None,
         curve: Vec::new(),
         checkpoint: None,
+        device_seconds: DeviceSeconds::default(),
+        log: None,
+        metrics: Metrics::new(),
     }
 }
 
@@ -103,6 +107,139 @@ async fn heartbeats_keep_a_lease_and_carry_curve_and_progress(pool: PgPool) {
         curve.iter().map(|point| point.step).collect::<Vec<_>>(),
         [1, 2, 3, 4, 5]
     );
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn device_seconds_of_every_attempt_count_once_the_killed_ones_up_to_their_last_heartbeat(pool: PgPool) {
+    let t = Harness::new(pool);
+    let (a, b) = (t.worker("a").await, t.worker("b").await);
+    // 23.5 seconds: less than all attempts together, more than the last.
+    let space = NAMED.replace("width = 4", "width = 1\nmax_device_hours = 0.0065");
+    let search = t.submit(&space).await;
+    let trained = |train| DeviceSeconds {
+        train,
+        ..DeviceSeconds::default()
+    };
+    let killed = t.claim(a).await.unwrap();
+    // The second heartbeat was sent before the first and comes after it.
+    for train in [12.0, 9.0] {
+        let heartbeat = Heartbeat {
+            device_seconds: trained(train),
+            ..beat(killed.lease_token, 0.5)
+        };
+        let now = t.app.clock.now();
+        dispatch::heartbeat(&t.app.store, t.rules(), killed.job_id, &heartbeat, now)
+            .await
+            .unwrap();
+    }
+    t.pass(LEASE + SECOND);
+    let failed = t.claim(b).await.unwrap();
+    let report = protocol::leases::FailureReport {
+        lease_token: failed.lease_token,
+        error: "cannot".to_owned(),
+        log: None,
+        retry: true,
+        released: false,
+        device_seconds: trained(8.0),
+    };
+    dispatch::fail(&t.app.store, t.rules(), failed.job_id, &report, t.app.clock.now())
+        .await
+        .unwrap();
+    t.pass(SECOND * 10);
+    let last = t.claim(a).await.unwrap();
+    assert_eq!(last.job_id, killed.job_id);
+    t.finish(&last).await;
+
+    let job = t.job(last.job_id).await;
+    let totals: Vec<f64> = job
+        .attempts
+        .iter()
+        .map(|attempt| attempt.device_seconds.total())
+        .collect();
+    assert_eq!(totals, [12.0, 8.0, 3.5]);
+    assert_eq!(job.device_seconds.unwrap().train, 22.0);
+    assert_eq!(t.candidates(search).await[0].device_seconds.unwrap().total(), 23.5);
+    let figures = t.app.store.search_figures(search).await.unwrap();
+    assert_eq!(figures.device_seconds.total(), 23.5);
+    let ended = t.search(search).await;
+    assert!(
+        ended.state_reason.unwrap().contains("max_device_hours"),
+        "{:?}",
+        ended.state
+    );
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn the_log_of_a_worker_that_vanished_is_the_last_that_a_heartbeat_brought(pool: PgPool) {
+    let t = Harness::new(pool);
+    let (a, b) = (t.worker("a").await, t.worker("b").await);
+    t.submit(&NAMED.replace("width = 4", "width = 1")).await;
+    let job = t.claim(a).await.unwrap();
+    let long = "x".repeat(2 * dispatch::LOG_LIMIT) + "the last line\0";
+    for log in [Some("training".to_owned()), Some(long), None] {
+        let heartbeat = Heartbeat {
+            log,
+            ..beat(job.lease_token, 0.5)
+        };
+        let now = t.app.clock.now();
+        dispatch::heartbeat(&t.app.store, t.rules(), job.job_id, &heartbeat, now)
+            .await
+            .unwrap();
+    }
+    t.pass(LEASE + SECOND);
+    t.claim(b).await.unwrap();
+    let attempt = &t.job(job.job_id).await.attempts[0];
+    let log = attempt.log.as_ref().unwrap();
+    assert!(log.ends_with("the last line\u{fffd}") && log.len() <= dispatch::LOG_LIMIT + 2);
+    assert!(attempt.error.as_ref().unwrap().contains("ran out"));
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn figures_of_a_running_job_are_shown_told_and_begun_anew_with_the_next_attempt(pool: PgPool) {
+    let t = Harness::new(pool);
+    let (a, b) = (t.worker("a").await, t.worker("b").await);
+    let search = t.submit(&NAMED.replace("width = 4", "width = 1")).await;
+    let job = t.claim(a).await.unwrap();
+    let figures = |pairs: &[(&str, f64)]| -> Metrics {
+        let figure = |value| Figure {
+            value,
+            standard_error: 0.01,
+        };
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), figure(*value)))
+            .collect()
+    };
+    let tell = async |metrics: Metrics| {
+        let heartbeat = Heartbeat {
+            metrics,
+            ..beat(job.lease_token, 0.5)
+        };
+        dispatch::heartbeat(&t.app.store, t.rules(), job.job_id, &heartbeat, t.app.clock.now()).await
+    };
+    tell(figures(&[("train_loss", 0.5)])).await.unwrap();
+    tell(figures(&[("train_loss", 0.25), ("quality", 0.6)])).await.unwrap();
+    tell(figures(&[])).await.unwrap();
+    let expected = figures(&[("train_loss", 0.25), ("quality", 0.6)]);
+    assert_eq!(t.job(job.job_id).await.metrics, expected);
+    let events = t.app.store.events_after(search, 0, 1000).await.unwrap();
+    let told = events
+        .into_iter()
+        .any(|event| matches!(&event.body, EventBody::Job { metrics, .. } if *metrics == expected));
+    assert!(told);
+
+    let many: Vec<String> = (0..33).map(|i| format!("figure {i}")).collect();
+    let many: Vec<(&str, f64)> = many.iter().map(|name| (name.as_str(), 1.0)).collect();
+    for wrong in [figures(&many), figures(&[("x".repeat(101).as_str(), 1.0)])] {
+        let refused = tell(wrong).await;
+        assert!(
+            matches!(refused, Err(DispatchError::Unacceptable { .. })),
+            "{refused:?}"
+        );
+    }
+    t.pass(LEASE + SECOND);
+    t.claim(b).await.unwrap();
+    assert!(t.job(job.job_id).await.metrics.is_empty());
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]

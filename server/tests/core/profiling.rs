@@ -130,6 +130,55 @@ async fn finalists_that_truly_break_a_limit_make_room_for_others(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]
+async fn a_finalist_that_the_device_cannot_hold_keeps_no_limit_and_makes_room_for_another(pool: PgPool) {
+    let t = Harness::new(pool);
+    let worker = t.worker_on("x", &ALL).await;
+    let id = t.try_submit(&on("x", SHAPES)).await.unwrap();
+    let mut too_large = None;
+    while let Some(job) = t.claim(worker).await {
+        let mut outcome = done(&job);
+        if let (JobInput::Verify(input), Outcome::Verify(verify)) = (&job.input, &mut outcome)
+            && too_large.is_none()
+        {
+            too_large = Some(input.candidate_id);
+            verify.metrics.clear();
+            verify.latency_ms_samples.clear();
+            verify.out_of_memory = Some("5000000 bytes asked for, 1000000 allowed".to_owned());
+        }
+        let search = t.report(&job, outcome).await.unwrap();
+        search::advance(&t.app, search).await.unwrap();
+    }
+    let too_large = too_large.unwrap();
+    let reason = t.search(id).await.state_reason.unwrap();
+    assert!(reason.contains("3 of 4 measured finalists"), "{reason}");
+    let asked: Vec<_> = t
+        .jobs(id)
+        .await
+        .into_iter()
+        .filter(|job| job.candidate_id == Some(too_large))
+        .collect();
+    assert!(asked.iter().all(|job| job.attempts.len() == 1), "it is not tried again");
+    let candidates = t.candidates(id).await;
+    let candidate = candidates.iter().find(|candidate| candidate.id == too_large).unwrap();
+    assert!(candidate.out_of_memory.as_ref().unwrap().contains("1000000 allowed"));
+    let front = search::front(&t.app, id).await.unwrap();
+    let point = front.points.iter().find(|point| point.candidate_id == too_large);
+    assert_eq!(
+        point.and_then(|point| point.verified_within_limits),
+        Some(false),
+        "the front's first was measured first"
+    );
+    let recommended = search::recommend(&t.app, id, search::Within::default()).await.unwrap();
+    let recommended = [recommended.best, recommended.best_unverified];
+    assert!(
+        recommended
+            .iter()
+            .flatten()
+            .all(|point| point.candidate_id != too_large)
+    );
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
 async fn a_device_that_is_known_is_not_measured_again_and_later_samples_change_no_running_search(pool: PgPool) {
     let t = Harness::new(pool);
     let worker = t.worker_on("x", &ALL).await;

@@ -914,6 +914,8 @@ export interface components {
              * @description From 1.
              */
             attempt: number;
+            /** @description What it held its device for, as far as it told. */
+            device_seconds: components["schemas"]["DeviceSeconds"];
             /**
              * Format: date-time
              * @description When it ended, if it did.
@@ -1100,6 +1102,8 @@ export interface components {
             number: number;
             /** @description Whether it stands on the front now. */
             on_front: boolean;
+            /** @description What the device said when it ran out of memory while the whole was measured: no limit is kept. */
+            out_of_memory?: string | null;
             /**
              * Format: int64
              * @description The candidate it was made from.
@@ -1150,7 +1154,7 @@ export interface components {
             /** @description The slug by which LUT entries and searches name it. */
             name: string;
         };
-        /** @description Seconds a job held its device, by part. */
+        /** @description Seconds that an attempt, or all attempts at a job, held their device, by part. */
         DeviceSeconds: {
             /**
              * Format: double
@@ -1330,6 +1334,8 @@ export interface components {
             job_id: components["schemas"]["JobId"];
             /** @description Its kind. */
             kind: components["schemas"]["JobKind"];
+            /** @description Figures so far. */
+            metrics?: components["schemas"]["BTreeMap"];
             /**
              * Format: double
              * @description Share done, 0 to 1.
@@ -1344,6 +1350,8 @@ export interface components {
         };
         /** @description Ends an attempt without a result (`POST /v1/jobs/{id}/failure`). */
         FailureReport: {
+            /** @description What this attempt held its device for. */
+            device_seconds?: components["schemas"]["DeviceSeconds"];
             /** @description Why, in a sentence; the first 4 KiB are kept. */
             error: string;
             /** @description The lease. */
@@ -1427,8 +1435,14 @@ export interface components {
             checkpoint?: components["schemas"]["ArtifactRef"] | null;
             /** @description Points of the curve since the last heartbeat. */
             curve?: components["schemas"]["CurvePoint"][];
+            /** @description What this attempt has held its device for so far: it counts even if this is the attempt's last word. */
+            device_seconds?: components["schemas"]["DeviceSeconds"];
             /** @description The lease. */
             lease_token: components["schemas"]["LeaseToken"];
+            /** @description The end of the attempt's log where it has grown, a few KiB: all that is left of it if the worker vanishes. */
+            log?: string | null;
+            /** @description Figures so far: `train_loss` while it trains, the running score while it samples. Each stands until the next. */
+            metrics?: components["schemas"]["BTreeMap"];
             /**
              * Format: double
              * @description Share done, 0 to 1.
@@ -1493,7 +1507,7 @@ export interface components {
         JobResult: {
             /** @description Artifacts, already uploaded. */
             artifacts?: components["schemas"]["ArtifactRef"][];
-            /** @description What it held the device for. */
+            /** @description What the attempt that found it held the device for; what earlier attempts did, they told themselves. */
             device_seconds?: components["schemas"]["DeviceSeconds"];
             /** @description The outcome, by kind. */
             outcome: components["schemas"]["Outcome"];
@@ -1525,6 +1539,8 @@ export interface components {
             id: components["schemas"]["JobId"];
             /** @description Its kind. */
             kind: components["schemas"]["JobKind"];
+            /** @description Figures so far, of the attempt that runs or ran last. */
+            metrics?: components["schemas"]["BTreeMap"];
             /**
              * Format: double
              * @description Share done, 0 to 1.
@@ -1770,6 +1786,8 @@ export interface components {
                 number: number;
                 /** @description Whether it stands on the front now. */
                 on_front: boolean;
+                /** @description What the device said when it ran out of memory while the whole was measured: no limit is kept. */
+                out_of_memory?: string | null;
                 /**
                  * Format: int64
                  * @description The candidate it was made from.
@@ -1837,6 +1855,8 @@ export interface components {
                 id: components["schemas"]["JobId"];
                 /** @description Its kind. */
                 kind: components["schemas"]["JobKind"];
+                /** @description Figures so far, of the attempt that runs or ran last. */
+                metrics?: components["schemas"]["BTreeMap"];
                 /**
                  * Format: double
                  * @description Share done, 0 to 1.
@@ -2391,12 +2411,14 @@ export interface components {
             /** @description The space file's text. */
             space: string;
         };
-        /** @description A whole architecture measured on the device. */
+        /** @description A whole architecture measured on the device, or found to be too large for it. */
         VerifyOutcome: {
             /** @description Raw latency samples in milliseconds. */
             latency_ms_samples: number[];
             /** @description `latency_ms` and `peak_memory_bytes`, as far as the runtime can tell. */
             metrics: components["schemas"]["BTreeMap"];
+            /** @description What the runtime said when it ran out of memory; then there are no figures, and no limit is kept. */
+            out_of_memory?: string | null;
             /** @description What measured. */
             runtime: components["schemas"]["RuntimeName"];
         };

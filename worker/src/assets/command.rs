@@ -196,6 +196,9 @@ mod tests {
     #[test]
     fn the_same_recipe_makes_the_same_bytes() {
         let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        assert!(small(first.path()) == small(second.path()), "files of two equal runs differ");
+        assert!(
+            small(first.path()) == small(second.path()),
+            "files of two equal runs differ"
+        );
     }
 }

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::time::Instant;
 
-use protocol::Figure;
 use protocol::artifacts::{ArtifactRef, ArtifactRole};
 use protocol::jobs::{CurvePoint, DeviceSeconds, EvaluateInput, EvaluateOutcome, JobResult, Outcome, ParentWeights};
-use search_spaces::{Architecture, Evaluation, Space};
+use protocol::{Figure, Metrics};
+use search_spaces::{Architecture, Estimate, Evaluation, Space};
 use serde::{Deserialize, Serialize};
-use tch::nn;
+use tch::{TchError, Tensor, nn};
 
 use super::{JobContext, JobError, parse};
 use crate::assets::{Assets, AssetsError};
@@ -17,6 +16,7 @@ use crate::checkpoint::{Checkpoint, decode_tensors, encode_tensors};
 use crate::data::latents::TrainingSet;
 use crate::models::UNet;
 use crate::models::seeded::seed_weights;
+use crate::models::unet::temporal_path;
 use crate::scoring::{Score, score};
 use crate::train::Training;
 
@@ -44,11 +44,12 @@ pub(super) fn run(context: &JobContext, input: &EvaluateInput) -> Result<JobResu
         input.architecture,
         assets.evaluator_line()
     ));
-    let clips = assets.training_set(&context.settings.cache, &mut |share| match context
-        .progress(TRAINING.0 * share, "encoding clips")
-    {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(_) => ControlFlow::Break(()),
+    let clips = assets.training_set(&context.settings.cache, &mut |share| {
+        context.spent(trained(context));
+        match context.progress(TRAINING.0 * share, "encoding clips") {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
     });
     let clips = clips.map_err(|error| match error {
         AssetsError::Interrupted => JobError::Interrupted,
@@ -63,41 +64,31 @@ pub(super) fn run(context: &JobContext, input: &EvaluateInput) -> Result<JobResu
         inherit(context, &space, &architecture, parent, &vs)?;
     }
 
-    let started = Instant::now();
     let mut training = Training::new(&unet, &vs, evaluation, evaluation.train_seed);
     let diary = train(context, &mut training, evaluation, &clips)?;
-    let train_seconds = started.elapsed().as_secs_f64();
+    let mut device_seconds = trained(context);
     context.log(&format!(
-        "trained {} steps in {train_seconds:.1} s",
-        training.step_number()
+        "at step {} after {:.1} s",
+        training.step_number(),
+        device_seconds.train
     ));
 
     let mut interrupted = false;
-    let scored = score(&assets, evaluation, &unet, &mut |share| {
+    let scored = score(&assets, evaluation, &unet, &mut |so_far| {
+        (device_seconds.sample, device_seconds.score) = (so_far.sample_seconds, so_far.score_seconds);
+        context.spent(device_seconds);
+        context.figures(figures(&so_far.metrics));
         interrupted |= context
-            .progress(TRAINING.1 + (1.0 - TRAINING.1) * share, "sampling and scoring")
+            .progress(TRAINING.1 + (1.0 - TRAINING.1) * so_far.share, "sampling and scoring")
             .is_err();
     });
     if interrupted {
         return Err(JobError::Interrupted);
     }
     let scored = scored.map_err(|error| JobError::Input(error.to_string()))?;
-    let device_seconds = DeviceSeconds {
-        train: diary.earlier_seconds + train_seconds,
-        sample: scored.sample_seconds,
-        score: scored.score_seconds,
-        profile: 0.0,
-    };
     let artifacts = keep_artifacts(context, &training, &diary, &scored)?;
-    let figure = |value, standard_error| Figure { value, standard_error };
-    let mut metrics: protocol::Metrics = scored
-        .metrics
-        .iter()
-        .map(|(name, e)| (name.clone(), figure(e.value, e.standard_error)))
-        .collect();
-    if let Some(loss) = diary.final_loss() {
-        metrics.insert("train_loss".to_owned(), figure(loss, 0.0));
-    }
+    let mut metrics = figures(&scored.metrics);
+    metrics.extend(diary.figure());
     let outcome = Outcome::Evaluate(EvaluateOutcome {
         metrics,
         evaluator: assets.evaluator_line(),
@@ -109,14 +100,32 @@ pub(super) fn run(context: &JobContext, input: &EvaluateInput) -> Result<JobResu
     })
 }
 
-/// The curve so far and what earlier attempts spent: travels with every checkpoint, so that a resumed training tells
-/// the same curve to the last digit.
+fn figures(estimates: &BTreeMap<String, Estimate>) -> Metrics {
+    let figure = |estimate: &Estimate| Figure {
+        value: estimate.value,
+        standard_error: estimate.standard_error,
+    };
+    estimates
+        .iter()
+        .map(|(name, estimate)| (name.clone(), figure(estimate)))
+        .collect()
+}
+
+/// All that has gone into training until now, reading the data included.
+fn trained(context: &JobContext) -> DeviceSeconds {
+    DeviceSeconds {
+        train: context.elapsed_seconds(),
+        ..DeviceSeconds::default()
+    }
+}
+
+/// The curve so far: travels with every checkpoint, so that a resumed training tells the same curve to the last digit.
+/// What earlier attempts spent is not in it: each attempt tells the coordinator its own seconds, up to its last word.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Diary {
     points: Vec<CurvePoint>,
     sum: f64,
     count: u32,
-    earlier_seconds: f64,
 }
 
 impl Diary {
@@ -132,6 +141,15 @@ impl Diary {
         (self.sum, self.count) = (0.0, 0);
         self.points.push(point);
         Some(point)
+    }
+
+    /// The loss as a figure by its name, once there is one.
+    fn figure(&self) -> Option<(String, Figure)> {
+        let figure = |value| Figure {
+            value,
+            standard_error: 0.0,
+        };
+        Some(("train_loss".to_owned(), figure(self.final_loss()?)))
     }
 
     /// Mean over the last fifth of the curve.
@@ -160,21 +178,18 @@ fn train(
             evaluation.text_dropout,
         )
     };
-    let started = Instant::now();
     let mut failure = None;
     let flow = training.run(steps, &batches, &mut |training, loss| {
         let step = training.step_number();
         if let Some(point) = diary.note(step, loss, every) {
             context.curve(point);
+            context.figures(diary.figure());
         }
+        context.spent(trained(context));
         let share = TRAINING.0 + (TRAINING.1 - TRAINING.0) * step as f64 / steps as f64;
         let interrupted = context.progress(share, "training");
         let due = step.is_multiple_of(u64::from(evaluation.checkpoint_every.max(1))) || interrupted.is_err();
-        let saved = if due {
-            save(context, training, &diary, started)
-        } else {
-            Ok(())
-        };
+        let saved = if due { save(context, training, &diary) } else { Ok(()) };
         match interrupted.and(saved) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
@@ -189,16 +204,11 @@ fn train(
     }
 }
 
-fn save(context: &JobContext, training: &Training<'_>, diary: &Diary, started: Instant) -> Result<(), JobError> {
+fn save(context: &JobContext, training: &Training<'_>, diary: &Diary) -> Result<(), JobError> {
     let mut checkpoint = training.checkpoint();
-    let diary = Diary {
-        points: diary.points.clone(),
-        earlier_seconds: diary.earlier_seconds + started.elapsed().as_secs_f64(),
-        ..*diary
-    };
     checkpoint.notes.insert(
         DIARY.to_owned(),
-        serde_json::to_string(&diary).map_err(JobError::attempt)?,
+        serde_json::to_string(diary).map_err(JobError::attempt)?,
     );
     context.save(&checkpoint.encode().map_err(JobError::attempt)?)
 }
@@ -208,16 +218,31 @@ fn resume(context: &JobContext, training: &mut Training<'_>) -> Result<Diary, Jo
     let Some(artifact) = &context.checkpoint else {
         return Ok(Diary::default());
     };
-    let bytes = context.fetch(artifact)?;
-    let checkpoint = Checkpoint::decode(&bytes).map_err(JobError::attempt)?;
-    let diary = checkpoint
-        .notes
-        .get(DIARY)
-        .map(|text| serde_json::from_str(text))
-        .transpose();
-    let diary = diary.map_err(JobError::attempt)?.unwrap_or_default();
-    training.restore(&checkpoint).map_err(JobError::attempt)?;
-    context.log(&format!("going on from step {}", training.step_number()));
+    let restored = match context.try_fetch(artifact) {
+        Err(error) if error.is_passing() => return Err(JobError::attempt(error)),
+        Err(error) => Err(error.into()),
+        Ok(bytes) => restore(training, &bytes),
+    };
+    match restored {
+        Ok(diary) => {
+            context.log(&format!("going on from step {}", training.step_number()));
+            Ok(diary)
+        }
+        Err(problem) => {
+            context.log(&format!(
+                "starting again from step 0: the checkpoint cannot be used: {problem}"
+            ));
+            Ok(Diary::default())
+        }
+    }
+}
+
+/// Takes a checkpoint over whole or not at all.
+fn restore(training: &mut Training<'_>, bytes: &[u8]) -> anyhow::Result<Diary> {
+    let checkpoint = Checkpoint::decode(bytes)?;
+    let diary = checkpoint.notes.get(DIARY).map(|text| serde_json::from_str(text));
+    let diary = diary.transpose()?.unwrap_or_default();
+    training.restore(&checkpoint)?;
     Ok(diary)
 }
 
@@ -231,28 +256,38 @@ fn inherit(
 ) -> Result<(), JobError> {
     let other = space.architecture(&parent.architecture);
     let other = other.map_err(|error| JobError::Input(format!("the parent's architecture: {error}")))?;
-    let kept = |name: &str| {
-        let pairs = space
-            .positions
-            .iter()
-            .zip(architecture.choices().iter().zip(other.choices()));
-        pairs.into_iter().any(|(position, (ours, theirs))| {
-            ours == theirs && name.starts_with(&format!("temporal.{}.", position.name))
-        })
-    };
     let saved = decode_tensors(&context.fetch(&parent.weights)?).map_err(JobError::attempt)?;
+    let count = copy_shared(space, architecture, &other, &saved, vs).map_err(JobError::attempt)?;
+    context.log(&format!("inherited {count} tensors from {}", parent.architecture));
+    Ok(())
+}
+
+/// Copies the weights of positions where both architectures choose the same; says how many tensors those were.
+fn copy_shared(
+    space: &Space,
+    ours: &Architecture,
+    theirs: &Architecture,
+    saved: &BTreeMap<String, Tensor>,
+    vs: &nn::VarStore,
+) -> Result<usize, TchError> {
+    let chosen = ours.choices().iter().zip(theirs.choices());
+    let shared: Vec<String> = space
+        .positions
+        .iter()
+        .zip(chosen)
+        .filter(|(_, (ours, theirs))| ours == theirs)
+        .map(|(position, _)| format!("{}.", temporal_path(&position.name)))
+        .collect();
     let mut count = 0;
     for (name, mut variable) in vs.variables() {
-        let same = saved
-            .get(&name)
-            .filter(|tensor| kept(&name) && tensor.size() == variable.size());
-        if let Some(tensor) = same {
-            tch::no_grad(|| variable.f_copy_(tensor)).map_err(JobError::attempt)?;
+        let inherits = shared.iter().any(|prefix| name.starts_with(prefix));
+        let same = saved.get(&name).filter(|tensor| tensor.size() == variable.size());
+        if let Some(tensor) = same.filter(|_| inherits) {
+            tch::no_grad(|| variable.f_copy_(tensor))?;
             count += 1;
         }
     }
-    context.log(&format!("inherited {count} tensors from {}", parent.architecture));
-    Ok(())
+    Ok(count)
 }
 
 fn keep_artifacts(
@@ -288,7 +323,92 @@ fn keep_artifacts(
 
 #[cfg(test)]
 mod tests {
+    use protocol::artifacts::ArtifactRef;
+    use tch::Device;
+
     use super::*;
+
+    fn shapes() -> Space {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../search-spaces/spaces/shapes-tiny.toml");
+        Space::parse(&std::fs::read_to_string(path).unwrap()).unwrap()
+    }
+
+    fn built(space: &Space, architecture: &str, seed: u64) -> (nn::VarStore, UNet) {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let architecture = space.architecture(architecture).unwrap();
+        let unet = UNet::new(&vs.root(), space.unet().unwrap(), &space.layers(&architecture));
+        seed_weights(&vs, seed);
+        (vs, unet)
+    }
+
+    #[test]
+    fn a_checkpoint_that_cannot_be_used_means_starting_again_from_step_0() {
+        let (folder, tokio) = (tempfile::tempdir().unwrap(), tokio::runtime::Runtime::new().unwrap());
+        let mut context = JobContext::alone(&tokio, folder.path());
+        let space = shapes();
+        let evaluation = space.evaluation.as_ref().unwrap();
+        let (vs, unet) = built(&space, "c1.-.-.-.-", 1);
+        let mut training = Training::new(&unet, &vs, evaluation, 1);
+        let start = training.checkpoint().encode().unwrap();
+
+        let (vs, unet) = built(&space, "c3.-.-.-.-", 1);
+        let other = Training::new(&unet, &vs, evaluation, 1).checkpoint().encode().unwrap();
+        let mut wrong_diary = training.checkpoint();
+        wrong_diary.notes.insert(DIARY.to_owned(), "no diary".to_owned());
+        for bytes in [b"no checkpoint".to_vec(), other, wrong_diary.encode().unwrap()] {
+            context.save(&bytes).unwrap();
+            context.checkpoint = context.pulse.saved();
+            let diary = resume(&context, &mut training).unwrap();
+            assert!(diary.points.is_empty());
+            assert_eq!(training.checkpoint().encode().unwrap(), start);
+        }
+        assert_eq!(context.pulse.log().matches("starting again from step 0").count(), 3);
+    }
+
+    #[test]
+    fn a_checkpoint_that_is_out_of_reach_for_now_is_worth_another_attempt() {
+        let (folder, tokio) = (tempfile::tempdir().unwrap(), tokio::runtime::Runtime::new().unwrap());
+        let mut context = JobContext::alone(&tokio, folder.path());
+        context.checkpoint = Some(ArtifactRef {
+            role: ArtifactRole::Checkpoint,
+            digest: "ab".repeat(32).parse().unwrap(),
+            name: "checkpoint".to_owned(),
+            media_type: "text/plain".to_owned(),
+            bytes: 1,
+        });
+        let space = shapes();
+        let (vs, unet) = built(&space, "c1.-.-.-.-", 1);
+        let mut training = Training::new(&unet, &vs, space.evaluation.as_ref().unwrap(), 1);
+        let error = resume(&context, &mut training).unwrap_err();
+        assert!(error.is_worth_another_attempt(), "{error}");
+    }
+
+    #[test]
+    fn layers_that_parent_and_child_share_inherit_and_the_others_do_not() {
+        let space = shapes();
+        let (parent, child) = ("c1.s1.x1.x3.c3", "c1.s1.x1.x3.s3");
+        let trained = built(&space, parent, 1).0.variables().into_iter();
+        let saved: BTreeMap<String, Tensor> = trained.map(|(name, tensor)| (name, tensor.full_like(7))).collect();
+        let (vs, _unet) = built(&space, child, 2);
+        let architecture = |text| space.architecture(text).unwrap();
+        let count = copy_shared(&space, &architecture(child), &architecture(parent), &saved, &vs).unwrap();
+
+        let inherited: Vec<String> = vs
+            .variables()
+            .into_iter()
+            .filter(|(name, variable)| saved.get(name).is_some_and(|tensor| tensor == variable))
+            .map(|(name, _)| name)
+            .collect();
+        assert_eq!(inherited.len(), count);
+        for (i, position) in space.positions.iter().enumerate() {
+            let here = format!("{}.", temporal_path(&position.name));
+            let all = vs.variables().keys().filter(|name| name.starts_with(&here)).count();
+            let taken = inherited.iter().filter(|name| name.starts_with(&here)).count();
+            assert!(all > 0, "{}", position.name);
+            assert_eq!(taken, if i < 4 { all } else { 0 }, "{}", position.name);
+        }
+        assert!(inherited.iter().all(|name| crate::models::unet::is_temporal(name)));
+    }
 
     #[test]
     fn a_diary_that_was_written_down_goes_on_to_the_same_digits() {

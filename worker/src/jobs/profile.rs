@@ -1,7 +1,6 @@
 //! Measures blocks of a space on this device, alone on it.
 
 use std::ops::ControlFlow;
-use std::time::Instant;
 
 use protocol::jobs::{DeviceSeconds, JobResult, Outcome, ProfileInput, ProfileOutcome};
 use search_spaces::{Block, Shape};
@@ -14,7 +13,6 @@ pub(super) fn run(context: &JobContext, input: &ProfileInput) -> Result<JobResul
     let (space, _) = parse(&input.space, None)?;
     let blocks: Vec<Block> = input.blocks.iter().map(block).collect();
     context.log(&format!("measuring {} blocks of {}", blocks.len(), space.name));
-    let started = Instant::now();
     let entries = profile_blocks(&space, &blocks, &settings, &mut |share, what| {
         tell(context, share, what)
     });
@@ -23,7 +21,7 @@ pub(super) fn run(context: &JobContext, input: &ProfileInput) -> Result<JobResul
         runtime: runtime_name(settings.device, settings.threads),
         entries: uploads(entries, dtype_of(&space)),
     };
-    Ok(result(started, Outcome::Profile(outcome)))
+    Ok(result(context, Outcome::Profile(outcome)))
 }
 
 pub(super) fn measuring(context: &JobContext) -> profile::Settings {
@@ -33,19 +31,23 @@ pub(super) fn measuring(context: &JobContext) -> profile::Settings {
 }
 
 pub(super) fn tell(context: &JobContext, share: f64, what: &str) -> ControlFlow<()> {
+    context.spent(measured(context));
     match context.progress(share, what) {
         Ok(()) => ControlFlow::Continue(()),
         Err(_) => ControlFlow::Break(()),
     }
 }
 
-pub(super) fn result(started: Instant, outcome: Outcome) -> JobResult {
-    let profile = started.elapsed().as_secs_f64();
+fn measured(context: &JobContext) -> DeviceSeconds {
+    DeviceSeconds {
+        profile: context.elapsed_seconds(),
+        ..DeviceSeconds::default()
+    }
+}
+
+pub(super) fn result(context: &JobContext, outcome: Outcome) -> JobResult {
     JobResult {
-        device_seconds: DeviceSeconds {
-            profile,
-            ..DeviceSeconds::default()
-        },
+        device_seconds: measured(context),
         artifacts: Vec::new(),
         outcome,
     }

@@ -107,6 +107,12 @@ fn through_temporal(xs: Tensor, stack: Option<&TemporalStack>, clip: Clip<'_>) -
     }
 }
 
+/// Where the weights of a position's temporal layers stand: `temporal.down_0` for `down.0`.
+pub fn temporal_path(position: &str) -> String {
+    // A dot would end the name of a path of weights.
+    format!("{TEMPORAL}.{}", position.replace('.', "_"))
+}
+
 /// Weights of temporal layers, by name.
 pub fn is_temporal(name: &str) -> bool {
     name.split('.').next() == Some(TEMPORAL)
@@ -177,7 +183,7 @@ impl Builder<'_> {
                 });
                 DownLevel {
                     layers,
-                    temporal: self.temporal(i, format!("down_{i}"), config.channels[i]),
+                    temporal: self.temporal(i),
                     downsample,
                 }
             })
@@ -191,10 +197,7 @@ impl Builder<'_> {
                 TransformerConfig::of(config, last),
             )
         });
-        let mid_temporal = config
-            .middle
-            .then(|| self.temporal(levels, "mid".to_owned(), last))
-            .flatten();
+        let mid_temporal = config.middle.then(|| self.temporal(levels)).flatten();
 
         let first_up = levels + usize::from(config.middle);
         let up = (0..levels)
@@ -209,7 +212,7 @@ impl Builder<'_> {
                 });
                 let layers = layers.collect();
                 let upsample = (level > 0).then(|| Upsample::new(&path / "upsamplers" / 0, channels));
-                let temporal = self.temporal(first_up + i, format!("up_{i}"), config.channels[level]);
+                let temporal = self.temporal(first_up + i);
                 UpLevel {
                     layers,
                     temporal,
@@ -249,13 +252,16 @@ impl Builder<'_> {
         Layer::new(path, index as i64, self.resnet(inputs, channels as i64), attention)
     }
 
-    fn temporal(&self, position: usize, name: String, channels: u64) -> Option<TemporalStack> {
+    fn temporal(&self, position: usize) -> Option<TemporalStack> {
         let layer = self.layers.get(position).copied().flatten()?;
-        let path = self.vs / TEMPORAL / name;
+        let place = self.config.positions().into_iter().nth(position)?;
+        let path = temporal_path(&place.name)
+            .split('.')
+            .fold(self.vs.clone(), |path, name| path / name);
         Some(TemporalStack::new(
             path,
             layer,
-            TemporalConfig::of(self.config, channels),
+            TemporalConfig::of(self.config, place.channels),
         ))
     }
 }

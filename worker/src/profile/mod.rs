@@ -19,7 +19,7 @@ use lut::{EntryState, Measurement, Samples};
 use protocol::devices::RuntimeName;
 use protocol::luts::{EntryOutcome, EntryUpload};
 use rand::seq::SliceRandom;
-use search_spaces::{Architecture, Block, Dtype, Space};
+use search_spaces::{Architecture, Block, Dtype, Space, heaviest_part};
 use tch::{Device, Kind, Tensor, nn};
 
 use crate::models::UNet;
@@ -131,7 +131,8 @@ pub fn profile_blocks(
 
 /// What a whole architecture costs on this machine.
 ///
-/// `peak_memory_bytes` counts weights, inputs and all that is alive at the widest moment of one pass at batch 1.
+/// `peak_memory_bytes` counts weights, inputs and all that is alive at the widest moment of one pass at batch 1; of a
+/// UNet in several parts the weights of the heaviest, as a device that loads one part after the other holds them.
 ///
 /// # Errors
 /// Where `progress` breaks off.
@@ -385,12 +386,26 @@ fn whole_bench(space: &Space, architecture: &Architecture, settings: &Settings) 
         let text = random(&[1, config.text_tokens, config.text_width]);
         Ok((unet, (xs, Tensor::full([1], 0.5, (Kind::Float, device)), text)))
     };
-    bench(
+    let whole = bench(
         settings,
         build,
         |(unet, _), (xs, time, text): (Tensor, Tensor, Tensor)| drop(unet.forward(&xs, &time, &text)),
         |(_, (xs, time, text)), _| Ok((xs.shallow_clone(), time.shallow_clone(), text.shallow_clone())),
-    )
+    )?;
+    Ok(Bench {
+        standing_bytes: whole
+            .standing_bytes
+            .saturating_sub(other_parts_bytes(space, architecture)),
+        ..whole
+    })
+}
+
+/// Weights of all parts but the heaviest.
+fn other_parts_bytes(space: &Space, architecture: &Architecture) -> u64 {
+    let Some(config) = space.unet() else { return 0 };
+    let steps = config.schedule(&space.layers(architecture));
+    let all: u64 = steps.iter().map(|step| step.parameters).sum();
+    (all - heaviest_part(&steps)) * config.dtype.bytes()
 }
 
 /// Builds a subject and runs it once under the allocator's eyes, and a second time where that is quick.

@@ -77,7 +77,20 @@ pub struct Score {
     pub score_seconds: f64,
 }
 
-/// Samples clips of held-out prompts, decodes and reads them.
+/// How far scoring is.
+#[derive(Debug)]
+pub struct SoFar {
+    /// Share done, 0 to 1.
+    pub share: f64,
+    /// Seconds spent sampling.
+    pub sample_seconds: f64,
+    /// Seconds spent decoding and reading.
+    pub score_seconds: f64,
+    /// As in [`Score`], over the prompts that have been read.
+    pub metrics: BTreeMap<String, Estimate>,
+}
+
+/// Samples clips of held-out prompts, decodes and reads them; `progress` hears of each batch.
 ///
 /// # Errors
 /// For settings that ask for nothing or for an unknown dimension.
@@ -85,7 +98,7 @@ pub fn score(
     assets: &Assets,
     evaluation: &Evaluation,
     unet: &UNet,
-    progress: &mut dyn FnMut(f64),
+    progress: &mut dyn FnMut(&SoFar),
 ) -> Result<Score, ScoringError> {
     check(evaluation)?;
     let prompts = assets.prompts(evaluation.prompts as usize);
@@ -118,16 +131,14 @@ pub fn score(
             }
         }
         score_seconds += started.elapsed().as_secs_f64();
-        progress(((done + 1) * SAMPLE_BATCH).min(jobs.len()) as f64 / jobs.len() as f64);
+        progress(&SoFar {
+            share: ((done + 1) * SAMPLE_BATCH).min(jobs.len()) as f64 / jobs.len() as f64,
+            sample_seconds,
+            score_seconds,
+            metrics: metrics(&per_prompt(&prompts, &readings), &evaluation.dimensions),
+        });
     }
-    let per_prompt: Vec<PromptScore> = prompts
-        .iter()
-        .zip(&readings)
-        .map(|(prompt, readings)| PromptScore {
-            caption: prompt.caption.clone(),
-            values: means(readings),
-        })
-        .collect();
+    let per_prompt = per_prompt(&prompts, &readings);
     let shown = Tensor::stack(&shown, 0);
     Ok(Score {
         metrics: metrics(&per_prompt, &evaluation.dimensions),
@@ -176,6 +187,19 @@ fn read(assets: &Assets, clip: &Tensor, prompt: &Prompt) -> BTreeMap<String, f64
     ]);
     values.extend(reading.color.map(|color| (COLOR.to_owned(), color)));
     values
+}
+
+/// Scores of the prompts that have readings.
+fn per_prompt(prompts: &[Prompt], readings: &[Vec<BTreeMap<String, f64>>]) -> Vec<PromptScore> {
+    let read = prompts
+        .iter()
+        .zip(readings)
+        .filter(|(_, readings)| !readings.is_empty());
+    read.map(|(prompt, readings)| PromptScore {
+        caption: prompt.caption.clone(),
+        values: means(readings),
+    })
+    .collect()
 }
 
 /// Means by name over the clips that have the value.

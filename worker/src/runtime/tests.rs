@@ -1,0 +1,203 @@
+use std::path::Path;
+
+use chrono::Utc;
+use protocol::artifacts::{ArtifactRef, ArtifactRole};
+use protocol::devices::{Device, RuntimeName};
+use protocol::jobs::{DeviceSeconds, JobInput, Outcome as Found, ProfileInput, ProfileOutcome};
+use protocol::leases::HeartbeatReply;
+use protocol::{LeaseToken, WorkerId};
+
+use super::*;
+use crate::fake_coordinator::{Coordinator, Reply, Request};
+
+fn worker(client: Client, cache: &Path) -> Worker {
+    Worker {
+        registration: WorkerRegistration {
+            id: WorkerId::new(),
+            name: "here".to_owned(),
+            device: Device {
+                name: "here".to_owned(),
+                description: String::new(),
+                memory_bytes: None,
+            },
+            runtime: None,
+            kinds: vec![],
+            memory_bytes: 0,
+        },
+        settings: Settings {
+            device: tch::Device::Cpu,
+            threads: 1,
+            cache: cache.to_owned(),
+            assets: cache.to_owned(),
+            memory_bytes: 1 << 20,
+        },
+        client,
+    }
+}
+
+/// A job with a heartbeat a second.
+fn job() -> LeasedJob {
+    LeasedJob {
+        job_id: JobId::new(),
+        lease_token: LeaseToken::new(),
+        expires_at: Utc::now(),
+        heartbeat_seconds: 1,
+        attempt: 1,
+        input: JobInput::Profile(ProfileInput {
+            space: String::new(),
+            blocks: vec![],
+        }),
+        checkpoint: None,
+    }
+}
+
+fn result(artifacts: Vec<ArtifactRef>) -> JobResult {
+    let runtime = RuntimeName {
+        name: "none".to_owned(),
+        version: "0".to_owned(),
+    };
+    JobResult {
+        device_seconds: DeviceSeconds::default(),
+        artifacts,
+        outcome: Found::Profile(ProfileOutcome {
+            runtime,
+            entries: vec![],
+        }),
+    }
+}
+
+fn renewed() -> Reply {
+    Reply::json(&HeartbeatReply {
+        expires_at: Utc::now(),
+        cancelled: false,
+    })
+}
+
+/// Takes everything, but artifacts only after a while, longer than two heartbeats.
+fn slowly(request: &Request) -> Reply {
+    match request.method.as_str() {
+        "HEAD" => Reply::empty(404),
+        "PUT" => Reply::empty(201).after(Duration::from_millis(2500)),
+        _ if request.route.ends_with("/heartbeat") => renewed(),
+        _ => Reply::empty(204),
+    }
+}
+
+fn waiting_results(folder: &Path) -> usize {
+    std::fs::read_dir(folder.join("outbox")).map_or(0, Iterator::count)
+}
+
+#[tokio::test]
+async fn heartbeats_go_on_while_the_files_of_a_result_are_uploaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Coordinator::start(slowly).await;
+    let worker = worker(server.client(folder.path()), folder.path());
+    let kept = worker
+        .client
+        .keep(ArtifactRole::Weights, "w", "text/plain", b"abc")
+        .unwrap();
+    let (job, pulse, (_keep, stop)) = (job(), Arc::default(), watch::channel(false));
+    let lease = Lease::new(&worker.client, &job, &pulse);
+    worker.hand_in(&job, &lease, result(vec![kept]), &stop).await;
+    assert!(server.requests("/heartbeat").len() >= 2);
+    assert_eq!(
+        (server.requests("/result").len(), waiting_results(folder.path())),
+        (1, 0)
+    );
+}
+
+#[tokio::test]
+async fn a_result_whose_lease_is_lost_during_its_upload_is_dropped_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Coordinator::start(|request| match slowly(request) {
+        _ if request.route.ends_with("/heartbeat") => Reply::problem(409, "lease-lost"),
+        reply if request.method == "PUT" => reply.after(Duration::from_secs(600)),
+        reply => reply,
+    })
+    .await;
+    let worker = worker(server.client(folder.path()), folder.path());
+    let kept = worker
+        .client
+        .keep(ArtifactRole::Weights, "w", "text/plain", b"abc")
+        .unwrap();
+    let (job, pulse, (_keep, stop)) = (job(), Arc::default(), watch::channel(false));
+    let lease = Lease::new(&worker.client, &job, &pulse);
+    worker.hand_in(&job, &lease, result(vec![kept]), &stop).await;
+    assert_eq!(
+        (server.requests("/result").len(), waiting_results(folder.path())),
+        (0, 0)
+    );
+}
+
+#[tokio::test]
+async fn heartbeats_go_on_while_a_checkpoint_is_uploaded_and_tell_of_it_afterwards() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Coordinator::start(slowly).await;
+    let worker = worker(server.client(folder.path()), folder.path());
+    let (job, pulse) = (job(), Arc::<Pulse>::default());
+    let lease = Lease::new(&worker.client, &job, &pulse);
+    let context = JobContext::new(worker.settings.clone(), pulse.clone(), None, worker.client.clone());
+    context.save(b"checkpoint").unwrap();
+    pulse.end(true);
+    let uploads = async {
+        lease.upload_checkpoints().await;
+        lease.beat().await
+    };
+    lease.during(uploads).await.unwrap();
+    let told: Vec<bool> = server
+        .requests("/heartbeat")
+        .iter()
+        .map(|beat| {
+            serde_json::from_slice::<protocol::leases::Heartbeat>(&beat.body)
+                .unwrap()
+                .checkpoint
+                .is_some()
+        })
+        .collect();
+    assert!(
+        told.len() >= 3 && told[..2] == [false, false] && told[2..].contains(&true),
+        "{told:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_result_of_an_earlier_process_is_sent_with_its_lease_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Coordinator::start(slowly).await;
+    let worker = worker(server.client(folder.path()), folder.path());
+    let kept = worker
+        .client
+        .keep(ArtifactRole::Weights, "w", "text/plain", b"abc")
+        .unwrap();
+    let job = job();
+    let waiting = Waiting {
+        job_id: job.job_id,
+        heartbeat_seconds: 1,
+        report: ResultReport {
+            lease_token: job.lease_token,
+            result: result(vec![kept]),
+        },
+    };
+    let path = worker.outbox().join("1.json");
+    write_atomically(&path, &serde_json::to_vec(&waiting).unwrap()).unwrap();
+    worker.send_waiting_results().await.unwrap();
+    assert!(server.requests("/heartbeat").len() >= 2);
+    assert_eq!(
+        (server.requests("/result").len(), waiting_results(folder.path())),
+        (1, 0)
+    );
+}
+
+#[tokio::test]
+async fn a_job_of_a_lost_lease_is_stopped_and_reports_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Coordinator::start(|_| Reply::problem(409, "lease-lost")).await;
+    let worker = worker(server.client(folder.path()), folder.path());
+    let (job, pulse) = (job(), Arc::<Pulse>::default());
+    let lease = Lease::new(&worker.client, &job, &pulse);
+    let lost = lease
+        .during(std::future::pending::<Result<(), ClientError>>())
+        .await
+        .unwrap_err();
+    assert!(matches!(lost, ClientError::LeaseLost(_)) && pulse.stops());
+}
