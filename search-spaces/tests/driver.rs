@@ -231,7 +231,11 @@ fn the_paper_mode_tries_all_actions_and_ends_where_its_start_fails() {
     assert_eq!(run(&space, 1, 1, &mut |_| 0).len(), 1);
     // References with results are no incumbents either: 0000 and 1111 are evaluated, the start fails.
     let mut space = self::space(REFERENCES);
-    with_actions(&mut space, ActionMode::Paper, Start::Given(Architecture::new(vec![1, 0, 0, 0])));
+    with_actions(
+        &mut space,
+        ActionMode::Paper,
+        Start::Given(Architecture::new(vec![1, 0, 0, 0])),
+    );
     assert_eq!(run(&space, 1, 3, &mut |_| 0).len(), 1);
 }
 

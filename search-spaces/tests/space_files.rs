@@ -116,11 +116,17 @@ fn the_papers_mode_takes_neither_inherited_weights_nor_a_part_of_its_actions() {
     let line = |text: &str| 1 + wrong.lines().position(|line| line.starts_with(text)).expect("a line");
     let found = problems(&wrong);
     assert!(
-        found.contains(&format!("line {}, column 11: evaluation.inherit: found true", line("inherit = "))),
+        found.contains(&format!(
+            "line {}, column 11: evaluation.inherit: found true",
+            line("inherit = ")
+        )),
         "{found}"
     );
     assert!(
-        found.contains(&format!("line {}, column 9: search.actions.tries: found 4", line("tries = "))),
+        found.contains(&format!(
+            "line {}, column 9: search.actions.tries: found 4",
+            line("tries = ")
+        )),
         "{found}"
     );
     assert!(Space::parse(&paper.replace("tries = 4\n", "")).is_ok());
@@ -132,7 +138,10 @@ fn a_search_has_evaluations_left_once_its_references_are_done() {
     let references = SHIPPED[0].matches("[[references]]").count();
     let with = |count: usize| SHIPPED[0].replace("max_evaluations = 18", &format!("max_evaluations = {count}"));
     let found = problems(&with(references));
-    assert!(found.contains("search.max_evaluations: found 4; allowed: at least 5"), "{found}");
+    assert!(
+        found.contains("search.max_evaluations: found 4; allowed: at least 5"),
+        "{found}"
+    );
     assert!(Space::parse(&with(references + 1)).is_ok());
 }
 
@@ -175,7 +184,9 @@ fn of_endless_problems_the_first_are_listed_and_the_others_counted() {
         assert!(problems.len() <= 101, "{} are listed", problems.len());
         assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
     }
-    let problems = Space::parse(&format!("{}\n{}", unknown("\n"), SHIPPED[0])).expect_err("wrong").0;
+    let problems = Space::parse(&format!("{}\n{}", unknown("\n"), SHIPPED[0]))
+        .expect_err("wrong")
+        .0;
     assert_eq!((problems[99].line, problems[99].field.as_str()), (100, "k99"));
     assert_eq!(problems[100].found, "19900 more problems");
 }

@@ -230,7 +230,9 @@ fn offset(headers: &HeaderMap) -> Result<u64, Problem> {
 
 /// Bytes that the sender says will come; 0 where it says nothing.
 fn announced(headers: &HeaderMap) -> u64 {
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    let length = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok());
     length.and_then(|length| length.parse().ok()).unwrap_or(0)
 }
 

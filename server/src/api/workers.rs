@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Extension,
-    extract::State,
-    http::StatusCode,
-};
+use axum::{Extension, extract::State, http::StatusCode};
 use protocol::{
     Page, ProblemDocument, WorkerId,
     devices::{WorkerRegistration, WorkerView},

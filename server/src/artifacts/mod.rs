@@ -477,12 +477,18 @@ mod tests {
         };
         let chunks = || stream::iter(TEXT.chunks(7).map(|chunk| Ok::<_, &str>(Bytes::copy_from_slice(chunk))));
         let refused = small.upload(&digest, 0, chunks()).await;
-        assert!(matches!(refused, Err(ArtifactError::TooLarge { most_bytes: 42 })), "{refused:?}");
+        assert!(
+            matches!(refused, Err(ArtifactError::TooLarge { most_bytes: 42 })),
+            "{refused:?}"
+        );
         assert_eq!(small.received(&digest).await.unwrap(), 0, "nothing is kept");
         let enough = t.store.clone().limited_to(TEXT.len() as u64);
         assert!(enough.upload(&digest, 0, chunks()).await.is_ok());
         let refused = enough.bytes(&digest, 10).await;
-        assert!(matches!(refused, Err(ArtifactError::TooLarge { most_bytes: 10 })), "{refused:?}");
+        assert!(
+            matches!(refused, Err(ArtifactError::TooLarge { most_bytes: 10 })),
+            "{refused:?}"
+        );
     }
 
     #[tokio::test]

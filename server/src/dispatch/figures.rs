@@ -28,7 +28,13 @@ pub(super) fn require_figures(job: JobId, metrics: &Metrics) -> Result<(), Dispa
     all(job, values, field, -LARGEST, LARGEST)?;
     let errors = metrics.iter().map(|(name, figure)| (name, figure.standard_error));
     let errors: Vec<(String, f64)> = errors.map(|(name, e)| (format!("{name}.standard_error"), e)).collect();
-    all(job, errors.iter().map(|(name, e)| (name.as_str(), *e)), field, 0.0, LARGEST)
+    all(
+        job,
+        errors.iter().map(|(name, e)| (name.as_str(), *e)),
+        field,
+        0.0,
+        LARGEST,
+    )
 }
 
 /// Every raw sample is one that a table would take.

@@ -75,7 +75,11 @@ impl Additive {
     /// Standard error of the difference.
     pub(super) fn standard_error(&self, from: &Architecture, to: &Architecture) -> f64 {
         let changed = from.choices().iter().zip(to.choices()).filter(|(a, b)| a != b).count();
-        let closer = self.seen.iter().map(|a| agreement(a, to) - agreement(a, from)).collect();
+        let closer = self
+            .seen
+            .iter()
+            .map(|a| agreement(a, to) - agreement(a, from))
+            .collect();
         let explained: f64 = forward(&self.factor, closer).iter().map(|x| x * x).sum();
         // Each changed position takes one choice away and brings one.
         let spread = (2.0 * changed as f64 - explained) / RIDGE;
@@ -213,7 +217,9 @@ mod tests {
 
     #[test]
     fn a_space_of_thousands_of_choices_is_learned_in_a_moment() {
-        let choices: String = (0..128).map(|i| format!("{{ name = \"c{i}\", code = \"c{i}\" }}, ")).collect();
+        let choices: String = (0..128)
+            .map(|i| format!("{{ name = \"c{i}\", code = \"c{i}\" }}, "))
+            .collect();
         let positions: String = (0..128).map(|i| format!("\"p{i}\", ")).collect();
         let toml = format!(
             "name = \"wide\"\nkind = \"categorical\"\npositions = [{positions}]\nchoices = [{choices}]\n\

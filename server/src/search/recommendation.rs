@@ -48,9 +48,12 @@ impl Within {
 
     /// A limit on what nothing in the search has would limit nothing, and say nothing of it.
     fn check(&self, search: &SearchRow, space: &Space, rows: &[CandidateRow]) -> Result<(), SearchError> {
-        let told = rows
-            .iter()
-            .flat_map(|row| row.predicted.keys().chain(row.measured.keys()).chain(row.verified.keys()));
+        let told = rows.iter().flat_map(|row| {
+            row.predicted
+                .keys()
+                .chain(row.measured.keys())
+                .chain(row.verified.keys())
+        });
         let mut metrics: BTreeSet<&str> = told.map(String::as_str).collect();
         metrics.extend(space.objectives.iter().map(|objective| objective.metric.as_str()));
         metrics.extend(space.limits.iter().map(|(name, _)| name));

@@ -63,7 +63,10 @@ async fn an_artifact_that_is_too_long_is_refused_whether_or_not_its_length_is_an
     };
     for announced in [true, false] {
         let refused = problem(put(1001, announced).await).await;
-        assert_eq!((refused.status, refused.kind.as_str()), (413, "/problems/artifact-too-large"));
+        assert_eq!(
+            (refused.status, refused.kind.as_str()),
+            (413, "/problems/artifact-too-large")
+        );
         assert!(refused.detail.unwrap().contains("1000 bytes"));
     }
     assert_eq!(put(1000, false).await.status(), StatusCode::CREATED);
