@@ -1,6 +1,7 @@
 //! Reading a TOML tree with its places: every getter reports what is wrong and goes on.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::{Range, RangeInclusive};
 
@@ -40,21 +41,18 @@ const MOST_PROBLEMS: usize = 100;
 /// The text with the problems found so far.
 pub(super) struct Document<'a> {
     source: &'a str,
-    /// Where each line begins.
-    lines: Vec<usize>,
-    problems: RefCell<Vec<(usize, Problem)>>,
-    /// Problems beyond those that are listed.
-    more: Cell<usize>,
+    /// The first ones of the file, by place and order; line and column are worked out in the end.
+    problems: RefCell<BTreeMap<(usize, usize), Problem>>,
+    /// All that were found.
+    found: Cell<usize>,
 }
 
 impl<'a> Document<'a> {
     pub(super) fn new(source: &'a str) -> Self {
-        let breaks = source.match_indices('\n').map(|(newline, _)| newline + 1);
         Self {
             source,
-            lines: std::iter::once(0).chain(breaks).collect(),
             problems: RefCell::default(),
-            more: Cell::new(0),
+            found: Cell::new(0),
         }
     }
 
@@ -65,38 +63,48 @@ impl<'a> Document<'a> {
         found: impl Into<String>,
         allowed: impl Into<String>,
     ) {
-        if self.problems.borrow().len() == MOST_PROBLEMS {
-            self.more.set(self.more.get() + 1);
-            return;
-        }
-        let start = floor_char_boundary(self.source, span.start);
-        let line = self.lines.partition_point(|line| *line <= start);
         let problem = Problem {
-            line,
-            column: self.source[self.lines[line - 1]..start].chars().count() + 1,
+            line: 1,
+            column: 1,
             field: field.to_owned(),
             found: found.into(),
             allowed: allowed.into(),
         };
-        self.problems.borrow_mut().push((start, problem));
+        let mut problems = self.problems.borrow_mut();
+        problems.insert((span.start, self.found.get()), problem);
+        self.found.set(self.found.get() + 1);
+        if problems.len() > MOST_PROBLEMS {
+            problems.pop_last();
+        }
     }
 
     pub(super) fn is_sound(&self) -> bool {
-        self.problems.borrow().is_empty()
+        self.found.get() == 0
     }
 
     /// The problems in the order of the file, and how many are not listed.
     pub(super) fn into_problems(self) -> Vec<Problem> {
-        let mut problems = self.problems.into_inner();
-        problems.sort_by_key(|(start, _)| *start);
-        let more = (self.more.get() > 0).then(|| Problem {
+        let breaks = self.source.match_indices('\n').map(|(newline, _)| newline + 1);
+        let lines: Vec<usize> = std::iter::once(0).chain(breaks).collect();
+        let problems = self.problems.into_inner();
+        let more = self.found.get() - problems.len();
+        let more = (more > 0).then(|| Problem {
             line: 1,
             column: 1,
             field: String::new(),
-            found: format!("{} more problems", self.more.get()),
-            allowed: format!("none; the first {MOST_PROBLEMS} found are listed"),
+            found: format!("{more} more problems"),
+            allowed: format!("none; the first {MOST_PROBLEMS} are listed"),
         });
-        problems.into_iter().map(|(_, problem)| problem).chain(more).collect()
+        let placed = problems.into_iter().map(|((start, _), problem)| {
+            let start = floor_char_boundary(self.source, start);
+            let line = lines.partition_point(|line| *line <= start);
+            Problem {
+                line,
+                column: self.source[lines[line - 1]..start].chars().count() + 1,
+                ..problem
+            }
+        });
+        placed.chain(more).collect()
     }
 
     /// The text at a span, as a message quotes it.

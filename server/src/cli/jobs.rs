@@ -23,7 +23,7 @@ pub(super) struct JobArgs {
     id: String,
     /// With the log of each failed attempt
     #[arg(long)]
-    log: bool,
+    logs: bool,
     #[command(flatten)]
     remote: Remote,
 }
@@ -97,12 +97,12 @@ pub(super) async fn show(args: JobArgs, file: &ConfigFile) -> anyhow::Result<()>
     }
     for attempt in &job.attempts {
         render::say(&format!("\nattempt {}: {}", attempt.attempt, ended(attempt)))?;
-        if let Some(log) = attempt.log.as_ref().filter(|_| args.log) {
+        if let Some(log) = attempt.log.as_ref().filter(|_| args.logs) {
             render::say(log.trim_end())?;
         }
     }
-    if !args.log && job.attempts.iter().any(|attempt| attempt.log.is_some()) {
-        render::say("\n--log shows the logs")?;
+    if !args.logs && job.attempts.iter().any(|attempt| attempt.log.is_some()) {
+        render::say("\n--logs shows the logs")?;
     }
     Ok(())
 }

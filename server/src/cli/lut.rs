@@ -379,7 +379,7 @@ async fn until_measured(client: &Client, jobs: &[JobId]) -> anyhow::Result<()> {
         }
     }
     if failed > 0 {
-        bail!("{failed} jobs were given up; `temponas job ID --log` says why");
+        bail!("{failed} jobs were given up; `temponas job ID --logs` says why");
     }
     Ok(())
 }

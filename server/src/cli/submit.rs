@@ -141,8 +141,8 @@ fn print_estimate(estimate: &protocol::searches::SearchEstimate) -> std::io::Res
     ];
     let parts = estimate.parts.iter().map(|part| {
         let seconds = render::hours(part.seconds / 3600.0);
-        let name = if part.measured { "measured" } else { "assumed" };
-        (part.part.as_str(), format!("{seconds} ({name}: {})", part.basis))
+        let measured = if part.measured { "measured: " } else { "" };
+        (part.part.as_str(), format!("{seconds}  ({measured}{})", part.basis))
     });
     let mut rows = rows.to_vec();
     rows.splice(rows.len() - 1..rows.len() - 1, parts);

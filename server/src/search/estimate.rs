@@ -96,7 +96,7 @@ fn basis(is_table: bool, is_known: bool, workers: u64, parts: &[EstimatePart]) -
         0 => "measurements alone".to_owned(),
         _ => format!("assumptions in {assumed} of {} parts", parts.len()),
     };
-    format!("{rests}; {workers} workers take evaluations now")
+    format!("{rests}; workers that take evaluations now: {workers}")
 }
 
 /// Measuring what the table lacks.
@@ -205,7 +205,7 @@ impl Pass {
                 "sampling",
                 guided * clips * f64::from(evaluation.sample_steps),
                 format!(
-                    "{clips} clips of {} steps; decoding and scoring are not counted",
+                    "assumed: {clips} clips of {} steps, one by one; decoding and scoring are not counted",
                     evaluation.sample_steps
                 ),
             ),

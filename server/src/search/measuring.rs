@@ -104,7 +104,11 @@ fn blocks_of(wish: &BlockSet, space: &Space) -> Result<BTreeSet<Block>, SearchEr
 }
 
 fn figure3(sizes: &[u64], unet: Option<&UnetConfig>) -> Result<BTreeSet<Block>, SearchError> {
-    let sizes = if sizes.is_empty() { &FIGURE_3_SIZES } else { sizes };
+    let sizes = if sizes.is_empty() {
+        FIGURE_3_SIZES.as_slice()
+    } else {
+        sizes
+    };
     if let Some(wrong) = sizes.iter().find(|size| !(1..=LARGEST_SIZE).contains(*size)) {
         let message = format!("{wrong} is not from 1 to {LARGEST_SIZE}");
         return Err(invalid("blocks.sizes", message));
