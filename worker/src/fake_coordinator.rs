@@ -25,27 +25,27 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    pub fn empty(status: u16) -> Self {
+    pub(crate) fn empty(status: u16) -> Self {
         Self::of(StatusCode::from_u16(status).unwrap().into_response())
     }
 
-    pub fn json(body: &impl serde::Serialize) -> Self {
+    pub(crate) fn json(body: &impl serde::Serialize) -> Self {
         Self::of(axum::Json(body).into_response())
     }
 
-    pub fn problem(status: u16, kind: &str) -> Self {
+    pub(crate) fn problem(status: u16, kind: &str) -> Self {
         let document = serde_json::json!({ "type": format!("/problems/{kind}"), "title": kind, "status": status });
         let status = StatusCode::from_u16(status).unwrap();
         let media_type = [(header::CONTENT_TYPE, "application/problem+json")];
         Self::of((status, media_type, document.to_string()).into_response())
     }
 
-    pub fn with(mut self, name: &'static str, value: &str) -> Self {
+    pub(crate) fn with(mut self, name: &'static str, value: &str) -> Self {
         self.response.headers_mut().insert(name, value.parse().unwrap());
         self
     }
 
-    pub fn after(self, after: std::time::Duration) -> Self {
+    pub(crate) fn after(self, after: std::time::Duration) -> Self {
         Self { after, ..self }
     }
 
@@ -65,7 +65,7 @@ pub(crate) struct Coordinator {
 
 impl Coordinator {
     /// Listens on a free port for as long as the test's runtime lives.
-    pub async fn start(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+    pub(crate) async fn start(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -90,12 +90,12 @@ impl Coordinator {
         Self { address, seen }
     }
 
-    pub fn client(&self, cache: &Path) -> Client {
+    pub(crate) fn client(&self, cache: &Path) -> Client {
         Client::new(&self.address, None, cache).unwrap()
     }
 
     /// Requests so far whose method and route hold `part`, such as `POST /v1/leases`.
-    pub fn requests(&self, part: &str) -> Vec<Request> {
+    pub(crate) fn requests(&self, part: &str) -> Vec<Request> {
         let seen = self.seen.lock().unwrap();
         let wanted = |request: &&Request| format!("{} {}", request.method, request.route).contains(part);
         seen.iter().filter(wanted).cloned().collect()

@@ -23,7 +23,7 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    pub fn new(client: &Client, job: &LeasedJob, pulse: &Arc<Pulse>) -> Self {
+    pub(crate) fn new(client: &Client, job: &LeasedJob, pulse: &Arc<Pulse>) -> Self {
         Self {
             client: client.clone(),
             job_id: job.job_id,
@@ -37,7 +37,7 @@ impl Lease {
     ///
     /// # Errors
     /// As `work`, or [`ClientError::LeaseLost`], by which `work` is dropped and the job asked to end.
-    pub async fn during<T>(&self, work: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+    pub(crate) async fn during<T>(&self, work: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
         tokio::select! {
             done = work => done,
             lost = self.keep() => Err(lost),
@@ -62,7 +62,7 @@ impl Lease {
     ///
     /// # Errors
     /// [`ClientError::LeaseLost`] where the job is not this worker's any more; all else waits for the next heartbeat.
-    pub async fn beat(&self) -> Result<(), ClientError> {
+    pub(crate) async fn beat(&self) -> Result<(), ClientError> {
         let news = self.pulse.news();
         let heartbeat = Heartbeat {
             lease_token: self.token,
@@ -84,7 +84,7 @@ impl Lease {
 
     /// Uploads checkpoints as the job saves them, always the newest, until the job has ended and none waits; then
     /// each is tried once.
-    pub async fn upload_checkpoints(&self) {
+    pub(crate) async fn upload_checkpoints(&self) {
         let mut pauses = Pauses::default();
         loop {
             let Some(checkpoint) = self.pulse.saved() else {
@@ -119,7 +119,7 @@ impl Lease {
 pub(crate) struct Pauses(u32);
 
 impl Pauses {
-    pub fn next(&mut self) -> Duration {
+    pub(crate) fn next(&mut self) -> Duration {
         let pause = Duration::from_millis(200 << self.0.min(8)).min(LONGEST_PAUSE);
         self.0 += 1;
         pause
