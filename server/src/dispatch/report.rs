@@ -7,10 +7,7 @@ use protocol::{
     CandidateId, FieldProblem, JobId, LeaseToken, Metrics, SearchId,
     devices::RuntimeName,
     events::EventBody,
-    jobs::{
-        DeviceSeconds, EvaluateOutcome, JobInput, JobResult, JobState, LookupOutcome, Outcome, ProfileOutcome,
-        VerifyOutcome,
-    },
+    jobs::{EvaluateOutcome, JobInput, JobResult, JobState, LookupOutcome, Outcome, ProfileOutcome, VerifyOutcome},
     leases::{FailureReport, Heartbeat, HeartbeatReply, ResultReport},
 };
 use search_spaces::Space;

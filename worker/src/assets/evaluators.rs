@@ -41,7 +41,7 @@ struct Material {
 
 impl Workshop<'_> {
     /// Trains both evaluators and says how good they are on clips kept apart.
-    pub fn evaluators(
+    pub(super) fn evaluators(
         &self,
         vae: &Vae,
         train: &Coded<'_>,

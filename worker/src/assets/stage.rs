@@ -31,7 +31,7 @@ impl Stage<'_> {
 
     /// Trains all trainable variables of `vs`; goes on where a checkpoint stands. Everything random in `loss` must
     /// come from the step's number.
-    pub fn run(&self, vs: &nn::VarStore, mut loss: impl FnMut(u64) -> Tensor) -> Result<(), AssetsError> {
+    pub(super) fn run(&self, vs: &nn::VarStore, mut loss: impl FnMut(u64) -> Tensor) -> Result<(), AssetsError> {
         let mut adamw = AdamW::new(
             vs.variables(),
             AdamWConfig {

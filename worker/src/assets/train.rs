@@ -39,14 +39,14 @@ pub(super) struct Clips {
 }
 
 impl Clips {
-    pub fn tensor(&self, indices: &[usize]) -> Tensor {
+    pub(super) fn tensor(&self, indices: &[usize]) -> Tensor {
         let clips: Vec<&[u8]> = indices.iter().map(|&i| self.frames[i].as_slice()).collect();
         to_tensor(&clips)
     }
 }
 
 impl Workshop<'_> {
-    pub fn stage<'b>(&'b self, name: &'b str, schedule: Schedule) -> Stage<'b> {
+    pub(super) fn stage<'b>(&'b self, name: &'b str, schedule: Schedule) -> Stage<'b> {
         Stage {
             name,
             folder: &self.folder,
@@ -55,11 +55,11 @@ impl Workshop<'_> {
         }
     }
 
-    pub fn rng(&self, stage: &str, step: u64) -> ChaCha8Rng {
+    pub(super) fn rng(&self, stage: &str, step: u64) -> ChaCha8Rng {
         generator(self.recipe.seed ^ stream_of(stage), step)
     }
 
-    pub fn clips(&self, split: Split) -> Result<Clips, AssetsError> {
+    pub(super) fn clips(&self, split: Split) -> Result<Clips, AssetsError> {
         let (mut frames, mut prompts) = (Vec::new(), Vec::new());
         for index in 0..self.source.len(split) {
             let clip = self.source.clip(split, index)?;
@@ -70,7 +70,7 @@ impl Workshop<'_> {
     }
 
     /// Trains the VAE, first on frames, then over time, and measures its latents.
-    pub fn vae(&self, clips: &Clips) -> Result<(nn::VarStore, Vae), AssetsError> {
+    pub(super) fn vae(&self, clips: &Clips) -> Result<(nn::VarStore, Vae), AssetsError> {
         let vs = nn::VarStore::new(Device::Cpu);
         let mut vae = Vae::new(&vs.root(), &self.recipe.vae);
         seed_weights(&vs, self.recipe.seed);
@@ -130,7 +130,7 @@ impl Workshop<'_> {
     ///
     /// # Shapes
     /// - `latents`: `[n, 4, t, h, w]`
-    pub fn backbone(
+    pub(super) fn backbone(
         &self,
         latents: &Tensor,
         prompts: &[Prompt],
@@ -168,7 +168,7 @@ impl Workshop<'_> {
     }
 
     /// A tensor that is made once and then read from the folder.
-    pub fn kept(&self, name: &str, make: impl FnOnce() -> Tensor) -> Result<Tensor, AssetsError> {
+    pub(super) fn kept(&self, name: &str, make: impl FnOnce() -> Tensor) -> Result<Tensor, AssetsError> {
         let path = self.folder.join(format!("{name}.safetensors"));
         if !path.exists() {
             write_tensors(&[(name.to_owned(), make())], &path)?;

@@ -22,6 +22,7 @@ fn worker(client: Client, cache: &Path) -> Worker {
             },
             runtime: None,
             kinds: vec![],
+            evaluators: vec![],
             memory_bytes: 0,
         },
         settings: Settings {
