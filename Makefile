@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup build page demo test bench bench-search lut-accuracy proxy-check assets data-emoji lint openapi
+.PHONY: help setup build page demo test test-page bench bench-search lut-accuracy proxy-check assets data-emoji lint openapi
 
 export TEMPONAS_CACHE ?= $(HOME)/.cache/temponas
 
@@ -12,6 +12,9 @@ PROGRAMS := $(or $(CARGO_TARGET_DIR),target)/debug
 WITH_POSTGRES = TEMPONAS_POSTGRES_BIN=$$(scripts/postgres) && export TEMPONAS_POSTGRES_BIN &&
 NPM := npm --prefix web --no-audit --no-fund
 PAGE_SOURCES := $(shell find web/src web/public -type f 2>/dev/null) $(wildcard web/*.html web/*.ts web/*.js web/*.json)
+
+# Chromium is fetched before the coordinator starts, so that a failure is told by itself.
+PAGE_TEST = scripts/browser >/dev/null && exec scripts/with-coordinator $(PROGRAMS)/temponas node --test --test-reporter spec tests/page/*.test.mjs
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -40,12 +43,17 @@ demo: build $(if $(filter emoji,$(DATA)),data-emoji) ## search on this machine a
 	@$(WITH_POSTGRES) exec $(PROGRAMS)/temponas demo $(if $(DATA),--data $(DATA)) $(if $(filter-out 0,$(ONCE)),--once) $(if $(PORT),--port $(PORT))
 
 test: ## run all tests; the last line is their sum
+	@scripts/prerequisites
 	@$(WITH_POSTGRES) INSTA_UPDATE=no scripts/test-summary \
 	    --do  build    'make build' \
 	    --run scripts  'python3 -B -m unittest discover --start-directory scripts --pattern "test_*.py"' \
 	    --run rust     'scripts/with-postgres cargo test --workspace --no-fail-fast' \
 	    --run page     '$(NPM) test' \
+	    --run browser  '$(PAGE_TEST)' \
 	    --do  types    '$(NPM) run check'
+
+test-page: build ## the page's tests in a real browser alone
+	@$(WITH_POSTGRES) $(PAGE_TEST)
 
 bench: bench-search lut-accuracy ## the benchmarks of BENCHMARKS.md that take minutes
 

@@ -3,8 +3,10 @@
 import importlib.machinery
 import importlib.util
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -73,6 +75,19 @@ class TestSummary(unittest.TestCase):
         line, status = self.last_line("--do", "build", "false", "--run", "a", "echo 2 passed, 0 failed")
         self.assertEqual((line, status), ("0 passed, 1 failed", 1))
 
+    def test_an_interrupted_runner_is_waited_for(self):
+        with tempfile.TemporaryDirectory() as folder:
+            mark = Path(folder) / "cleaned"
+            runner = f"exec sh -c 'trap \"sleep 0.3; touch {mark}; exit\" INT; echo ready; while :; do sleep 0.05; done'"
+            command = [str(SCRIPTS / "test-summary"), "--run", "a", runner]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+                while process.stdout.readline().strip() != "ready":
+                    pass
+                os.killpg(process.pid, signal.SIGINT)
+                process.communicate(timeout=30)
+            self.assertEqual(process.returncode, 130)
+            self.assertTrue(mark.exists())
+
     def test_all_well_is_status_zero(self):
         self.assertEqual(self.last_line("--do", "b", "true", "--run", "a", "echo 2 passed, 0 failed"), ("2 passed, 0 failed", 0))
 
@@ -112,6 +127,54 @@ class WithPostgres(unittest.TestCase):
         self.assertFalse(Path(folder).exists(), "the next run clears what the killed one left")
 
 
+# A server that answers as a coordinator does to the question whether it is there.
+STAND_IN = """#!/usr/bin/env python3
+import http.server, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/healthz" else 404)
+        self.end_headers()
+host, port = sys.argv[sys.argv.index("--listen") + 1].split(":")
+http.server.HTTPServer((host, int(port)), Handler).serve_forever()
+"""
+
+
+class WithCoordinator(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.program = Path(folder.name) / "temponas"
+
+    def write_program(self, text):
+        self.program.write_text(text)
+        self.program.chmod(0o755)
+
+    def test_gives_an_address_and_the_status_of_the_command(self):
+        self.write_program(STAND_IN)
+        result = run(SCRIPTS / "with-coordinator", self.program, "sh", "-c", 'echo "$TEMPONAS_URL"; exit 7')
+        self.assertEqual(result.returncode, 7, result.stderr)
+        self.assertRegex(result.stdout, r"^http://127\.0\.0\.1:\d+\n$")
+        port = int(result.stdout.strip().rpartition(":")[2])
+        with self.assertRaises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), timeout=5)
+
+    def test_leaves_nothing_when_it_is_ended(self):
+        self.write_program(STAND_IN)
+        command = [str(SCRIPTS / "with-coordinator"), str(self.program), "sh", "-c", 'echo "$TEMPONAS_URL"; exec sleep 60']
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            port = int(process.stdout.readline().strip().rpartition(":")[2])
+            process.send_signal(signal.SIGTERM)
+            self.assertEqual(process.wait(timeout=30), 128 + signal.SIGTERM)
+        with self.assertRaises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), timeout=5)
+
+    def test_a_coordinator_that_does_not_start_is_told_with_its_log(self):
+        self.write_program("#!/bin/sh\necho no disk left; exit 1\n")
+        result = run(SCRIPTS / "with-coordinator", self.program, "true")
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("no disk left", result.stderr)
+
+
 def is_running(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -120,6 +183,19 @@ def is_running(pid):
 
 
 class Setup(unittest.TestCase):
+    def test_a_browser_that_does_not_run_or_is_a_snap_is_passed_over(self):
+        browser = load("browser")
+        with tempfile.TemporaryDirectory() as folder:
+            program = Path(folder) / "chromium-browser"
+            for script, usable in [
+                ("echo Chromium 153.0.1 built on Debian", True),
+                ("echo Chromium 153.0.1 snap", False),
+                ("echo it has moved >&2; exit 1", False),
+            ]:
+                program.write_text(f"#!/bin/sh\n{script}\n")
+                program.chmod(0o755)
+                self.assertEqual(browser.is_usable(str(program)), usable, script)
+
     def test_an_unusable_postgres_folder_is_named(self):
         result = run(SCRIPTS / "postgres", env=dict(os.environ, TEMPONAS_POSTGRES_BIN="/nowhere"))
         self.assertEqual(result.returncode, 1)
@@ -138,6 +214,18 @@ class Setup(unittest.TestCase):
         manifest = (SCRIPTS.parent / "Cargo.toml").read_text()
         self.assertIn('tch = "0.24', manifest)
         self.assertEqual(load("libtorch").VERSION, "2.11.0")
+        image = (SCRIPTS.parent / "deploy" / "Dockerfile.worker").read_text()
+        self.assertEqual(set(re.findall(r"(?:libtorch-|torch==)([\d.]+\d)", image)), {"2.11.0"})
+
+    def test_what_images_copy_is_there(self):
+        root = SCRIPTS.parent
+        ignored = (root / ".dockerignore").read_text().split()
+        for file in sorted((root / "deploy").glob("Dockerfile.*")):
+            copied = re.findall(r"^COPY (?!--from)(.+) \S+$", file.read_text(), re.MULTILINE)
+            self.assertNotEqual(copied, [])
+            for path in " ".join(copied).split():
+                self.assertTrue((root / path).exists(), f"{file.name} copies {path}, which is not there")
+                self.assertNotIn(path, ignored)
 
     def test_missing_prerequisites_are_named_with_a_command(self):
         with tempfile.TemporaryDirectory() as folder:

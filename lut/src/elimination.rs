@@ -68,7 +68,7 @@ pub enum Reason {
         detail: String,
     },
     /// With the backbone alone it is above a limit by more than [`MARGIN`] standard errors.
-    #[error("{metric} would be {value:.6} ± {standard_error:.3} with the backbone alone; the limit is {limit}")]
+    #[error("{metric} would be {} with the backbone alone; the limit is {limit}", figure(*value, *standard_error))]
     Limit {
         /// The metric.
         metric: String,
@@ -79,6 +79,16 @@ pub enum Reason {
         /// The limit.
         limit: f64,
     },
+}
+
+/// A value with two digits of its standard error, or to the thousandth where that is not known.
+fn figure(value: f64, standard_error: f64) -> String {
+    if standard_error > 0.0 {
+        let decimals = (1.0 - standard_error.log10().floor()).clamp(0.0, 6.0) as usize;
+        format!("{value:.decimals$} ± {standard_error:.decimals$}")
+    } else {
+        ((value * 1000.0).round() / 1000.0).to_string()
+    }
 }
 
 impl Elimination {

@@ -117,7 +117,7 @@ pub struct EvaluateInput {
     /// Weights to start the temporal layers from, where the space asks to inherit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent_weights: Option<ParentWeights>,
-    /// Datasets and base weights the evaluation needs, beside those the worker ships.
+    /// Trained parts and latents of the dataset, to lay out under their names; those the worker ships where it is empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub base: Vec<ArtifactRef>,
 }

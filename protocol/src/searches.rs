@@ -36,6 +36,11 @@ pub struct NewSearch {
     /// Larger goes first.
     #[serde(default)]
     pub priority: i32,
+    /// Uploaded files that evaluations start from, laid out under their names: trained parts of the dataset
+    /// (`manifest.json` and the files it names) and, with `latents.safetensors`, its training clips, so that a worker
+    /// needs none of them. Workers use the parts they ship where it is empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub base: Vec<ArtifactRef>,
 }
 
 /// Where a search stands.
@@ -166,6 +171,9 @@ pub struct SearchView {
     pub strategy: String,
     /// The seed.
     pub seed: u64,
+    /// Files that its evaluations start from; empty where workers use the parts they ship.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub base: Vec<ArtifactRef>,
     /// Objectives with the box of the hypervolume.
     pub objectives: Vec<ObjectiveView>,
     /// Limits.

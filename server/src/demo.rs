@@ -33,6 +33,15 @@ pub enum Data {
 }
 
 impl Data {
+    /// What it is, for people.
+    #[must_use]
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Shapes => "moving shapes",
+            Self::Emoji => "animated emoji",
+        }
+    }
+
     /// Its space file.
     #[must_use]
     pub fn space(self) -> &'static str {
@@ -82,6 +91,7 @@ impl WorkerPlan {
 pub struct Workers {
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<anyhow::Result<()>>>,
+    logs: Vec<PathBuf>,
 }
 
 impl Workers {
@@ -92,9 +102,19 @@ impl Workers {
     pub fn start(plan: &WorkerPlan, count: u16) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&plan.folder).with_context(|| format!("cannot make {}", plan.folder.display()))?;
         let stop = watch::Sender::new(false);
-        let start = |number| tokio::spawn(keep_alive(plan.clone(), number, stop.subscribe()));
-        let tasks = (1..=count).map(start).collect();
-        Ok(Self { stop, tasks })
+        let logs: Vec<PathBuf> = (1..=count)
+            .map(|number| plan.folder.join(format!("worker-{number}.log")))
+            .collect();
+        let start = |log: &PathBuf| tokio::spawn(keep_alive(plan.clone(), log.clone(), stop.subscribe()));
+        let tasks = logs.iter().map(start).collect();
+        Ok(Self { stop, tasks, logs })
+    }
+
+    /// The last lines of each worker's log.
+    #[must_use]
+    pub fn ends_of_logs(&self) -> String {
+        let ends = self.logs.iter().map(|log| format!("{}:\n{}", log.display(), tail(log)));
+        ends.collect::<Vec<_>>().join("\n")
     }
 
     /// Waits until a worker cannot be kept alive, and says why.
@@ -120,12 +140,11 @@ impl Workers {
 }
 
 /// Starts a worker again and again until it is told to stop.
-async fn keep_alive(plan: WorkerPlan, number: u16, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
-    let log = plan.folder.join(format!("worker-{number}.log"));
+async fn keep_alive(plan: WorkerPlan, log: PathBuf, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
     let mut deaths = 0;
     loop {
         let started = Instant::now();
-        let mut worker = Worker::start(&plan, number, &log)?;
+        let mut worker = Worker::start(&plan, &log)?;
         let status = tokio::select! {
             status = worker.child.wait() => Some(status?),
             _ = stop.changed() => None,
@@ -135,13 +154,12 @@ async fn keep_alive(plan: WorkerPlan, number: u16, mut stop: watch::Receiver<boo
         };
         deaths = if started.elapsed() > A_WHILE { 1 } else { deaths + 1 };
         if deaths >= DEATHS {
-            bail!(
-                "worker {number} died {deaths} times ({status}); its log is {}\n{}",
-                log.display(),
-                tail(&log)
-            );
+            bail!("a worker died {deaths} times ({status}); its log is {}", log.display());
         }
-        eprintln!("worker {number} ended ({status}); starting it again");
+        eprintln!(
+            "a worker ended ({status}); starting it again (its log: {})",
+            log.display()
+        );
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
@@ -153,14 +171,15 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(plan: &WorkerPlan, number: u16, log: &Path) -> anyhow::Result<Self> {
+    fn start(plan: &WorkerPlan, log: &Path) -> anyhow::Result<Self> {
         let out = std::fs::File::options().create(true).append(true).open(log);
         let out = out.with_context(|| format!("cannot write {}", log.display()))?;
         let mut command = Command::new(&plan.program);
         command
             .args(["run", "--server", &plan.server, "--threads", "1", "--stop-on-stdin-eof"])
             .arg("--cache-dir")
-            .arg(plan.folder.join(format!("worker-{number}")))
+            // One for all: what one has fetched or encoded, the others need not.
+            .arg(plan.folder.join("cache"))
             .stdin(Stdio::piped())
             .stdout(out.try_clone()?)
             .stderr(out)

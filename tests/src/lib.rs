@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use protocol::{
     Page, SearchId,
-    searches::{CandidateView, FrontView, NewSearch, SearchState, SearchView},
+    searches::{CandidateView, FrontView, SearchState, SearchView},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -218,12 +218,26 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Submits a search.
+    /// Submits a space file with `temponas submit`, which uploads the trained parts in a folder for each dataset below
+    /// `assets`.
     ///
     /// # Errors
     /// When it is refused.
-    pub async fn submit(&self, search: &NewSearch) -> Result<SearchId> {
-        Ok(self.post::<SearchView>("/v1/searches", search).await?.id)
+    pub fn submit(&self, space: &Path, assets: &Path, device: &str, runtime: &str) -> Result<SearchId> {
+        let mut command = Command::new(program("temponas")?);
+        command.arg("submit").arg(space).arg("--assets").arg(assets);
+        command.args(["--url", &self.url, "--device", device, "--runtime", runtime]);
+        let output = command.output()?;
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "temponas submit: {}: {complaint}",
+            output.status
+        );
+        let id = String::from_utf8_lossy(&output.stdout);
+        id.trim()
+            .parse()
+            .map_err(|error| anyhow::anyhow!("temponas submit printed `{id}`: {error}"))
     }
 
     /// Every candidate of a search, by number.
@@ -285,7 +299,7 @@ impl Coordinator {
     }
 }
 
-/// A worker process beside a coordinator.
+/// A worker process beside a coordinator. It ships no trained parts: what it needs comes from the coordinator.
 ///
 /// # Errors
 /// When it cannot be started.
@@ -300,7 +314,8 @@ pub fn start_worker(coordinator: &Coordinator, device: &str, folder: &Path) -> R
         "--threads",
         "1",
     ]);
-    command.arg("--cache-dir").arg(folder).current_dir(repository());
+    command.arg("--cache-dir").arg(folder);
+    command.arg("--assets").arg(folder.join("nothing"));
     Process::start(&mut command, &folder.with_extension("worker.log"))
 }
 

@@ -1,17 +1,17 @@
 //! A search whose worker, coordinator and Postgres are killed ends like one that nobody disturbed.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use end_to_end::{Coordinator, repository, start_worker};
+use end_to_end::{Coordinator, program, repository, start_worker};
 use protocol::{
     Metrics, Page, SearchId,
-    devices::RuntimeName,
     jobs::{JobKind, JobState, JobView},
-    searches::{CandidateState, CandidateView, NewSearch, SearchState},
+    searches::{CandidateState, CandidateView, SearchState},
 };
 
 const DEVICE: &str = "test-machine";
+const RUNTIME: &str = "libtorch-cpu-1t@2.11.0";
 const PATIENCE: Duration = Duration::from_secs(400);
 
 /// The demo's space with fewer steps, prompts and evaluations: the same code in a minute.
@@ -39,16 +39,21 @@ fn small_space() -> Result<String> {
     Ok(toml::to_string(&space)?)
 }
 
-fn search(space: &str) -> NewSearch {
-    NewSearch {
-        space: space.to_owned(),
-        device: Some(DEVICE.to_owned()),
-        runtime: Some(RuntimeName { name: "libtorch-cpu-1t".to_owned(), version: "2.11.0".to_owned() }),
-        table: None,
-        seed: None,
-        name: None,
-        priority: 0,
+/// The shipped parts with the latents of the training clips beside them, so that no worker has to encode clips.
+fn parts_with_latents(root: &Path) -> Result<()> {
+    let (shipped, folder) = (repository().join("assets/shapes"), root.join("shapes"));
+    std::fs::create_dir_all(&folder)?;
+    for file in std::fs::read_dir(shipped)? {
+        let file = file?;
+        std::fs::copy(file.path(), folder.join(file.file_name()))?;
     }
+    let mut command = Command::new(program("temponas-worker")?);
+    command.args(["latents", "--dataset", "shapes", "--assets"]).arg(root);
+    command.arg("--cache").arg(root.join("cache"));
+    let output = command.output()?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "temponas-worker latents: {complaint}");
+    Ok(())
 }
 
 /// What must not depend on time, machine load or deaths.
@@ -100,11 +105,11 @@ async fn jobs(coordinator: &Coordinator, search: SearchId) -> Result<Vec<JobView
 }
 
 /// Runs the search in peace; also answers with the look-up table it made.
-async fn undisturbed(folder: &Path, space: &str) -> Result<(Vec<Deterministic>, Vec<String>, String)> {
+async fn undisturbed(folder: &Path, space: &Path, parts: &Path) -> Result<(Vec<Deterministic>, Vec<String>, String)> {
     let coordinator = Coordinator::start(&folder.join("peace")).await?;
     let _worker = start_worker(&coordinator, DEVICE, &folder.join("peace-worker"))?;
     register_device(&coordinator).await?;
-    let id = coordinator.submit(&search(space)).await?;
+    let id = coordinator.submit(space, parts, DEVICE, RUNTIME)?;
     coordinator
         .wait(id, PATIENCE, |view| view.state == SearchState::Done)
         .await?;
@@ -123,8 +128,10 @@ async fn register_device(coordinator: &Coordinator) -> Result<()> {
 async fn a_search_ends_the_same_after_kills_of_worker_coordinator_and_postgres() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let folder = folder.path();
-    let space = small_space()?;
-    let (expected, expected_front, lut) = undisturbed(folder, &space).await?;
+    let (space, parts) = (folder.join("space.toml"), folder.join("parts"));
+    std::fs::write(&space, small_space()?)?;
+    parts_with_latents(&parts)?;
+    let (expected, expected_front, lut) = undisturbed(folder, &space, &parts).await?;
     ensure!(
         expected_front.len() >= 2,
         "the front is too small to compare: {expected_front:?}"
@@ -136,7 +143,7 @@ async fn a_search_ends_the_same_after_kills_of_worker_coordinator_and_postgres()
         .post_text(&format!("/v1/luts/{DEVICE}/import"), "application/json", lut)
         .await?;
     let mut worker = start_worker(&coordinator, DEVICE, &folder.join("war-worker-0"))?;
-    let id = coordinator.submit(&search(&space)).await?;
+    let id = coordinator.submit(&space, &parts, DEVICE, RUNTIME)?;
 
     // The worker dies in the middle of a candidate; its successor shares nothing with it.
     wait_for_running_evaluation(&coordinator, id).await?;

@@ -33,6 +33,8 @@ enum Command {
     Run(RunArgs),
     /// Train the small pretrained parts of a dataset.
     Assets(assets::AssetsArgs),
+    /// Encode a dataset's training clips into the file that makes them needless elsewhere.
+    Latents(assets::LatentsArgs),
     /// Check that the score of a space carries a signal.
     ProxyCheck(proxy_check::ProxyCheckArgs),
     /// Compare predicted with measured latency and peak memory of whole architectures.
@@ -41,7 +43,7 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct RunArgs {
-    /// The coordinator, such as http://127.0.0.1:7117.
+    /// The coordinator, such as http://127.0.0.1:8080.
     #[arg(long, env = "TEMPONAS_SERVER")]
     server: String,
     /// A token of the role `worker`, or `device` for one that only profiles and verifies.
@@ -86,6 +88,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Run(args) => run(args, cuda),
         Command::Assets(args) => assets::command(&args),
+        Command::Latents(args) => assets::latents_command(&args),
         Command::ProxyCheck(args) => proxy_check::command(&args),
         Command::LutAccuracy(args) => lut_accuracy::command(&args),
     }

@@ -8,6 +8,7 @@ mod statistics;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
@@ -34,7 +35,7 @@ pub struct ProxyCheckArgs {
     #[arg(long, default_value = "search-spaces/spaces/shapes-tiny.toml")]
     space: PathBuf,
     /// Candidates: the empty one, the space's references, and draws spread over the number of layers.
-    #[arg(long, default_value_t = 24)]
+    #[arg(long, default_value_t = 20)]
     candidates: usize,
     /// How many of them are trained with several seeds.
     #[arg(long, default_value_t = 6)]
@@ -57,9 +58,12 @@ pub struct ProxyCheckArgs {
     /// Where latents are kept.
     #[arg(long, env = "TEMPONAS_CACHE", default_value_os_t = default_cache())]
     cache: PathBuf,
-    /// Threads of libtorch.
+    /// Threads of libtorch in each training.
     #[arg(long, default_value_t = 1)]
     threads: u32,
+    /// Trainings at a time.
+    #[arg(long, default_value_t = std::thread::available_parallelism().map_or(1, std::num::NonZero::get))]
+    parallel: usize,
 }
 
 /// One training with its score.
@@ -78,63 +82,78 @@ struct Run {
 /// # Errors
 /// Where the space, the parts or a run's file cannot be read.
 pub fn command(args: &ProxyCheckArgs) -> anyhow::Result<()> {
-    tch::set_num_threads(args.threads.try_into().context("--threads is too large")?);
-    let text = fs::read_to_string(&args.space).with_context(|| args.space.display().to_string())?;
-    let space = Space::parse(&text)?;
-    let evaluation = space
-        .evaluation
-        .clone()
-        .context("the space has no [evaluation] section")?;
-    let unet = space.unet().context("the space is no temporal-unet")?.clone();
-    let assets = Assets::open(&args.assets, &evaluation.dataset, Device::Cpu)?;
-    let clips = assets.training_set(&args.cache, &mut |_| ())?;
-    println!("{}", assets.evaluator_line());
-    let folder = args
-        .out
-        .clone()
-        .unwrap_or_else(|| args.cache.join("proxy-check").join(&assets.manifest.digest()[..12]));
-    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    let bench = Bench {
-        space: &space,
-        unet,
-        evaluation,
-        assets,
-        clips,
-        folder,
-    };
-
+    ensure!(args.parallel > 0, "--parallel is 0; it must be at least 1");
+    let bench = Bench::open(args)?;
+    println!("{}", bench.assets.evaluator_line());
     let candidates = bench.candidates(args)?;
     let seeded = if args.only.is_empty() {
         spread(&candidates, args.seeded)
     } else {
         candidates.iter().collect()
     };
-    let short_steps = bench.evaluation.steps;
-    let mut short = Vec::new();
-    for architecture in &candidates {
-        short.push(bench.run(architecture, bench.evaluation.train_seed, short_steps)?);
-    }
-    let mut by_seed = Vec::new();
-    for architecture in seeded {
-        let seeds = (0..args.seeds).map(|i| bench.run(architecture, bench.evaluation.train_seed + i, short_steps));
-        by_seed.push(
-            seeds
-                .map(|run| Ok(run?.quality()))
-                .collect::<anyhow::Result<Vec<f64>>>()?,
-        );
-    }
-    let mut long = Vec::new();
-    if args.longer > 1 {
-        for architecture in &candidates {
-            long.push(bench.run(architecture, bench.evaluation.train_seed, short_steps * args.longer)?);
-        }
-    }
+    let (first_seed, short_steps) = (bench.evaluation.train_seed, bench.evaluation.steps);
+    let plan = |architecture: &Architecture, seed: u64, times: u32| Plan {
+        architecture: architecture.clone(),
+        seed: first_seed + seed,
+        steps: short_steps * times,
+    };
+    let short: Vec<Plan> = candidates.iter().map(|a| plan(a, 0, 1)).collect();
+    let by_seed: Vec<Vec<Plan>> = seeded
+        .iter()
+        .map(|a| (0..args.seeds).map(|seed| plan(a, seed, 1)).collect())
+        .collect();
+    let long: Vec<Plan> = if args.longer > 1 {
+        candidates.iter().map(|a| plan(a, 0, args.longer)).collect()
+    } else {
+        Vec::new()
+    };
+
+    let more_seeds = by_seed.iter().flat_map(|plans| plans.iter().skip(1));
+    side_by_side(args, short.iter().chain(more_seeds).chain(&long).collect())?;
+    let read = |plans: &[Plan]| {
+        plans
+            .iter()
+            .map(|plan| bench.run(plan))
+            .collect::<anyhow::Result<Vec<Run>>>()
+    };
+    let (short, long) = (read(&short)?, read(&long)?);
+    let by_seed: anyhow::Result<Vec<Vec<f64>>> = by_seed
+        .iter()
+        .map(|plans| Ok(read(plans)?.iter().map(Run::quality).collect()))
+        .collect();
     print_table(&short, &long);
-    report(&bench.evaluation, &short, &by_seed, &long)
+    report(&bench.evaluation, &short, &by_seed?, &long)
 }
 
-struct Bench<'a> {
-    space: &'a Space,
+/// A training that is asked for.
+#[derive(Debug, Clone)]
+struct Plan {
+    architecture: Architecture,
+    seed: u64,
+    steps: u32,
+}
+
+/// Does all plans, `--parallel` at a time; each thread has parts and clips of its own, since tensors are not shared.
+fn side_by_side(args: &ProxyCheckArgs, plans: Vec<&Plan>) -> anyhow::Result<()> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let bench = Bench::open(args)?;
+        while let Some(plan) = plans.get(next.fetch_add(1, Ordering::Relaxed)) {
+            bench.run(plan)?;
+        }
+        anyhow::Ok(())
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..args.parallel).map(|_| scope.spawn(work)).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|_| bail!("a training panicked")))
+            .collect()
+    })
+}
+
+struct Bench {
+    space: Space,
     unet: UnetConfig,
     evaluation: Evaluation,
     assets: Assets,
@@ -142,7 +161,34 @@ struct Bench<'a> {
     folder: PathBuf,
 }
 
-impl Bench<'_> {
+impl Bench {
+    fn open(args: &ProxyCheckArgs) -> anyhow::Result<Self> {
+        // libtorch keeps this number for each thread that asks.
+        tch::set_num_threads(args.threads.try_into().context("--threads is too large")?);
+        let text = fs::read_to_string(&args.space).with_context(|| args.space.display().to_string())?;
+        let space = Space::parse(&text)?;
+        let evaluation = space
+            .evaluation
+            .clone()
+            .context("the space has no [evaluation] section")?;
+        let unet = space.unet().context("the space is no temporal-unet")?.clone();
+        let assets = Assets::open(&args.assets, &evaluation.dataset, Device::Cpu)?;
+        let clips = assets.training_set(&args.cache, &mut |_| ControlFlow::Continue(()))?;
+        let folder = args
+            .out
+            .clone()
+            .unwrap_or_else(|| args.cache.join("proxy-check").join(&assets.manifest.digest()[..12]));
+        fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        Ok(Self {
+            space,
+            unet,
+            evaluation,
+            assets,
+            clips,
+            folder,
+        })
+    }
+
     fn candidates(&self, args: &ProxyCheckArgs) -> anyhow::Result<Vec<Architecture>> {
         if !args.only.is_empty() {
             return args
@@ -185,7 +231,12 @@ impl Bench<'_> {
     }
 
     /// Trains and scores, or reads what an earlier call found with the same settings.
-    fn run(&self, architecture: &Architecture, seed: u64, steps: u32) -> anyhow::Result<Run> {
+    fn run(&self, plan: &Plan) -> anyhow::Result<Run> {
+        let Plan {
+            ref architecture,
+            seed,
+            steps,
+        } = *plan;
         let printed = self.space.print(architecture);
         let evaluation = Evaluation {
             steps,

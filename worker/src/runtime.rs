@@ -222,7 +222,10 @@ impl Worker {
                 if let Err(error) = sent {
                     tracing::warn!(%error, "the result was not taken");
                 }
-                if let Err(error) = std::fs::remove_file(path) {
+                // Another worker on the same cache may have sent and removed it.
+                if let Err(error) = std::fs::remove_file(path)
+                    && error.kind() != std::io::ErrorKind::NotFound
+                {
                     tracing::warn!(%error, path = %path.display(), "could not be removed");
                 }
             }

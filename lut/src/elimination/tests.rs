@@ -37,7 +37,7 @@ fn a_choice_leaves_for_memory_or_for_a_limit_it_breaks_alone() {
     let limit = &elimination.removed[0];
     assert_eq!(
         limit.reason.to_string(),
-        "latency_ms would be 120.000000 ± 0.000 with the backbone alone; the limit is 100"
+        "latency_ms would be 120 with the backbone alone; the limit is 100"
     );
     assert!(
         elimination.removed[1]
@@ -46,6 +46,31 @@ fn a_choice_leaves_for_memory_or_for_a_limit_it_breaks_alone() {
             .contains("runs out of memory on desk")
     );
     assert!(!elimination.keeps(limit.position, limit.choice) && elimination.keeps(0, 0));
+}
+
+#[test]
+fn a_broken_limit_is_told_with_two_digits_of_the_error() {
+    for (value, standard_error, told) in [
+        (
+            105.418,
+            0.123,
+            "latency_ms would be 105.42 ± 0.12 with the backbone alone; the limit is 100",
+        ),
+        (
+            4_927_760.0,
+            1234.0,
+            "latency_ms would be 4927760 ± 1234 with the backbone alone; the limit is 100",
+        ),
+    ] {
+        let (metric, limit) = ("latency_ms".to_owned(), 100.0);
+        let reason = Reason::Limit {
+            metric,
+            value,
+            standard_error,
+            limit,
+        };
+        assert_eq!(reason.to_string(), told);
+    }
 }
 
 #[test]

@@ -157,8 +157,12 @@ impl Problem {
     #[must_use]
     pub fn from_database(error: &sqlx::Error) -> Self {
         if holds_nul(error) {
-            Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-request", "The request cannot be accepted")
-                .detail("a text of the request holds the character U+0000, which cannot be stored")
+            Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid-request",
+                "The request cannot be accepted",
+            )
+            .detail("a text of the request holds the character U+0000, which cannot be stored")
         } else if is_away(error) {
             tracing::warn!(error = %chain(error), "the database is away");
             Self::database_unavailable()

@@ -14,10 +14,10 @@ use protocol::{
     searches::{NewSearch, SearchState},
 };
 
-use super::{render, serve::stop_signal, watch};
+use super::{base, render, serve::stop_signal, watch};
 use crate::{
     app::Clock,
-    client::Client,
+    client::{Client, ClientError},
     config::{Config, ConfigFile, Settings},
     coordinator::Coordinator,
     demo::{Data, WorkerPlan, Workers, free_address},
@@ -28,6 +28,9 @@ const DEVICE_PATIENCE: Duration = Duration::from_secs(180);
 
 /// A worker that was heard of this recently is one of this demo's.
 const ALIVE: TimeDelta = TimeDelta::seconds(20);
+
+/// How the name of a demo's search begins.
+const NAME: &str = "demo: ";
 
 /// The status of a command that Ctrl-C ended.
 const INTERRUPTED: u8 = 130;
@@ -49,6 +52,8 @@ pub(super) struct DemoArgs {
     /// Worker processes, one thread each
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: u16,
+    #[command(flatten)]
+    base: base::BaseArgs,
     /// Folder of the demo's own database, artifacts and logs [default: `demo` in the data folder]
     #[arg(long, value_name = "FOLDER")]
     demo_dir: Option<PathBuf>,
@@ -60,6 +65,12 @@ pub(super) struct DemoArgs {
 }
 
 pub(super) async fn run(args: DemoArgs, file: &ConfigFile) -> anyhow::Result<ExitCode> {
+    let parts = args.base.folder(args.data.space())?.with_context(|| {
+        format!(
+            "there are no trained parts for {}: make them with `temponas-worker assets`",
+            args.data.title()
+        )
+    })?;
     let mut config = Config::load(Settings::clone(&args.settings), file)?;
     let folder = args.demo_dir.clone().unwrap_or_else(|| config.data_dir.join("demo"));
     config = Config {
@@ -75,16 +86,17 @@ pub(super) async fn run(args: DemoArgs, file: &ConfigFile) -> anyhow::Result<Exi
     let server = tokio::spawn(coordinator.run(async {
         let _ = stopped.await;
     }));
-    let outcome = attended(&args, &url, &folder).await;
+    let outcome = attended(&args, &parts, &url, &folder).await;
     drop(stop);
     server.await.context("the coordinator failed")??;
     outcome
 }
 
 /// Keeps workers at the search until it is done, and the page up as long as it is wanted.
-async fn attended(args: &DemoArgs, url: &str, folder: &Path) -> anyhow::Result<ExitCode> {
+async fn attended(args: &DemoArgs, parts: &Path, url: &str, folder: &Path) -> anyhow::Result<ExitCode> {
     let client = Client::new(url, None)?;
     let plan = WorkerPlan::beside_this_program(url, &folder.join("workers"))?;
+    cancel_unfinished(&client).await?;
     eprintln!(
         "starting {} workers (their logs: {})",
         args.workers,
@@ -92,7 +104,7 @@ async fn attended(args: &DemoArgs, url: &str, folder: &Path) -> anyhow::Result<E
     );
     let mut workers = Workers::start(&plan, args.workers)?;
     let mut outcome = tokio::select! {
-        outcome = one_search(args, &client) => outcome,
+        outcome = one_search(args, parts, &client) => outcome,
         error = workers.failed() => Err(error),
         () = stop_signal() => Ok(INTERRUPTED.into()),
     };
@@ -103,12 +115,29 @@ async fn attended(args: &DemoArgs, url: &str, folder: &Path) -> anyhow::Result<E
             () = stop_signal() => {}
         }
     }
+    if outcome.is_err() {
+        eprintln!("{}", workers.ends_of_logs());
+    }
+    if let Err(error) = cancel_unfinished(&client).await {
+        eprintln!("the search could not be cancelled: {error}");
+    }
     workers.stop().await;
     outcome
 }
 
+/// Ends what a demo has not brought to an end: it would take the workers' time from the next one.
+async fn cancel_unfinished(client: &Client) -> Result<(), ClientError> {
+    for search in client.searches().await? {
+        if search.name.starts_with(NAME) && !watch::has_ended(search.state) {
+            client.steer(search.id, "cancel").await?;
+        }
+    }
+    Ok(())
+}
+
 /// Submits the space, shows how it goes, and prints the outcome.
-async fn one_search(args: &DemoArgs, client: &Client) -> anyhow::Result<ExitCode> {
+async fn one_search(args: &DemoArgs, parts: &Path, client: &Client) -> anyhow::Result<ExitCode> {
+    let base = base::upload(client, parts).await?;
     let worker = measuring_worker(client).await?;
     let device = worker.device.name;
     let search = NewSearch {
@@ -117,8 +146,9 @@ async fn one_search(args: &DemoArgs, client: &Client) -> anyhow::Result<ExitCode
         runtime: worker.runtime,
         table: None,
         seed: args.seed,
-        name: None,
+        name: Some(format!("{NAME}{}", args.data.title())),
         priority: 0,
+        base,
     };
     let submitted = client.submit(&search, &uuid::Uuid::new_v4().to_string()).await?;
     eprintln!("searching {} on {device}", submitted.space_name);
@@ -132,6 +162,10 @@ async fn one_search(args: &DemoArgs, client: &Client) -> anyhow::Result<ExitCode
     render::say(&render::front(&front).to_string())?;
     render::say(&render::budget(&search.budget))?;
     render::say(&format!("page: {}/searches/{}", client.url(), search.id))?;
+    let enough = front.points.len() >= ENOUGH;
+    if !enough {
+        render::say(&format!("a front of at least {ENOUGH} points was expected"))?;
+    }
     render::say(&format!(
         "front: {} points, hypervolume {:.4}, evaluations {}, device-hours {:.3}",
         front.points.len(),
@@ -139,11 +173,7 @@ async fn one_search(args: &DemoArgs, client: &Client) -> anyhow::Result<ExitCode
         search.budget.evaluations,
         search.budget.device_hours,
     ))?;
-    Ok(if front.points.len() >= ENOUGH {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if enough { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// A worker that measures, once one has told of itself.
@@ -158,7 +188,7 @@ async fn measuring_worker(client: &Client) -> anyhow::Result<WorkerRegistration>
         }
         if tokio::time::Instant::now() > give_up {
             bail!(
-                "no worker has told of its device within {} s; see the workers' logs",
+                "no worker has told of its device within {} s",
                 DEVICE_PATIENCE.as_secs()
             );
         }

@@ -1,5 +1,6 @@
 //! The `temponas` command: one file a command.
 
+mod base;
 mod bench_search;
 mod demo;
 mod front;

@@ -10,7 +10,7 @@ use anyhow::Context;
 use clap::Args;
 use protocol::{devices::RuntimeName, searches::NewSearch};
 
-use super::{Remote, render, watch};
+use super::{Remote, base, render, watch};
 use crate::{client::Client, config::ConfigFile};
 
 #[derive(Debug, Args)]
@@ -35,6 +35,8 @@ pub(super) struct SubmitArgs {
     /// Larger goes first
     #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
     priority: i32,
+    #[command(flatten)]
+    base: base::BaseArgs,
     /// Only estimate what it would cost
     #[arg(long)]
     dry_run: bool,
@@ -67,6 +69,11 @@ pub(super) async fn run(args: SubmitArgs, file: &ConfigFile) -> anyhow::Result<E
         (None, None) => only_device(&client).await?,
         (device, _) => device.clone(),
     };
+    // An estimate changes nothing on the coordinator.
+    let base = match args.base.folder(&space)? {
+        Some(folder) if !args.dry_run => base::upload(&client, &folder).await?,
+        _ => Vec::new(),
+    };
     let search = NewSearch {
         space,
         device,
@@ -75,6 +82,7 @@ pub(super) async fn run(args: SubmitArgs, file: &ConfigFile) -> anyhow::Result<E
         seed: args.seed,
         name: args.name,
         priority: args.priority,
+        base,
     };
     if args.dry_run {
         let estimate = client.estimate(&search).await?;

@@ -98,7 +98,8 @@ fn is_passing(error: &ClientError) -> bool {
     matches!(error, ClientError::Refused(problem) if problem.status == 503)
 }
 
-fn has_ended(state: SearchState) -> bool {
+/// Whether nothing will follow any more.
+pub(super) fn has_ended(state: SearchState) -> bool {
     matches!(state, SearchState::Done | SearchState::Cancelled | SearchState::Failed)
 }
 

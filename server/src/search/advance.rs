@@ -91,8 +91,28 @@ async fn one_move(app: &App, id: SearchId) -> Result<bool, SearchError> {
         SearchState::Eliminating => elimination::step(&mut step).await?,
         SearchState::Searching => proposing::step(&mut step).await?,
         SearchState::Verifying => verification::step(&mut step).await?,
-        SearchState::Done | SearchState::Paused | SearchState::Cancelled | SearchState::Failed => false,
+        SearchState::Paused => {
+            finish_what_runs(&mut step).await?;
+            false
+        }
+        SearchState::Done | SearchState::Cancelled | SearchState::Failed => false,
     };
     tx.commit(now).await?;
     Ok(again)
+}
+
+/// Shows the results of jobs that ran when the search was paused; nothing follows from them yet.
+async fn finish_what_runs(step: &mut Move<'_>) -> Result<(), SearchError> {
+    match step.search.paused_from {
+        Some(SearchState::Searching) => {
+            let context = step.context().await?;
+            proposing::take_over(step, &context).await?;
+        }
+        Some(SearchState::Verifying) => {
+            let context = step.context().await?;
+            verification::take_over(step, &context).await?;
+        }
+        _ => {}
+    }
+    Ok(())
 }

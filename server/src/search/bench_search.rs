@@ -126,6 +126,7 @@ impl Benchmark {
             seed: Some(seed),
             name: Some(format!("{}, seed {seed}", self.name)),
             priority: 0,
+            base: Vec::new(),
         };
         let search = client.submit(&new, &uuid::Uuid::now_v7().to_string()).await?;
         self.wait(client, search.id).await?;

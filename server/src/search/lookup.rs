@@ -138,7 +138,7 @@ fn ignore_lost<T>(job: JobId, reported: Result<T, DispatchError>) -> Result<(), 
 
 async fn look_up(app: &App, input: &LookupInput) -> Result<Metrics, SearchError> {
     let invalid = |message: String| SearchError::Invalid {
-        field: "architecture",
+        field: "architecture".into(),
         message,
     };
     let search = app

@@ -21,6 +21,8 @@ mod tables;
 mod verification;
 pub mod views;
 
+use std::borrow::Cow;
+
 use protocol::{FieldProblem, SearchId, searches::SearchState};
 
 pub use advance::{advance, advance_all};
@@ -46,7 +48,7 @@ pub enum SearchError {
     #[error("{field}: {message}")]
     Invalid {
         /// The field.
-        field: &'static str,
+        field: Cow<'static, str>,
         /// What was found and what is allowed.
         message: String,
     },

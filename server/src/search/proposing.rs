@@ -86,19 +86,25 @@ impl Candidates {
 /// proposal will follow and every result is there.
 pub(super) async fn step(step: &mut Move<'_>) -> Result<bool, SearchError> {
     let context = step.context().await?;
-    let mut known = Candidates::read(step, &context.space).await?;
-    let spent = searches::device_seconds(step.tx.connection(), step.search.id)
-        .await?
-        .total()
-        / 3600.0;
-    extend_history(step, &context, &known, spent).await?;
-    update_front(step, &context, &known).await?;
+    let (mut known, spent) = take_over(step, &context).await?;
     let end = propose(step, &context, &mut known, spent).await?;
     let Some(reason) = end.filter(|_| known.finished.len() == known.architectures.len()) else {
         return Ok(false);
     };
     end_search(step, &context, &known, reason).await?;
     Ok(true)
+}
+
+/// Takes new results over into front and history; answers all candidates and the device-hours spent.
+pub(super) async fn take_over(step: &mut Move<'_>, context: &Context) -> Result<(Candidates, f64), StoreError> {
+    let known = Candidates::read(step, &context.space).await?;
+    let spent = searches::device_seconds(step.tx.connection(), step.search.id)
+        .await?
+        .total()
+        / 3600.0;
+    extend_history(step, context, &known, spent).await?;
+    update_front(step, context, &known).await?;
+    Ok((known, spent))
 }
 
 /// Proposes until the width is full or nothing follows; answers why nothing follows.
@@ -220,7 +226,7 @@ fn evaluation(step: &Move<'_>, space: &Space, new: &NewCandidate<'_>, parent: Op
         space: step.search.space.clone(),
         architecture,
         parent_weights: parent.filter(|_| inherits).and_then(parent_weights),
-        base: Vec::new(),
+        base: step.search.base.0.clone(),
     })
 }
 

@@ -1,5 +1,7 @@
 //! Submitting a search.
 
+use std::{borrow::Cow, collections::BTreeSet, path::Path};
+
 use chrono::{DateTime, Utc};
 use protocol::{FieldProblem, SearchId, devices::RuntimeName, searches::NewSearch};
 use search_spaces::{Space, SpaceError, SpaceKind};
@@ -14,6 +16,9 @@ use crate::{
 
 /// The longest idempotency key and name, in characters.
 const LONGEST_NAME: usize = 200;
+
+/// The most files that evaluations may start from.
+const MOST_BASE_FILES: usize = 64;
 
 /// The search that a submission made, now or the first time it was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +74,7 @@ pub async fn submit(app: &App, new: &NewSearch, key: Option<&str>) -> Result<Sub
         seed: space.search.seed,
         priority: new.priority,
         max_evaluations: space.search.max_evaluations,
+        base: &new.base,
     };
     searches::insert(&mut tx, &row, now).await?;
     if let Some(key) = key {
@@ -96,6 +102,7 @@ pub(super) async fn check(app: &App, new: &NewSearch, now: DateTime<Utc>) -> Res
         return Err(invalid("name", format!("must have 1 to {LONGEST_NAME} characters")));
     }
     check_table(app, new, &space).await?;
+    check_base(app, new, &space).await?;
     let device = device(app, new, &space).await?;
     let runtime = match &device {
         Some(device) => Some(runtime(app, new, &space, device, now).await?).flatten(),
@@ -126,6 +133,53 @@ async fn check_table(app: &App, new: &NewSearch, space: &Space) -> Result<(), Se
         )),
         (_, None) => Ok(()),
     }
+}
+
+/// The files must be there, and fit side by side into one folder.
+async fn check_base(app: &App, new: &NewSearch, space: &Space) -> Result<(), SearchError> {
+    if !new.base.is_empty() && matches!(space.kind, SpaceKind::Table(_)) {
+        return Err(invalid(
+            "base",
+            "a table space is looked up and takes no base".to_owned(),
+        ));
+    }
+    if new.base.len() > MOST_BASE_FILES {
+        return Err(invalid(
+            "base",
+            format!(
+                "there are {} files; at most {MOST_BASE_FILES} are allowed",
+                new.base.len()
+            ),
+        ));
+    }
+    let mut names = BTreeSet::new();
+    for (index, file) in new.base.iter().enumerate() {
+        let field = |name: &str| format!("base[{index}].{name}");
+        if !is_plain(&file.name) {
+            let found = short(&file.name);
+            let message = format!("`{found}` is no plain file name of at most {LONGEST_NAME} characters");
+            return Err(invalid(field("name"), message));
+        }
+        if !names.insert(&file.name) {
+            let message = format!("`{}` stands twice; each file needs a name of its own", file.name);
+            return Err(invalid(field("name"), message));
+        }
+        let Some(stored) = app.store.artifact(&file.digest).await? else {
+            let message = format!("there is no artifact {}; upload it first", file.digest);
+            return Err(invalid(field("digest"), message));
+        };
+        if stored.bytes != file.bytes {
+            let message = format!("is {}, the artifact has {} bytes", file.bytes, stored.bytes);
+            return Err(invalid(field("bytes"), message));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a name stands for a file in a folder, and never for one elsewhere.
+fn is_plain(name: &str) -> bool {
+    let is_file = Path::new(name).file_name().is_some_and(|file| file == name);
+    is_file && name.chars().count() <= LONGEST_NAME && !name.contains(['\\', '\0'])
 }
 
 async fn device(app: &App, new: &NewSearch, space: &Space) -> Result<Option<String>, SearchError> {
@@ -212,8 +266,11 @@ pub fn space_problems(error: &SpaceError) -> Vec<FieldProblem> {
     problems.collect()
 }
 
-fn invalid(field: &'static str, message: String) -> SearchError {
-    SearchError::Invalid { field, message }
+fn invalid(field: impl Into<Cow<'static, str>>, message: String) -> SearchError {
+    SearchError::Invalid {
+        field: field.into(),
+        message,
+    }
 }
 
 fn short(text: &str) -> String {

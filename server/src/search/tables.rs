@@ -15,7 +15,7 @@ const LARGEST: u64 = 256 << 20;
 /// [`SearchError::Invalid`] on `table`, with all that is wrong.
 pub(super) fn read(bytes: &[u8], space: &Space) -> Result<Table, SearchError> {
     let refuse = |message: String| SearchError::Invalid {
-        field: "table",
+        field: "table".into(),
         message,
     };
     let mut csv = Vec::new();

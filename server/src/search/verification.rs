@@ -28,9 +28,7 @@ const MEASURED: [&str; 2] = [metric::LATENCY_MS, metric::PEAK_MEMORY_BYTES];
 /// truly within the limits or nobody is left to measure.
 pub(super) async fn step(step: &mut Move<'_>) -> Result<bool, SearchError> {
     let context = step.context().await?;
-    complete_pipelines(step, &context.space).await?;
-    let known = Candidates::read(step, &context.space).await?;
-    calibrate(step, &context, &known).await?;
+    let known = take_over(step, &context).await?;
     let states = jobs::states(step.tx.connection(), step.search.id, JobKind::Verify).await?;
     let tried: BTreeSet<CandidateId> = states.iter().filter_map(|(_, candidate, _)| *candidate).collect();
     let open = states
@@ -58,6 +56,14 @@ pub(super) async fn step(step: &mut Move<'_>) -> Result<bool, SearchError> {
         step.go(SearchState::Done, Some(&reason)).await?;
     }
     Ok(false)
+}
+
+/// Takes new measurements over into the corrections of predictions; answers all candidates.
+pub(super) async fn take_over(step: &mut Move<'_>, context: &Context) -> Result<Candidates, StoreError> {
+    complete_pipelines(step, &context.space).await?;
+    let known = Candidates::read(step, &context.space).await?;
+    calibrate(step, context, &known).await?;
+    Ok(known)
 }
 
 fn is_verified(row: &CandidateRow) -> bool {

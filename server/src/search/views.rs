@@ -131,6 +131,7 @@ pub fn search(row: SearchRow, figures: &SearchFigures, space: &Space) -> SearchV
         device: row.device,
         strategy: row.strategy,
         seed: row.seed.cast_unsigned(),
+        base: row.base.0,
         elimination: row.elimination.map(|elimination| elimination.0),
         calibration: row.calibration.map(|calibration| calibration.0).unwrap_or_default(),
         last_event: figures.last_event,

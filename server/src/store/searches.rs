@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use protocol::{
     ArtifactDigest, SearchId,
+    artifacts::ArtifactRef,
     devices::RuntimeName,
     events::EventBody,
     jobs::DeviceSeconds,
@@ -39,6 +40,8 @@ pub struct SearchRow {
     pub priority: i32,
     /// The most it may evaluate.
     pub max_evaluations: i64,
+    /// Files that evaluations start from.
+    pub base: Json<Vec<ArtifactRef>>,
     /// Where it stands.
     pub state: SearchState,
     /// Where it goes on when resumed.
@@ -89,6 +92,8 @@ pub struct NewSearchRow<'a> {
     pub priority: i32,
     /// The most it may evaluate.
     pub max_evaluations: u32,
+    /// Files that evaluations start from.
+    pub base: &'a [ArtifactRef],
 }
 
 /// Inserts a search in its first state, `profiling`.
@@ -98,8 +103,8 @@ pub struct NewSearchRow<'a> {
 pub async fn insert(tx: &mut Tx, new: &NewSearchRow<'_>, now: DateTime<Utc>) -> Result<(), StoreError> {
     sqlx::query!(
         "INSERT INTO searches (id, name, space_name, space, device, runtime_name, runtime_version, table_digest,
-                               strategy, seed, priority, max_evaluations, state, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 'profiling', $13)",
+                               strategy, seed, priority, max_evaluations, base, state, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 'profiling', $14)",
         new.id.0,
         new.name,
         new.space_name,
@@ -112,6 +117,7 @@ pub async fn insert(tx: &mut Tx, new: &NewSearchRow<'_>, now: DateTime<Utc>) -> 
         new.seed.cast_signed(),
         new.priority,
         i64::from(new.max_evaluations),
+        Json(new.base) as _,
         now,
     )
     .execute(tx.connection())
@@ -149,7 +155,8 @@ pub async fn get(connection: &mut PgConnection, id: SearchId) -> Result<Option<S
     let query = sqlx::query_as!(
         SearchRow,
         r#"SELECT id AS "id: SearchId", name, space_name, space, device, runtime_name, runtime_version, table_digest,
-               strategy, seed, priority, max_evaluations, state AS "state: SearchState",
+               strategy, seed, priority, max_evaluations, base AS "base: Json<Vec<ArtifactRef>>",
+               state AS "state: SearchState",
                paused_from AS "paused_from: SearchState", state_reason,
                elimination AS "elimination: Json<EliminationView>", ranges AS "ranges: Json<Vec<(f64, f64)>>",
                calibration AS "calibration: Json<Vec<CalibrationView>>", created_at, ended_at
@@ -370,14 +377,14 @@ impl Store {
         Ok(query.fetch_all(&self.pool).await?)
     }
 
-    /// Searches that may have something to do, oldest first.
+    /// Searches that may have something to do, oldest first; of a paused one, results may wait to be taken over.
     ///
     /// # Errors
     /// When Postgres is away.
     pub async fn active_searches(&self) -> Result<Vec<SearchId>, StoreError> {
         let query = sqlx::query_scalar!(
             r#"SELECT id AS "id: SearchId" FROM searches
-               WHERE state IN ('profiling', 'eliminating', 'searching', 'verifying') ORDER BY id"#
+               WHERE state IN ('profiling', 'eliminating', 'searching', 'verifying', 'paused') ORDER BY id"#
         );
         Ok(query.fetch_all(&self.pool).await?)
     }

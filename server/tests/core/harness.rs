@@ -301,6 +301,7 @@ pub(crate) fn new_search(space: &str) -> NewSearch {
         seed: None,
         name: None,
         priority: 0,
+        base: Vec::new(),
     }
 }
 

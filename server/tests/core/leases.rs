@@ -459,5 +459,8 @@ async fn a_log_that_cannot_be_stored_as_it_is_does_not_lose_the_failure(pool: Pg
     let job = t.claim(worker).await.unwrap();
     t.fail(&job, "binary \0 output", false, false).await;
     let kept = t.job(job.job_id).await;
-    assert_eq!((kept.state, kept.attempts[0].error.as_deref()), (JobState::Failed, Some("binary \u{fffd} output")));
+    assert_eq!(
+        (kept.state, kept.attempts[0].error.as_deref()),
+        (JobState::Failed, Some("binary \u{fffd} output"))
+    );
 }

@@ -45,6 +45,40 @@ async fn a_paused_search_finishes_what_runs_and_starts_nothing_new(pool: PgPool)
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]
+async fn results_that_come_in_a_pause_are_shown_on_the_front(pool: PgPool) {
+    let t = Harness::new(pool);
+    let worker = t.worker("a").await;
+    let id = t.submit(NAMED).await;
+    let mut running = Vec::new();
+    while let Some(job) = t.claim(worker).await {
+        running.push(job);
+    }
+    steer(&t, id, Steering::Pause).await.unwrap();
+    t.finish(&running[0]).await;
+    let shown = search::front(&t.app, id).await.unwrap();
+    assert_eq!(shown.points.len(), 1, "the first result is the front");
+    assert_eq!(shown.history.len(), 1);
+    // A coordinator that dies after it has taken a result leaves the rest to the sweep.
+    for job in &running[1..] {
+        t.report(job, crate::harness::done(job)).await.unwrap();
+    }
+    search::advance_all(&t.another().app, &t.app.store).await.unwrap();
+    let shown = search::front(&t.app, id).await.unwrap();
+    assert_eq!(shown.history.len(), running.len());
+    let figures = t.app.store.search_figures(id).await.unwrap();
+    assert!(figures.hypervolume.unwrap() > 0.0);
+    assert_eq!(figures.front_points, shown.points.len() as u64);
+    assert_eq!(t.state(id).await, SearchState::Paused);
+    assert_eq!(t.candidates(id).await.len(), running.len(), "nothing new is proposed");
+
+    steer(&t, id, Steering::Resume).await.unwrap();
+    t.work_off(worker).await;
+    let straight = t.submit(NAMED).await;
+    t.work_off(worker).await;
+    assert_eq!(t.architectures(id).await, t.architectures(straight).await);
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
 async fn a_pause_does_not_change_what_is_found(pool: PgPool) {
     let t = Harness::new(pool);
     let worker = t.worker("a").await;

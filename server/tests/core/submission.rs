@@ -1,6 +1,11 @@
 //! What submission takes and refuses.
 
-use protocol::{devices::RuntimeName, searches::NewSearch};
+use protocol::{
+    artifacts::{ArtifactRef, ArtifactRole},
+    devices::RuntimeName,
+    jobs::JobInput,
+    searches::NewSearch,
+};
 use sqlx::PgPool;
 use temponas_server::{
     MIGRATOR,
@@ -9,9 +14,9 @@ use temponas_server::{
 
 use crate::harness::{Harness, NAMED, SHAPES, new_search, table_space};
 
-fn field(result: Result<protocol::SearchId, SearchError>) -> &'static str {
+fn field(result: Result<protocol::SearchId, SearchError>) -> String {
     match result.unwrap_err() {
-        SearchError::Invalid { field, .. } => field,
+        SearchError::Invalid { field, .. } => field.into_owned(),
         other => panic!("{other}"),
     }
 }
@@ -166,4 +171,130 @@ async fn a_dry_run_estimates_from_earlier_evaluations_and_stores_nothing(pool: P
     assert_eq!(after.blocks_to_profile, 0);
     assert_eq!(after.seconds_per_evaluation.unwrap().value, 3.5);
     assert_eq!(after.device_hours, Some(3.5 * after.max_evaluations as f64 / 3600.0));
+}
+
+async fn base_file(t: &Harness, name: &str, bytes: &[u8]) -> ArtifactRef {
+    ArtifactRef {
+        role: ArtifactRole::Base,
+        digest: t.upload(bytes).await,
+        name: name.to_owned(),
+        media_type: "application/octet-stream".to_owned(),
+        bytes: bytes.len() as u64,
+    }
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn every_evaluation_is_given_the_files_that_the_submission_names(pool: PgPool) {
+    let t = Harness::new(pool);
+    let worker = t.worker("a").await;
+    let base = vec![
+        base_file(&t, "manifest.json", b"{}").await,
+        base_file(&t, "vae.safetensors", b"weights").await,
+    ];
+    let new = NewSearch {
+        base: base.clone(),
+        ..new_search(NAMED)
+    };
+    let id = t.try_submit(&new).await.unwrap();
+    assert_eq!(t.search(id).await.base.0, base);
+    let mut given = 0;
+    while let Some(job) = t.claim(worker).await {
+        let JobInput::Evaluate(input) = &job.input else {
+            panic!("{:?}", job.input)
+        };
+        assert_eq!(input.base, base);
+        given += 1;
+        t.finish(&job).await;
+    }
+    assert_eq!(given, 20, "the first ones and those proposed from results");
+
+    t.submit(NAMED).await;
+    let JobInput::Evaluate(input) = t.claim(worker).await.unwrap().input else {
+        panic!("no evaluation")
+    };
+    assert!(input.base.is_empty(), "the worker uses what it ships");
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn files_to_start_from_must_be_there_and_fit_into_one_folder(pool: PgPool) {
+    let t = Harness::new(pool);
+    let good = base_file(&t, "manifest.json", b"{}").await;
+    let with = |file: ArtifactRef| NewSearch {
+        base: vec![good.clone(), file],
+        ..new_search(NAMED)
+    };
+    let absent = ArtifactRef {
+        digest: "a".repeat(64).parse().unwrap(),
+        name: "vae.safetensors".to_owned(),
+        ..good.clone()
+    };
+    let SearchError::Invalid { field: at, message } = t.try_submit(&with(absent.clone())).await.unwrap_err() else {
+        panic!("it must be refused")
+    };
+    assert_eq!(at, "base[1].digest");
+    assert!(
+        message.contains(absent.digest.as_str()) && message.contains("upload"),
+        "{message}"
+    );
+    assert_eq!(
+        field(t.try_submit(&with(good.clone())).await),
+        "base[1].name",
+        "it stands twice"
+    );
+    for name in [
+        "",
+        ".",
+        "..",
+        "../x",
+        "/etc/passwd",
+        "a/b",
+        "a/",
+        "a\\b",
+        "a\0b",
+        &"x".repeat(201),
+    ] {
+        let named = ArtifactRef {
+            name: name.to_owned(),
+            ..good.clone()
+        };
+        assert_eq!(field(t.try_submit(&with(named)).await), "base[1].name", "{name:?}");
+    }
+    let longer = ArtifactRef {
+        name: "x".to_owned(),
+        bytes: 3,
+        ..good.clone()
+    };
+    assert_eq!(field(t.try_submit(&with(longer)).await), "base[1].bytes");
+    let many = NewSearch {
+        base: vec![good.clone(); 65],
+        ..new_search(NAMED)
+    };
+    assert_eq!(field(t.try_submit(&many).await), "base");
+    let table = NewSearch {
+        table: Some(t.upload(crate::harness::table().as_bytes()).await),
+        base: vec![good.clone()],
+        ..new_search(&table_space())
+    };
+    assert_eq!(field(t.try_submit(&table).await), "base", "nobody would read it");
+    assert!(t.app.store.search_ids(None, None, 10).await.unwrap().is_empty());
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn a_key_stands_for_the_files_too(pool: PgPool) {
+    let t = Harness::new(pool);
+    let new = NewSearch {
+        base: vec![base_file(&t, "manifest.json", b"{}").await],
+        ..new_search(NAMED)
+    };
+    let first = search::submit(&t.app, &new, Some("k")).await.unwrap();
+    let again = search::submit(&t.app, &new, Some("k")).await.unwrap();
+    assert_eq!((again.id, again.fresh), (first.id, false));
+    let other = NewSearch {
+        base: vec![base_file(&t, "manifest.json", b"{ }").await],
+        ..new.clone()
+    };
+    for other in [other, new_search(NAMED)] {
+        let refused = search::submit(&t.app, &other, Some("k")).await.unwrap_err();
+        assert!(matches!(refused, SearchError::KeyReused(_)), "{refused}");
+    }
 }

@@ -1058,7 +1058,7 @@ export interface components {
         EvaluateInput: {
             /** @description The architecture in printed form. */
             architecture: string;
-            /** @description Datasets and base weights the evaluation needs, beside those the worker ships. */
+            /** @description Trained parts and latents of the dataset, to lay out under their names; those the worker ships where it is empty. */
             base?: components["schemas"]["ArtifactRef"][];
             /** @description The candidate. */
             candidate_id: components["schemas"]["CandidateId"];
@@ -1441,6 +1441,12 @@ export interface components {
          *     answers with the search that the first one made; with `?dry_run=true` nothing is stored.
          */
         NewSearch: {
+            /**
+             * @description Uploaded files that evaluations start from, laid out under their names: trained parts of the dataset
+             *     (`manifest.json` and the files it names) and, with `latents.safetensors`, its training clips, so that a worker
+             *     needs none of them. Workers use the parts they ship where it is empty.
+             */
+            base?: components["schemas"]["ArtifactRef"][];
             /** @description The device whose costs count; required unless the space is a table. */
             device?: string | null;
             /** @description Replaces the space file's name for people. */
@@ -1673,6 +1679,8 @@ export interface components {
         Page_SearchView: {
             /** @description The items of this page, oldest first unless the route says otherwise. */
             items: {
+                /** @description Files that its evaluations start from; empty where workers use the parts they ship. */
+                base?: components["schemas"]["ArtifactRef"][];
                 /** @description Budget. */
                 budget: components["schemas"]["Budget"];
                 /** @description What verification taught about the predictions. */
@@ -1910,6 +1918,8 @@ export interface components {
         SearchState: "profiling" | "eliminating" | "searching" | "verifying" | "done" | "paused" | "cancelled" | "failed";
         /** @description A search as it is shown. */
         SearchView: {
+            /** @description Files that its evaluations start from; empty where workers use the parts they ship. */
+            base?: components["schemas"]["ArtifactRef"][];
             /** @description Budget. */
             budget: components["schemas"]["Budget"];
             /** @description What verification taught about the predictions. */

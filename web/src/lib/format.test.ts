@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { ago, bigCount, bytes, duration, figureText, figureWithUnit, hours, limitText, metricLabel, significant, unitOf } from "./format";
+import { ago, bigCount, bytes, duration, figureText, figureWithUnit, hours, limitText, metricLabel, significant, tickTexts, unitOf } from "./format";
 
 describe("metrics", () => {
   it("are named without their unit", () => {
@@ -45,6 +45,19 @@ describe("figures", () => {
   it("use a true minus sign and never a negative zero", () => {
     expect(significant(-1.234)).toBe("\u22121.23");
     expect(figureText({ value: -0.0001, standard_error: 0.1 }, unitOf("quality", 1))).toBe("0.00 ± 0.10");
+  });
+});
+
+describe("ticks", () => {
+  it("of one axis have the same digits after the point", () => {
+    expect(tickTexts([0.05, 0.1, 0.15000000000000002])).toEqual(["0.05", "0.10", "0.15"]);
+    expect(tickTexts([9.5, 10, 10.5])).toEqual(["9.5", "10.0", "10.5"]);
+    expect(tickTexts([0, 50, 100])).toEqual(["0", "50", "100"]);
+    expect(tickTexts([])).toEqual([]);
+  });
+
+  it("over powers of ten have their own", () => {
+    expect(tickTexts([0.1, 1, 10])).toEqual(["0.1", "1", "10"]);
   });
 });
 

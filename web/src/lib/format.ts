@@ -99,6 +99,20 @@ export function withUnit(text: string, unit: string): string {
   return unit === "" ? text : `${text}\u00a0${unit}`;
 }
 
+/** The labels of an axis: with digits after the point for all, or each with its own where they span powers of ten. */
+export function tickTexts(values: readonly number[]): string[] {
+  const decimals = values.map(decimalsOf);
+  const sizes = values.filter((value) => value !== 0).map(Math.abs);
+  const logarithmic = !values.includes(0) && Math.max(...sizes) >= 100 * Math.min(...sizes);
+  return values.map((value, index) => fixed(value, logarithmic ? (decimals[index] ?? 0) : Math.max(...decimals)));
+}
+
+/** How many digits after the point `value` has, but for the noise of floating-point arithmetic. */
+function decimalsOf(value: number): number {
+  const decimals = Array.from({ length: 8 }, (_, index) => index);
+  return decimals.find((count) => Math.abs(Number(value.toFixed(count)) - value) <= 1e-7 * Math.abs(value)) ?? 8;
+}
+
 /** Seconds as people say them: `48 s`, `3 min 20 s`, `2 h 5 min`. */
 export function duration(seconds: number): string {
   if (seconds < 10) return `${significant(seconds, 2)}\u00a0s`;

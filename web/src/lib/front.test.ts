@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { CandidateView, FrontPoint, Metrics } from "../api/types";
-import { axisChoices, defaultAxes, directionOf, domain, marks, placeLabels, shortName, staircase, stairPath } from "./front";
+import { axisChoices, defaultAxes, directionOf, domain, marks, placeLabels, placeTip, shortName, staircase, stairPath } from "./front";
 
 const OBJECTIVES = [
   { metric: "quality", direction: "maximize" },
@@ -170,5 +170,15 @@ describe("labels", () => {
   it("are what stands before the explanation", () => {
     expect(shortName("SVD-like: convolution and attention in turn")).toBe("SVD-like");
     expect(shortName("backbone alone")).toBe("backbone alone");
+  });
+});
+
+describe("a note at a point", () => {
+  it("stands beside it where there is room, else below it and inside", () => {
+    expect(placeTip(100, 200, 640)).toEqual({ left: 114, below: false });
+    expect(placeTip(500, 200, 640)).toEqual({ left: 286, below: false });
+    expect(placeTip(130, 260, 326)).toEqual({ left: 0, below: true });
+    expect(placeTip(200, 260, 326)).toEqual({ left: 66, below: true });
+    expect(placeTip(50, 400, 326)).toEqual({ left: 0, below: true });
   });
 });

@@ -25,6 +25,17 @@ export function figures({ predicted, measured }: Pick<CandidateView, "predicted"
   return { ...measured, ...predicted };
 }
 
+/** Pixels between a point and what is said of it. */
+const TIP_GAP = 14;
+
+/** Where a note `wide` pixels wide stands beside the point at `x`, or below it where neither side has room. */
+export function placeTip(x: number, wide: number, width: number): { left: number; below: boolean } {
+  const [left, right] = [x - TIP_GAP - wide, x + TIP_GAP];
+  if (x <= width / 2 && right + wide <= width) return { left: right, below: false };
+  if (left >= 0) return { left, below: false };
+  return { left: Math.max(0, Math.min(x - wide / 2, width - wide)), below: true };
+}
+
 /** Whether more of it is better; both spellings of the word are in use. */
 function isGoal({ direction }: ObjectiveView): boolean {
   return direction.startsWith("maximi");

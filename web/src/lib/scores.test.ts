@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { scoredMetrics, scoresOf } from "./scores";
+import { captionsOf, scoredMetrics, scoresOf } from "./scores";
 
 it("tells dimensions from motion and both from costs and facts", () => {
   const names = ["color", "dynamic_degree", "object_class", "parameters", "peak_memory_bytes", "quality", "train_loss"];
@@ -8,4 +8,9 @@ it("tells dimensions from motion and both from costs and facts", () => {
   expect(scores.dimensions.map(({ metric }) => metric)).toEqual(["color", "object_class"]);
   expect(scores.motion.map(({ metric }) => metric)).toEqual(["dynamic_degree"]);
   expect(scoredMetrics(scores)).toEqual(["quality", "color", "object_class", "dynamic_degree"]);
+});
+
+it("reads the prompts of a document of scores, and none of another", () => {
+  expect(captionsOf('[{"caption":"a red circle","values":{}},{"caption":"a blue one"},{"values":{}},null]')).toEqual(["a red circle", "a blue one"]);
+  expect(captionsOf('{"caption":"a red circle"}')).toEqual([]);
 });

@@ -30,6 +30,13 @@ export function scoresOf(measured: Metrics): Scores {
   };
 }
 
+/** The prompts in an evaluator's scores by prompt, in its order; none where the document is another. */
+export function captionsOf(document: string): string[] {
+  const prompts: unknown = JSON.parse(document);
+  if (!Array.isArray(prompts)) return [];
+  return prompts.flatMap((prompt: { caption?: unknown } | null) => (typeof prompt?.caption === "string" ? [prompt.caption] : []));
+}
+
 /** The metrics among `scores`. */
 export function scoredMetrics({ quality, dimensions, motion }: Scores): string[] {
   return [...(quality === null ? [] : [quality]), ...dimensions, ...motion].map(({ metric }) => metric);

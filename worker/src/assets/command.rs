@@ -153,3 +153,56 @@ impl Assets {
         Ok(source)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Schedule, Training};
+    use super::*;
+    use crate::data::shapes::Shapes;
+
+    /// Parts of a few clips and steps: enough to go through every stage.
+    fn small(folder: &Path) -> Vec<Vec<u8>> {
+        tch::set_num_threads(1);
+        let source = Shapes {
+            clips_per_combination: 1,
+            held_out_per_combination: 1,
+            ..Shapes::default()
+        };
+        let few = Schedule {
+            steps: 2,
+            batch: 6,
+            learning_rate: 1e-3,
+        };
+        let recipe = Recipe {
+            training: Training {
+                vae_spatial: few,
+                vae_temporal: few,
+                backbone: few,
+                frame_reader: few,
+                clip_reader: few,
+                ..Recipe::shapes().training
+            },
+            ..Recipe::shapes()
+        };
+        let (work, out) = (folder.join("work"), folder.join("out"));
+        std::fs::create_dir_all(&work).unwrap();
+        let shop = Workshop {
+            source: &source,
+            recipe: &recipe,
+            folder: work,
+        };
+        make(&shop, "shapes", &out).unwrap();
+        [VAE, TEXT, BACKBONE, EVALUATORS, super::super::MANIFEST]
+            .map(|name| std::fs::read(out.join(name)).unwrap())
+            .to_vec()
+    }
+
+    #[test]
+    fn the_same_recipe_makes_the_same_bytes() {
+        let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        assert!(
+            small(first.path()) == small(second.path()),
+            "files of two equal runs differ"
+        );
+    }
+}

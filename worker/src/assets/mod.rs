@@ -5,6 +5,7 @@
 
 mod command;
 mod evaluators;
+mod latents;
 mod manifest;
 mod recipe;
 mod stage;
@@ -12,6 +13,7 @@ mod train;
 mod words;
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use tch::{Device, Tensor, nn};
@@ -24,6 +26,7 @@ use crate::models::vae::Vae;
 use crate::scoring::evaluators::{ClipReader, Evaluators, FrameReader};
 
 pub use command::{AssetsArgs, command};
+pub use latents::{LatentsArgs, latents_command};
 pub(crate) use manifest::digest_of;
 pub use manifest::{FileEntry, Manifest};
 pub use recipe::{Recipe, Schedule, Training};
@@ -76,6 +79,9 @@ pub enum AssetsError {
         /// The dataset it belongs to.
         dataset: String,
     },
+    /// Whoever asked does not want to wait any longer.
+    #[error("interrupted")]
+    Interrupted,
     /// The clips cannot be read.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -144,11 +150,16 @@ impl Assets {
         fill(spatial, &self.folder.join(BACKBONE))
     }
 
-    /// Latents and texts to train candidates on; made under `cache` where they are not there yet.
+    /// Latents and texts to train candidates on: from the file beside the parts, else made under `cache` where they
+    /// are not there yet.
     ///
     /// # Errors
-    /// Where clips cannot be read or latents cannot be written.
-    pub fn training_set(&self, cache: &Path, progress: &mut dyn FnMut(f64)) -> Result<TrainingSet, AssetsError> {
+    /// Where clips cannot be read, latents cannot be written, or `progress` breaks it off.
+    pub fn training_set(
+        &self,
+        cache: &Path,
+        progress: &mut dyn FnMut(f64) -> ControlFlow<()>,
+    ) -> Result<TrainingSet, AssetsError> {
         TrainingSet::open(self, cache, progress)
     }
 
@@ -165,6 +176,11 @@ impl Assets {
     pub fn latent_shape(&self) -> [i64; 4] {
         let unet = &self.manifest.recipe.backbone;
         [unet.latent_channels, unet.frames, unet.height, unet.width].map(|size| size as i64)
+    }
+
+    /// The folder they were read from.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Where the parts are.

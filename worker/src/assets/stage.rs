@@ -140,3 +140,50 @@ pub(crate) fn read_tensors(path: &Path) -> Result<HashMap<String, Tensor>, Asset
     };
     Ok(Tensor::read_safetensors(path).map_err(failed)?.into_iter().collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use tch::{Device, Kind};
+
+    use super::*;
+    use crate::models::norm::{Start, linear};
+    use crate::models::seeded::{normal, seed_weights};
+
+    /// Trains a line; where `dies_at` is reached, the process would be gone.
+    fn train(folder: &Path, dies_at: Option<u64>) -> Vec<f32> {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let line = linear(vs.root(), 3, 1, true, Start::Random);
+        seed_weights(&vs, 4);
+        let stage = Stage {
+            name: "line",
+            folder,
+            steps: 250,
+            learning_rate: 1e-2,
+        };
+        let run = || {
+            stage.run(&vs, |step| {
+                assert_ne!(Some(step), dies_at, "killed");
+                let xs = normal(&[8, 3], step, Device::Cpu);
+                (xs.apply(&line) - xs.sum_dim_intlist([1i64].as_slice(), true, Kind::Float))
+                    .square()
+                    .mean(Kind::Float)
+            })
+        };
+        match catch_unwind(AssertUnwindSafe(run)) {
+            Ok(outcome) => outcome.expect("a writable folder"),
+            Err(_) => assert!(dies_at.is_some()),
+        }
+        Vec::try_from(line.ws.detach().flatten(0, -1)).expect("three numbers")
+    }
+
+    #[test]
+    fn a_stage_that_was_killed_goes_on_to_the_same_weights() {
+        let (whole, broken) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let straight = train(whole.path(), None);
+        assert!(straight.iter().all(|weight| (weight - 1.0).abs() < 0.1), "{straight:?}");
+        train(broken.path(), Some(137));
+        assert_eq!(train(broken.path(), None), straight);
+    }
+}

@@ -142,6 +142,7 @@ impl Workshop<'_> {
         let text = TextEncoder::new(&vs.root(), &self.recipe.text, tokenizer.size());
         seed_weights(&vs, self.recipe.seed);
         let schedule = self.recipe.training.backbone;
+        let (mean, std) = self.recipe.training.backbone_times;
         let frames = latents.transpose(1, 2).flatten(0, 1).unsqueeze(2); // [n*t, 4, 1, h, w]
         let per_clip = latents.size()[2] as usize;
         self.stage(NAME, schedule).run(&vs, |step| {
@@ -159,7 +160,7 @@ impl Workshop<'_> {
                 .collect();
             let context = text.forward(&tokenizer.encode_all(&captions, self.recipe.text.tokens));
             let clean = pick(&frames, &indices);
-            let times = flow::logit_normal(&mut rng, schedule.batch as i64, 0.0, 1.0);
+            let times = flow::logit_normal(&mut rng, schedule.batch as i64, mean, std);
             let noise = normal_from(&mut rng, &clean.size(), Device::Cpu);
             flow::loss(&unet, &clean, &noise, &times, &context)
         })?;

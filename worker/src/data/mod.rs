@@ -2,6 +2,7 @@
 
 pub mod clips;
 pub mod emoji;
+pub mod encoded;
 pub mod latents;
 pub mod shapes;
 

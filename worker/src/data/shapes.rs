@@ -12,7 +12,7 @@ use super::{Attributes, CHANNELS, Clip, ClipSource, DataError, FRAMES, Prompt, S
 use crate::models::seeded::generator;
 
 /// Counts changes in what is drawn.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const OBJECTS: [&str; 4] = ["circle", "square", "triangle", "star"];
 const COLORS: [(&str, [u8; 3]); 6] = [
     ("red", [220, 50, 47]),
@@ -30,9 +30,9 @@ const MOTIONS: [(&str, [f64; 2]); 4] = [
 ];
 const BACKGROUND: [u8; 3] = [26, 28, 36];
 /// Radii of the circle around the shape, in pixels.
-const RADIUS: (f64, f64) = (9.0, 12.0);
+const RADIUS: (f64, f64) = (10.0, 13.0);
 /// Way from the first frame to the last, in pixels.
-const TRAVEL: (f64, f64) = (28.0, 34.0);
+const TRAVEL: (f64, f64) = (26.0, 32.0);
 
 /// The shapes dataset: how many clips of each combination, and the seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -193,7 +193,7 @@ fn corners(object: usize, radius: f64) -> Vec<[f64; 2]> {
     match OBJECTS[object] {
         "square" => ring(4, 0.125, &|_| radius * 1.2),
         "triangle" => ring(3, 0.0, &|_| radius * 1.25),
-        "star" => ring(10, 0.0, &|i| if i % 2 == 0 { radius * 1.3 } else { radius * 0.55 }),
+        "star" => ring(10, 0.0, &|i| if i % 2 == 0 { radius * 1.25 } else { radius * 0.5 }),
         _ => Vec::new(),
     }
 }

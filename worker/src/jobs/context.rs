@@ -10,7 +10,8 @@ use tch::Device;
 use tokio::sync::Notify;
 
 use super::JobError;
-use crate::client::Client;
+use crate::checkpoint::write_atomically;
+use crate::client::{Client, digest_of};
 
 /// The end of the log that travels with a failure.
 const LOG_BYTES: usize = 60 * 1024;
@@ -211,37 +212,57 @@ impl JobContext {
     /// it names some, else the one that ships.
     ///
     /// # Errors
-    /// Where an artifact cannot be had, or its name is no plain file name.
+    /// Where an artifact cannot be had, or a name is no plain file name.
     pub fn assets(&self, dataset: &str, base: &[ArtifactRef]) -> Result<PathBuf, JobError> {
+        let names = base.iter().map(|part| part.name.as_str());
+        if let Some(wrong) = names.chain([dataset]).find(|name| !is_plain(name)) {
+            return Err(JobError::Input(format!("`{wrong}` is no plain file name")));
+        }
         if base.is_empty() {
             return Ok(self.settings.assets.clone());
         }
-        let mut digests: Vec<String> = base
-            .iter()
-            .map(|part| format!("{} {}", part.name, part.digest))
-            .collect();
-        digests.sort();
-        let key = crate::client::digest_of(digests.join("\n").as_bytes());
-        let root = self.settings.cache.join("base").join(key.as_str());
+        let root = self.settings.cache.join("base").join(key_of(base));
         for part in base {
-            let plain = Path::new(&part.name)
-                .file_name()
-                .is_some_and(|name| name == part.name.as_str());
-            if !plain {
-                return Err(JobError::Input(format!("`{}` is no plain file name", part.name)));
-            }
             let place = root.join(dataset).join(&part.name);
             if !place.exists() {
-                let bytes = self.fetch(part)?;
-                crate::checkpoint::write_atomically(&place, &bytes).map_err(JobError::attempt)?;
+                lay_out(&self.fetch_file(part)?, &place).map_err(JobError::attempt)?;
             }
         }
         Ok(root)
     }
 }
 
+fn is_plain(name: &str) -> bool {
+    Path::new(name).file_name().is_some_and(|file| file == name)
+}
+
+/// The same files give the same key, in whatever order they are named.
+fn key_of(base: &[ArtifactRef]) -> String {
+    let mut lines: Vec<String> = base
+        .iter()
+        .map(|part| format!("{} {}", part.name, part.digest))
+        .collect();
+    lines.sort();
+    digest_of(lines.join("\n").as_bytes()).to_string()
+}
+
+/// Puts a file that never changes in a second place, at once and whole: as a link where the disk can.
+fn lay_out(file: &Path, place: &Path) -> std::io::Result<()> {
+    if let Some(folder) = place.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    match std::fs::hard_link(file, place) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            write_atomically(place, &std::fs::read(file)?)
+        }
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use tokio::runtime::Runtime;
+
     use super::*;
 
     fn point(step: u64) -> CurvePoint {
@@ -259,23 +280,94 @@ mod tests {
         assert!(pulse.take().curve.is_empty());
     }
 
-    #[tokio::test]
-    async fn a_long_log_keeps_its_end() {
-        let folder = tempfile::tempdir().unwrap();
-        let client = Client::new("http://127.0.0.1:1", None, folder.path()).unwrap();
+    /// A job's surroundings without a coordinator.
+    fn context(tokio: &Runtime, cache: &Path) -> JobContext {
+        let _inside = tokio.enter();
         let settings = Settings {
             device: Device::Cpu,
             threads: 1,
-            cache: folder.path().to_owned(),
-            assets: folder.path().to_owned(),
+            cache: cache.to_owned(),
+            assets: PathBuf::from("shipped"),
             memory_bytes: 0,
         };
-        let context = JobContext::new(settings, Arc::default(), None, client);
+        let client = Client::new("http://127.0.0.1:1", None, cache).unwrap();
+        JobContext::new(settings, Arc::default(), None, client)
+    }
+
+    fn part(context: &JobContext, name: &str, bytes: &[u8]) -> ArtifactRef {
+        let kept = context.keep(ArtifactRole::Base, name, "application/octet-stream", bytes);
+        kept.unwrap()
+    }
+
+    #[test]
+    fn a_long_log_keeps_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let tokio = Runtime::new().unwrap();
+        let context = context(&tokio, folder.path());
         for line in 0..4000 {
             context.log(&format!("line {line} of a log that is long"));
         }
         let log = context.pulse.log();
         assert!(log.len() <= LOG_BYTES && log.ends_with("line 3999 of a log that is long\n"));
         assert!(log.lines().all(|line| line.contains("line ")), "lines are whole");
+    }
+
+    #[test]
+    fn base_files_are_laid_out_under_their_names_and_the_name_of_the_dataset() {
+        let folder = tempfile::tempdir().unwrap();
+        let tokio = Runtime::new().unwrap();
+        let context = context(&tokio, folder.path());
+        let base = [
+            part(&context, "manifest.json", b"{}"),
+            part(&context, "vae.safetensors", b"weights"),
+        ];
+        let root = context.assets("shapes", &base).unwrap();
+        assert_eq!(std::fs::read(root.join("shapes/manifest.json")).unwrap(), b"{}");
+        assert_eq!(std::fs::read(root.join("shapes/vae.safetensors")).unwrap(), b"weights");
+
+        let reversed = [base[1].clone(), base[0].clone()];
+        assert_eq!(
+            context.assets("shapes", &reversed).unwrap(),
+            root,
+            "the order does not matter"
+        );
+        let other = [base[0].clone(), part(&context, "vae.safetensors", b"other weights")];
+        let other = context.assets("shapes", &other).unwrap();
+        assert_ne!(other, root, "the bytes do");
+        assert_eq!(
+            std::fs::read(other.join("shapes/vae.safetensors")).unwrap(),
+            b"other weights"
+        );
+        assert_eq!(std::fs::read(root.join("shapes/vae.safetensors")).unwrap(), b"weights");
+        assert_eq!(context.assets("shapes", &[]).unwrap(), PathBuf::from("shipped"));
+    }
+
+    #[test]
+    fn names_that_lead_elsewhere_are_refused_for_good() {
+        let folder = tempfile::tempdir().unwrap();
+        let tokio = Runtime::new().unwrap();
+        let context = context(&tokio, folder.path());
+        for name in ["../vae.safetensors", "/etc/passwd", "a/b", "..", "", "a/"] {
+            let base = [part(&context, name, b"x")];
+            let error = context.assets("shapes", &base).unwrap_err();
+            assert!(!error.is_worth_another_attempt(), "{name}: {error}");
+            let error = context.assets(name, &[part(&context, "x", b"x")]).unwrap_err();
+            assert!(!error.is_worth_another_attempt(), "dataset {name}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_fetched_is_worth_another_attempt() {
+        let folder = tempfile::tempdir().unwrap();
+        let tokio = Runtime::new().unwrap();
+        let context = context(&tokio, folder.path());
+        let here = part(&context, "a", b"a");
+        let elsewhere = ArtifactRef {
+            digest: digest_of(b"elsewhere"),
+            name: "b".to_owned(),
+            ..here.clone()
+        };
+        let error = context.assets("shapes", &[here, elsewhere]).unwrap_err();
+        assert!(error.is_worth_another_attempt(), "{error}");
     }
 }

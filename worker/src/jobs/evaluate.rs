@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tch::nn;
 
 use super::{JobContext, JobError, parse};
-use crate::assets::Assets;
+use crate::assets::{Assets, AssetsError};
 use crate::checkpoint::{Checkpoint, decode_tensors, encode_tensors};
 use crate::data::latents::TrainingSet;
 use crate::models::UNet;
@@ -44,11 +44,16 @@ pub(super) fn run(context: &JobContext, input: &EvaluateInput) -> Result<JobResu
         input.architecture,
         assets.evaluator_line()
     ));
-    let clips = assets.training_set(&context.settings.cache, &mut |share| {
-        // Interruption is noticed at the first step.
-        let _ = context.progress(TRAINING.0 * share, "encoding clips");
+    let clips = assets.training_set(&context.settings.cache, &mut |share| match context
+        .progress(TRAINING.0 * share, "encoding clips")
+    {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(_) => ControlFlow::Break(()),
     });
-    let clips = clips.map_err(JobError::attempt)?;
+    let clips = clips.map_err(|error| match error {
+        AssetsError::Interrupted => JobError::Interrupted,
+        error => JobError::attempt(error),
+    })?;
 
     let vs = nn::VarStore::new(context.settings.device);
     let unet = UNet::new(&vs.root(), unet, &space.layers(&architecture));

@@ -40,12 +40,12 @@ pub(super) struct Line {
 pub(super) struct Problems(Vec<String>);
 
 impl Problems {
-    pub fn add(&mut self, line: usize, problem: impl std::fmt::Display) {
+    pub(super) fn add(&mut self, line: usize, problem: impl std::fmt::Display) {
         self.0.push(format!("{line}: {problem}"));
     }
 
     /// `value`, or every problem at once.
-    pub fn or<T>(self, value: T, list: &Path) -> Result<T, DataError> {
+    pub(super) fn or<T>(self, value: T, list: &Path) -> Result<T, DataError> {
         if self.0.is_empty() {
             return Ok(value);
         }

@@ -34,10 +34,10 @@ pub(super) enum Media {
 }
 
 impl Media {
-    pub const ALLOWED: &str =
+    pub(super) const ALLOWED: &str =
         "animated .webp or .gif, a folder of .png or .webp frames, video (.mp4, .m4v, .mov, .mkv, .webm, .avi)";
 
-    pub fn of(path: &Path) -> Option<Self> {
+    pub(super) fn of(path: &Path) -> Option<Self> {
         if path.is_dir() {
             return Some(Self::Frames);
         }
