@@ -66,8 +66,8 @@ lut-accuracy: build ## predicted against measured latency and peak memory of 100
 proxy-check: build ## does the score carry a signal? (long)
 	@$(PROGRAMS)/temponas-worker proxy-check $(ARGS)
 
-assets: build ## train the small pretrained parts anew (at most 2 hours on 2 cores, goes on where it stopped)
-	@$(PROGRAMS)/temponas-worker assets $(ARGS)
+assets: build $(if $(filter emoji,$(DATA)),data-emoji) ## train the small pretrained parts anew (at most 2 hours on 2 cores, goes on where it stopped)
+	@$(PROGRAMS)/temponas-worker assets $(if $(DATA),--dataset $(DATA)) $(ARGS)
 
 data-emoji: ## fetch the real clips: animated emoji with their names (172 MB, once)
 	@scripts/data-emoji >/dev/null

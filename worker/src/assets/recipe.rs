@@ -132,7 +132,7 @@ impl Recipe {
             },
         }
     }
-    /// The recipe for `emoji`: the sizes of `shapes` with longer captions, and more steps for pictures that hold more.
+    /// The recipe for `emoji`: the sizes of `shapes` with longer captions.
     #[must_use]
     pub fn emoji() -> Self {
         const TOKENS: u64 = 12;
@@ -147,8 +147,11 @@ impl Recipe {
                 ..shapes.backbone
             },
             training: Training {
-                frame_reader: schedule(1500, 32, 2e-3),
-                clip_reader: schedule(1500, 24, 2e-3),
+                vae_spatial: schedule(1000, 16, 3e-3),
+                vae_temporal: schedule(800, 8, 3e-3),
+                backbone: schedule(2500, 48, 2e-3),
+                frame_reader: schedule(1000, 32, 2e-3),
+                clip_reader: schedule(1200, 24, 2e-3),
                 ..shapes.training
             },
             ..shapes

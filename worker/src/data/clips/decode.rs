@@ -5,11 +5,12 @@
 
 use std::fs::File;
 use std::io::BufReader;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use image::codecs::{gif::GifDecoder, webp::WebPDecoder};
 use image::imageops::{self, FilterType};
-use image::{AnimationDecoder, Frame, ImageDecoder, ImageReader, Rgb, RgbImage, RgbaImage};
+use image::{AnimationDecoder, Frame, ImageDecoder, ImageReader, Rgb, RgbImage, Rgba, RgbaImage};
 
 use super::video;
 use crate::data::{DataError, FRAMES, SIDE};
@@ -70,21 +71,27 @@ pub(super) struct Picture {
 /// # Errors
 /// Where the file is damaged, holds fewer than two pictures, or takes a program that is not there.
 pub fn read_clip(path: &Path) -> Result<Vec<u8>, DataError> {
-    let pictures = match Media::of(path) {
-        Some(Media::WebP) => read_webp(path)?,
-        Some(Media::Gif) => read_gif(path)?,
-        Some(Media::Frames) => read_frames(path)?,
-        Some(Media::Video) => video::read(path, &video::program())?,
+    let pictures = guarded(path, || match Media::of(path) {
+        Some(Media::WebP) => read_webp(path),
+        Some(Media::Gif) => read_gif(path),
+        Some(Media::Frames) => read_frames(path),
+        Some(Media::Video) => video::read(path, &video::program()),
         None => {
             let problem = format!("no clip; allowed: {}", Media::ALLOWED);
-            return Err(DataError::content(path.display(), problem));
+            Err(DataError::content(path.display(), problem))
         }
-    };
+    })?;
     if pictures.len() < 2 {
         let problem = format!("holds {} pictures; a clip has at least 2", pictures.len());
         return Err(DataError::content(path.display(), problem));
     }
     Ok(evenly(&pictures))
+}
+
+/// Runs a decoder; one that panics over a damaged file has found it damaged.
+pub(super) fn guarded<T>(path: &Path, decode: impl FnOnce() -> Result<T, DataError>) -> Result<T, DataError> {
+    let gave_up = |_| Err(DataError::content(path.display(), "damaged: its decoder gave up"));
+    catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(gave_up)
 }
 
 /// The pictures seen in the middle of each of `FRAMES` equal parts of the whole time.
@@ -113,6 +120,8 @@ fn read_webp(path: &Path) -> Result<Vec<Picture>, DataError> {
             "a still picture; a clip is animated",
         ));
     }
+    // Without a colour the decoder leaves what a picture should clear before the next.
+    decoder.set_background_color(Rgba([0; 4])).map_err(damaged(path))?;
     animation(path, decoder)
 }
 

@@ -29,8 +29,13 @@ fn gif(path: &Path, pictures: &[RgbaImage], delays_ms: &[u32]) {
     }
 }
 
-/// A RIFF file of lossless frames, put together by the container's specification.
-fn webp(pictures: &[RgbaImage], delay_ms: u32) -> Vec<u8> {
+/// Replace what is there.
+const REPLACE: u8 = 0b10;
+/// Replace what is there, and clear it before the next picture.
+const REPLACE_THEN_CLEAR: u8 = 0b11;
+
+/// A RIFF file of lossless frames, put together by the container's specification; the first is as large as the clip.
+fn webp(pictures: &[RgbaImage], delay_ms: u32, method: u8) -> Vec<u8> {
     let three = |number: u32| number.to_le_bytes()[..3].to_vec();
     let chunk = |name: &[u8; 4], content: &[u8]| {
         let mut bytes = [name.as_slice(), &(content.len() as u32).to_le_bytes(), content].concat();
@@ -43,11 +48,13 @@ fn webp(pictures: &[RgbaImage], delay_ms: u32) -> Vec<u8> {
     body.extend(chunk(b"VP8X", &[&[0x12, 0, 0, 0], canvas.as_slice()].concat()));
     body.extend(chunk(b"ANIM", &[0; 6]));
     for picture in pictures {
+        let (width, height) = picture.dimensions();
         let mut still = Vec::new();
         WebPEncoder::new_lossless(&mut still)
             .write_image(picture, width, height, ExtendedColorType::Rgba8)
             .unwrap();
-        let place = [vec![0; 6], canvas.clone(), three(delay_ms), vec![0b10]].concat();
+        let size = [three(width - 1), three(height - 1)].concat();
+        let place = [vec![0; 6], size, three(delay_ms), vec![method]].concat();
         body.extend(chunk(b"ANMF", &[place, still[12..].to_vec()].concat()));
     }
     [b"RIFF", (body.len() as u32).to_le_bytes().as_slice(), &body].concat()
@@ -72,7 +79,7 @@ fn every_kind_of_clip_gives_the_same_frames() {
     let at = |name: &str| folder.path().join(name);
     let pictures = levels(20, 64, 64);
     gif(&at("a.gif"), &pictures, &[40]);
-    fs::write(at("a.webp"), webp(&pictures, 40)).unwrap();
+    fs::write(at("a.webp"), webp(&pictures, 40, REPLACE)).unwrap();
     frames(&at("a"), &pictures);
     let expected = read_clip(&at("a")).unwrap();
     assert_eq!(expected.len(), FRAMES * FRAME_BYTES);
@@ -115,6 +122,27 @@ fn transparency_shows_the_background_and_proportions_stay() {
     assert_eq!(pixel(50, 32), RED[..3], "opaque");
     assert_eq!(pixel(50, 10), BACKGROUND, "above the wide picture");
     assert_eq!(pixel(50, 17), RED[..3]);
+}
+
+#[test]
+fn a_picture_of_a_webp_is_cleared_before_a_smaller_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.webp");
+    let pictures = [
+        RgbaImage::from_pixel(64, 64, Rgba(RED)),
+        RgbaImage::from_pixel(8, 8, Rgba(RED)),
+    ];
+    for (method, after) in [(REPLACE, RED[0]), (REPLACE_THEN_CLEAR, BACKGROUND[0])] {
+        fs::write(&path, webp(&pictures, 40, method)).unwrap();
+        let middles = middles(&read_clip(&path).unwrap());
+        assert_eq!((middles[0], middles[FRAMES - 1]), (RED[0], after));
+    }
+}
+
+#[test]
+fn a_decoder_that_panics_has_found_a_damaged_file() {
+    let error = decode::guarded::<()>(Path::new("a.webp"), || panic!("index out of bounds")).unwrap_err();
+    assert_eq!(error.to_string(), "a.webp: damaged: its decoder gave up");
 }
 
 #[test]
@@ -307,7 +335,7 @@ proptest! {
         let folder = tempfile::tempdir().unwrap();
         let pictures = levels(4, 9, 7);
         let (name, path) = [("a.webp", "a.webp"), ("a.gif", "a.gif"), ("a", "a/001.png")][kind];
-        fs::write(folder.path().join("a.webp"), webp(&pictures, 40)).unwrap();
+        fs::write(folder.path().join("a.webp"), webp(&pictures, 40, REPLACE)).unwrap();
         gif(&folder.path().join("a.gif"), &pictures, &[40]);
         frames(&folder.path().join("a"), &pictures);
         let path = folder.path().join(path);
