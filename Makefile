@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup build page demo test test-page bench bench-search lut-accuracy proxy-check assets lint openapi
+.PHONY: help setup build page demo test test-page bench bench-search lut-accuracy proxy-check assets data-emoji lint openapi
 
 export TEMPONAS_CACHE ?= $(HOME)/.cache/temponas
 
@@ -39,8 +39,8 @@ page: setup
 build: page ## build the page and all programs
 	cargo build --workspace
 
-demo: build ## search on this machine and show it; ONCE=1 ends with the search, PORT=8080
-	@$(WITH_POSTGRES) exec $(PROGRAMS)/temponas demo $(if $(filter-out 0,$(ONCE)),--once) $(if $(PORT),--port $(PORT))
+demo: build $(if $(filter emoji,$(DATA)),data-emoji) ## search on this machine and show it; ONCE=1 ends with the search, DATA=emoji takes real clips, PORT=8080
+	@$(WITH_POSTGRES) exec $(PROGRAMS)/temponas demo $(if $(DATA),--data $(DATA)) $(if $(filter-out 0,$(ONCE)),--once) $(if $(PORT),--port $(PORT))
 
 test: ## run all tests; the last line is their sum
 	@scripts/prerequisites
@@ -66,8 +66,11 @@ lut-accuracy: build ## predicted against measured latency and peak memory of 100
 proxy-check: build ## does the score carry a signal? (long)
 	@$(PROGRAMS)/temponas-worker proxy-check $(ARGS)
 
-assets: build ## train the small pretrained parts anew (at most 2 hours on 2 cores, goes on where it stopped)
-	@$(PROGRAMS)/temponas-worker assets $(ARGS)
+assets: build $(if $(filter emoji,$(DATA)),data-emoji) ## train the small pretrained parts anew (at most 2 hours on 2 cores, goes on where it stopped)
+	@$(PROGRAMS)/temponas-worker assets $(if $(DATA),--dataset $(DATA)) $(ARGS)
+
+data-emoji: ## fetch the real clips: animated emoji with their names (172 MB, once)
+	@scripts/data-emoji >/dev/null
 
 lint: page ## formatting, clippy, the page's types, the recorded SQL
 	cargo fmt --all --check

@@ -250,5 +250,45 @@ class Setup(unittest.TestCase):
             self.assertEqual([path.name for path in Path(parent).iterdir()], ["thing-1"])
 
 
+class DataEmoji(unittest.TestCase):
+    def run_with(self, cache, npm):
+        """The script with an `npm` of our own and nothing else on PATH."""
+        tools = Path(cache) / "tools"
+        tools.mkdir(exist_ok=True)
+        if npm:
+            (tools / "npm").write_text("#!/bin/sh\n" + npm)
+            (tools / "npm").chmod(0o755)
+        environment = dict(os.environ, TEMPONAS_CACHE=str(cache), PATH=str(tools))
+        return run(sys.executable, SCRIPTS / "data-emoji", env=environment)
+
+    def test_only_clips_and_names_have_a_place(self):
+        place = load("data-emoji").place
+        self.assertEqual(place("package/assets/1f44b.webp"), "clips/1f44b.webp")
+        self.assertEqual(place("package/en/data.json"), "names.json")
+        for other in ("package/assets/../../evil.webp", "package/assets/.gitkeep", "package/de/data.json"):
+            self.assertIsNone(place(other), other)
+
+    def test_another_package_than_the_pinned_one_is_refused(self):
+        with tempfile.TemporaryDirectory() as cache:
+            # npm pack --loglevel=error --pack-destination FOLDER PACKAGE
+            result = self.run_with(cache, 'echo altered > "$4/package.tgz"')
+            self.assertEqual(result.returncode, 1)
+            self.assertRegex(result.stderr, r"fluent-emoji-anim-1@1.0.0 has digest sha512-\S+, expected is sha512-/4m31v")
+            self.assertFalse((Path(cache) / "emoji-1.0.0").exists())
+
+    def test_missing_npm_is_named(self):
+        with tempfile.TemporaryDirectory() as cache:
+            self.assertIn("npm is missing", self.run_with(cache, None).stderr)
+
+    def test_what_is_there_is_not_fetched_again(self):
+        with tempfile.TemporaryDirectory() as cache:
+            folder = Path(cache) / "emoji-1.0.0"
+            (folder / "clips").mkdir(parents=True)
+            for name in ("NOTICE", "names.json"):
+                (folder / name).write_text("")
+            result = self.run_with(cache, "exit 1")
+            self.assertEqual((result.returncode, result.stdout.strip()), (0, str(folder)), result.stderr)
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -9,15 +9,15 @@ use tch::{Kind, Tensor, nn};
 use super::evaluators::Coded;
 use super::manifest::{FileEntry, Manifest, digest_of};
 use super::train::{Clips, Workshop, in_chunks};
+use super::words::tokenizer;
 use super::{Assets, AssetsError, BACKBONE, EVALUATORS, Recipe, TEXT, VAE, write_tensors};
-use crate::data::{self, ClipSource, DataError, Split, to_tensor};
-use crate::models::text::Tokenizer;
+use crate::data::{self, ClipSource, DataError, Split, name_of, to_tensor};
 use crate::models::vae::Vae;
 
 /// Train the small pretrained parts of a dataset: VAE, text encoder, backbone and evaluators.
 #[derive(Debug, Args)]
 pub struct AssetsArgs {
-    /// Which dataset: shapes or emoji.
+    /// Which dataset: shapes, emoji, or the folder of a set of clips.
     #[arg(long, default_value = "shapes")]
     dataset: String,
     /// Where the parts go, in a folder named after the dataset.
@@ -41,13 +41,17 @@ pub struct AssetsArgs {
 pub fn command(args: &AssetsArgs) -> anyhow::Result<()> {
     tch::set_num_threads(args.threads.try_into().context("--threads is too large")?);
     let source = data::open(&args.dataset, &args.cache)?;
-    let recipe = Recipe::of(&args.dataset)
-        .with_context(|| format!("there is no recipe for `{}`; allowed: shapes, emoji", args.dataset))?;
+    let recipe = Recipe::of(&args.dataset).with_context(|| {
+        format!(
+            "there is no recipe for `{}`; allowed: shapes, emoji, a folder",
+            args.dataset
+        )
+    })?;
     let key = digest_of(&(source.settings(), &recipe));
     let folder = args
         .cache
         .join("assets")
-        .join(format!("{}-{}", args.dataset, &key[..12]));
+        .join(format!("{}-{}", name_of(&args.dataset), &key[..12]));
     if !args.resume && folder.exists() {
         std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
     }
@@ -57,7 +61,7 @@ pub fn command(args: &AssetsArgs) -> anyhow::Result<()> {
         recipe: &recipe,
         folder,
     };
-    let manifest = make(&shop, &args.dataset, &args.out.join(&args.dataset))?;
+    let manifest = make(&shop, &args.dataset, &args.out.join(name_of(&args.dataset)))?;
     for (name, share) in &manifest.accuracies {
         println!("{name}: {share:.4}");
     }
@@ -71,7 +75,7 @@ fn make(shop: &Workshop<'_>, dataset: &str, out: &Path) -> Result<Manifest, Asse
     let encode = |clips: &Clips| in_chunks(clips.frames.len(), |indices| vae.encode(&clips.tensor(indices)));
     let latents = shop.kept("latents", || encode(&train))?;
     let held_out_latents = shop.kept("latents-held-out", || encode(&held_out))?;
-    let tokenizer = Tokenizer::from_captions(train.prompts.iter().map(|prompt| prompt.caption.as_str()));
+    let tokenizer = tokenizer(&train.prompts, &shop.source.vocabulary());
     let backbone = shop.backbone(&latents, &train.prompts, &tokenizer)?;
     let coded = Coded {
         latents: &latents,

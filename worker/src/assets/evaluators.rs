@@ -242,14 +242,14 @@ fn jittered(latents: &Tensor, rng: &mut ChaCha8Rng) -> Tensor {
     latents + normal_from(rng, &latents.size(), Device::Cpu) * Tensor::from_slice(&strengths).reshape([-1, 1, 1, 1, 1])
 }
 
-/// Each clip cut into two to five pieces along its latent frames, every piece after the first from another clip: of the
-/// same caption mostly, of any caption else. This is what a backbone without temporal layers yields.
+/// Each clip cut into two to five pieces along its latent frames, every piece after the first from another clip: of
+/// what the caption names mostly, of anything else. This is what a backbone without temporal layers yields.
 fn splice(coded: &Coded<'_>, rng: &mut ChaCha8Rng) -> Tensor {
     let (count, length) = (coded.prompts.len(), coded.latents.size()[2]);
     let clips: Vec<Tensor> = (0..count)
         .map(|index| {
             let twins: Vec<usize> = (0..count)
-                .filter(|&other| other != index && coded.prompts[other].caption == coded.prompts[index].caption)
+                .filter(|&other| other != index && coded.prompts[other].attributes == coded.prompts[index].attributes)
                 .collect();
             let mut cuts: Vec<i64> = (1..length).collect();
             cuts.shuffle(rng);
@@ -334,7 +334,9 @@ fn accuracies(
         };
         let good = fits(&bytes, prompt);
         note("object_class", good.object_class);
-        note("color", good.color.unwrap_or(0.0));
+        if let Some(color) = good.color {
+            note("color", color);
+        }
         note("consistency_good", f64::from(good.overall_consistency >= 0.5));
         let bad = [
             ("consistency_static", fits(&still(&bytes, &mut rng), prompt)),

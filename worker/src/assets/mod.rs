@@ -10,6 +10,7 @@ mod manifest;
 mod recipe;
 mod stage;
 mod train;
+mod words;
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -18,7 +19,7 @@ use std::path::{Path, PathBuf};
 use tch::{Device, Tensor, nn};
 
 use crate::data::latents::TrainingSet;
-use crate::data::{DataError, Prompt, Vocabulary};
+use crate::data::{DataError, Prompt, Vocabulary, name_of};
 use crate::models::text::{Text, TextEncoder};
 use crate::models::unet::is_temporal;
 use crate::models::vae::Vae;
@@ -107,7 +108,7 @@ impl Assets {
     /// # Errors
     /// Where a file is missing, changed, or does not fit the manifest's sizes.
     pub fn open(root: &Path, dataset: &str, device: Device) -> Result<Self, AssetsError> {
-        let folder = root.join(dataset);
+        let folder = root.join(name_of(dataset));
         let manifest = Manifest::read(&folder)?;
         manifest.check_files(&folder)?;
         let recipe = &manifest.recipe;

@@ -1,5 +1,7 @@
 //! Sizes and steps of everything `assets` trains, by dataset.
 
+use std::path::Path;
+
 use search_spaces::{Dtype, UnetConfig};
 use serde::{Deserialize, Serialize};
 
@@ -62,11 +64,13 @@ const fn schedule(steps: u64, batch: u64, learning_rate: f64) -> Schedule {
 }
 
 impl Recipe {
-    /// The recipe of a dataset, where there is one.
+    /// The recipe of a dataset, where there is one; that of `emoji` serves any folder of clips.
     #[must_use]
     pub fn of(dataset: &str) -> Option<Self> {
         match dataset {
             "shapes" => Some(Self::shapes()),
+            "emoji" => Some(Self::emoji()),
+            folder if Path::new(folder).is_dir() => Some(Self::emoji()),
             _ => None,
         }
     }
@@ -126,6 +130,31 @@ impl Recipe {
                 frame_reader: schedule(2000, 32, 2e-3),
                 clip_reader: schedule(1500, 24, 2e-3),
             },
+        }
+    }
+    /// The recipe for `emoji`: the sizes of `shapes` with longer captions.
+    #[must_use]
+    pub fn emoji() -> Self {
+        const TOKENS: u64 = 12;
+        let shapes = Self::shapes();
+        Self {
+            text: TextConfig {
+                tokens: TOKENS as i64,
+                ..shapes.text
+            },
+            backbone: UnetConfig {
+                text_tokens: TOKENS,
+                ..shapes.backbone
+            },
+            training: Training {
+                vae_spatial: schedule(1000, 16, 3e-3),
+                vae_temporal: schedule(800, 8, 3e-3),
+                backbone: schedule(2500, 48, 2e-3),
+                frame_reader: schedule(1000, 32, 2e-3),
+                clip_reader: schedule(1200, 24, 2e-3),
+                ..shapes.training
+            },
+            ..shapes
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Captioned clips: where they come from, how they are split, and their latents on disk.
 
+pub mod clips;
+pub mod emoji;
 pub mod encoded;
 pub mod latents;
 pub mod shapes;
@@ -93,17 +95,26 @@ pub trait ClipSource {
     fn prompts(&self, split: Split) -> Vec<Prompt>;
 }
 
-/// Opens a dataset by name.
+/// Opens a dataset by name: `shapes`, `emoji`, or the path of a folder of captioned clips.
 ///
 /// # Errors
 /// Where there is no such dataset or its files are missing under `cache`.
-pub fn open(dataset: &str, _cache: &Path) -> Result<Box<dyn ClipSource>, DataError> {
+pub fn open(dataset: &str, cache: &Path) -> Result<Box<dyn ClipSource>, DataError> {
     match dataset {
         "shapes" => Ok(Box::new(shapes::Shapes::default())),
+        "emoji" => Ok(Box::new(emoji::Emoji::open(cache)?)),
+        folder if Path::new(folder).is_dir() => Ok(Box::new(clips::ClipFolder::open(Path::new(folder))?)),
         found => Err(DataError::UnknownDataset {
             found: found.to_owned(),
         }),
     }
+}
+
+/// The name of a dataset, by which its parts are found: its own, or that of its folder.
+#[must_use]
+pub fn name_of(dataset: &str) -> &str {
+    let last = Path::new(dataset).file_name().and_then(|name| name.to_str());
+    last.unwrap_or(dataset)
 }
 
 /// Where everything that can be made or fetched again lies: `$TEMPONAS_CACHE`, else `~/.cache/temponas`.
@@ -131,6 +142,12 @@ pub enum DataError {
         path: String,
         /// What was found and what is allowed.
         problem: String,
+    },
+    /// Lines of a list of captions are wrong.
+    #[error("{}", problems.join("\n"))]
+    Captions {
+        /// Each with file, line, field, what was found and what is allowed.
+        problems: Vec<String>,
     },
     /// No such dataset.
     #[error("`{found}` is no dataset; allowed: shapes, emoji, or the folder of a set of clips")]

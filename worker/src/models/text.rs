@@ -78,7 +78,8 @@ impl Tokenizer {
     }
 }
 
-fn words(caption: &str) -> impl Iterator<Item = String> {
+/// The words of a caption, in lower case.
+pub(crate) fn words(caption: &str) -> impl Iterator<Item = String> {
     caption
         .split(|c: char| !c.is_alphanumeric())
         .filter(|word| !word.is_empty())

@@ -1,0 +1,226 @@
+//! Clips from files: animated WebP and GIF, folders of frames, and video through ffmpeg.
+//!
+//! Every picture is laid over [`BACKGROUND`], fitted into the square without changing its proportions, and of all
+//! pictures those are taken that are seen at evenly spaced instants.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use image::codecs::{gif::GifDecoder, webp::WebPDecoder};
+use image::imageops::{self, FilterType};
+use image::{AnimationDecoder, Frame, ImageDecoder, ImageReader, Rgb, RgbImage, Rgba, RgbaImage};
+
+use super::video;
+use crate::data::{DataError, FRAMES, SIDE};
+
+/// What transparent pixels show, and what surrounds a picture that is no square.
+pub const BACKGROUND: [u8; 3] = [240, 240, 240];
+/// Pictures of one clip.
+pub(super) const MOST_PICTURES: usize = 4000;
+/// Height and width of a picture in pixels.
+const LARGEST: u32 = 4096;
+/// A picture without a duration is shown as long as browsers show it.
+const NO_DURATION_MS: u64 = 100;
+
+/// How a clip is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Media {
+    WebP,
+    Gif,
+    /// A folder of PNG or WebP files, in the order of their names.
+    Frames,
+    Video,
+}
+
+impl Media {
+    pub(super) const ALLOWED: &str =
+        "animated .webp or .gif, a folder of .png or .webp frames, video (.mp4, .m4v, .mov, .mkv, .webm, .avi)";
+
+    pub(super) fn of(path: &Path) -> Option<Self> {
+        if path.is_dir() {
+            return Some(Self::Frames);
+        }
+        match extension(path).as_str() {
+            "webp" => Some(Self::WebP),
+            "gif" => Some(Self::Gif),
+            "mp4" | "m4v" | "mov" | "mkv" | "webm" | "avi" => Some(Self::Video),
+            _ => None,
+        }
+    }
+}
+
+fn extension(path: &Path) -> String {
+    path.extension().unwrap_or_default().to_string_lossy().to_lowercase()
+}
+
+/// A picture of a clip.
+#[derive(Debug)]
+pub(super) struct Picture {
+    pub shown_ms: u64,
+    /// `SIDE × SIDE × 3` bytes.
+    pub pixels: Vec<u8>,
+}
+
+/// Reads a clip.
+///
+/// # Shapes
+/// - output: `FRAMES × SIDE × SIDE × 3` bytes
+///
+/// # Errors
+/// Where the file is damaged, holds fewer than two pictures, or takes a program that is not there.
+pub fn read_clip(path: &Path) -> Result<Vec<u8>, DataError> {
+    let pictures = guarded(path, || match Media::of(path) {
+        Some(Media::WebP) => read_webp(path),
+        Some(Media::Gif) => read_gif(path),
+        Some(Media::Frames) => read_frames(path),
+        Some(Media::Video) => video::read(path, &video::program()),
+        None => {
+            let problem = format!("no clip; allowed: {}", Media::ALLOWED);
+            Err(DataError::content(path.display(), problem))
+        }
+    })?;
+    if pictures.len() < 2 {
+        let problem = format!("holds {} pictures; a clip has at least 2", pictures.len());
+        return Err(DataError::content(path.display(), problem));
+    }
+    Ok(evenly(&pictures))
+}
+
+/// Runs a decoder; one that panics over a damaged file has found it damaged.
+pub(super) fn guarded<T>(path: &Path, decode: impl FnOnce() -> Result<T, DataError>) -> Result<T, DataError> {
+    let gave_up = |_| Err(DataError::content(path.display(), "damaged: its decoder gave up"));
+    catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(gave_up)
+}
+
+/// The pictures seen in the middle of each of `FRAMES` equal parts of the whole time.
+fn evenly(pictures: &[Picture]) -> Vec<u8> {
+    let whole: u64 = pictures.iter().map(|picture| picture.shown_ms).sum();
+    let parts = 2 * FRAMES as u64;
+    let (mut at, mut end) = (0, pictures[0].shown_ms);
+    (0..FRAMES as u64)
+        .flat_map(|i| {
+            let instant = (2 * i + 1) * whole; // in units of 1 / parts
+            while end * parts <= instant && at + 1 < pictures.len() {
+                at += 1;
+                end += pictures[at].shown_ms;
+            }
+            pictures[at].pixels.iter().copied()
+        })
+        .collect()
+}
+
+fn read_webp(path: &Path) -> Result<Vec<Picture>, DataError> {
+    let mut decoder = WebPDecoder::new(open(path)?).map_err(damaged(path))?;
+    decoder.set_limits(limits()).map_err(damaged(path))?;
+    if !decoder.has_animation() {
+        return Err(DataError::content(
+            path.display(),
+            "a still picture; a clip is animated",
+        ));
+    }
+    // Without a colour the decoder leaves what a picture should clear before the next.
+    decoder.set_background_color(Rgba([0; 4])).map_err(damaged(path))?;
+    animation(path, decoder)
+}
+
+fn read_gif(path: &Path) -> Result<Vec<Picture>, DataError> {
+    let mut decoder = GifDecoder::new(open(path)?).map_err(damaged(path))?;
+    decoder.set_limits(limits()).map_err(damaged(path))?;
+    animation(path, decoder)
+}
+
+fn animation<'a>(path: &Path, decoder: impl AnimationDecoder<'a>) -> Result<Vec<Picture>, DataError> {
+    let mut pictures = Vec::new();
+    for frame in decoder.into_frames() {
+        let frame: Frame = frame.map_err(damaged(path))?;
+        let (numerator, denominator) = frame.delay().numer_denom_ms();
+        let shown_ms = match u64::from(numerator) / u64::from(denominator.max(1)) {
+            0 => NO_DURATION_MS,
+            shown => shown,
+        };
+        pictures.push(Picture {
+            shown_ms,
+            pixels: fitted(frame.buffer()),
+        });
+        few_enough(path, pictures.len())?;
+    }
+    Ok(pictures)
+}
+
+fn read_frames(folder: &Path) -> Result<Vec<Picture>, DataError> {
+    let mut files: Vec<PathBuf> = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(DataError::file(folder))? {
+        let path = entry.map_err(DataError::file(folder))?.path();
+        if matches!(extension(&path).as_str(), "png" | "webp") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    few_enough(folder, files.len())?;
+    let read = |path: &PathBuf| {
+        let mut reader = ImageReader::new(open(path)?)
+            .with_guessed_format()
+            .map_err(DataError::file(path))?;
+        reader.limits(limits());
+        let picture = reader.decode().map_err(damaged(path))?.into_rgba8();
+        Ok(Picture {
+            shown_ms: NO_DURATION_MS,
+            pixels: fitted(&picture),
+        })
+    };
+    files.iter().map(read).collect()
+}
+
+pub(super) fn few_enough(path: &Path, found: usize) -> Result<(), DataError> {
+    if found > MOST_PICTURES {
+        let problem = format!("holds more than {MOST_PICTURES} pictures, which is the most a clip may have");
+        return Err(DataError::content(path.display(), problem));
+    }
+    Ok(())
+}
+
+fn open(path: &Path) -> Result<BufReader<File>, DataError> {
+    Ok(BufReader::new(File::open(path).map_err(DataError::file(path))?))
+}
+
+fn limits() -> image::Limits {
+    let mut limits = image::Limits::default();
+    limits.max_image_width = Some(LARGEST);
+    limits.max_image_height = Some(LARGEST);
+    limits
+}
+
+fn damaged(path: &Path) -> impl FnOnce(image::ImageError) -> DataError {
+    let path = path.display().to_string();
+    move |error| DataError::content(path, error.to_string())
+}
+
+/// Over the background, into the square.
+fn fitted(picture: &RgbaImage) -> Vec<u8> {
+    let (width, height) = picture.dimensions();
+    let side = SIDE as u32;
+    let opaque = RgbImage::from_fn(width, height, |x, y| {
+        let [red, green, blue, alpha] = picture.get_pixel(x, y).0;
+        let over = |color: u8, behind: u8| {
+            let sum = u32::from(color) * u32::from(alpha) + u32::from(behind) * (255 - u32::from(alpha));
+            ((sum + 127) / 255) as u8
+        };
+        Rgb([
+            over(red, BACKGROUND[0]),
+            over(green, BACKGROUND[1]),
+            over(blue, BACKGROUND[2]),
+        ])
+    });
+    let longest = width.max(height).max(1);
+    let scaled = |length: u32| ((u64::from(length) * u64::from(side)) / u64::from(longest)).max(1) as u32;
+    let small = imageops::resize(&opaque, scaled(width), scaled(height), FilterType::Triangle);
+    if small.dimensions() == (side, side) {
+        return small.into_raw();
+    }
+    let mut square = RgbImage::from_pixel(side, side, Rgb(BACKGROUND));
+    let (left, top) = ((side - small.width()) / 2, (side - small.height()) / 2);
+    imageops::replace(&mut square, &small, left.into(), top.into());
+    square.into_raw()
+}
