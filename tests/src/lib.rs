@@ -164,7 +164,8 @@ impl Coordinator {
             .trim()
             .parse()?;
         for pid in children(postmaster)?.into_iter().chain([postmaster]) {
-            Command::new("kill").args(["-9", &pid.to_string()]).status()?;
+            // The shell's own `kill`: the program is not everywhere.
+            Command::new("sh").arg("-c").arg(format!("kill -9 {pid}")).status()?;
         }
         self.wait_until_healthy().await
     }
@@ -344,12 +345,16 @@ fn find(folder: &Path, name: &str) -> Option<PathBuf> {
     })
 }
 
+/// From `/proc`, where the number of the parent is the second word after the program's name in brackets.
 fn children(parent: u32) -> Result<Vec<u32>> {
-    let listing = Command::new("ps")
-        .args(["-o", "pid=", "--ppid", &parent.to_string()])
-        .output()?;
-    Ok(String::from_utf8_lossy(&listing.stdout)
-        .split_whitespace()
-        .filter_map(|pid| pid.parse().ok())
+    let parent_of = |pid: u32| -> Option<u32> {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (_, after_name) = status.rsplit_once(')')?;
+        after_name.split_whitespace().nth(1)?.parse().ok()
+    };
+    Ok(std::fs::read_dir("/proc")?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| parent_of(*pid) == Some(parent))
         .collect())
 }

@@ -154,7 +154,9 @@ impl Coordinator {
 }
 
 fn kill(signal: &str, pid: u32) {
-    Command::new("kill").args([signal, &pid.to_string()]).status().unwrap();
+    // The shell's own: the program is not everywhere.
+    let order = format!("kill {signal} {pid}");
+    Command::new("sh").args(["-c", &order]).status().unwrap();
 }
 
 fn parent(pid: u32) -> Option<u32> {

@@ -48,6 +48,11 @@ describe("figures", () => {
   });
 });
 
+it("what is nothing but noise is zero", () => {
+  expect(significant(-3e-15)).toBe("0");
+  expect(significant(2.5e-6, 2)).toBe("0.0000025");
+});
+
 describe("ticks", () => {
   it("of one axis have the same digits after the point", () => {
     expect(tickTexts([0.05, 0.1, 0.15000000000000002])).toEqual(["0.05", "0.10", "0.15"]);

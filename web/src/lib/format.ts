@@ -13,6 +13,8 @@ const KIB = 1024;
 const MIB = KIB ** 2;
 const GIB = KIB ** 3;
 const MINUS = "\u2212";
+/** What is smaller is the noise of arithmetic. */
+const SMALLEST = 1e-8;
 
 const SUFFIXES: [suffix: string, unit: string][] = [
   ["_milliseconds", "ms"],
@@ -60,7 +62,7 @@ export function fixed(value: number, decimals: number): string {
 /** `value` to `digits` significant digits, whole numbers never cut. */
 export function significant(value: number, digits = 3): string {
   if (!Number.isFinite(value)) return value > 0 ? "∞" : Number.isNaN(value) ? "–" : `${MINUS}∞`;
-  return fixed(value, decimalsFor(value, digits));
+  return Math.abs(value) < SMALLEST ? "0" : fixed(value, decimalsFor(value, digits));
 }
 
 function decimalsFor(value: number, digits: number): number {
