@@ -206,7 +206,7 @@ impl Harness {
     }
 
     /// Sends a report as it is.
-    pub(crate) async fn send(&self, job: JobId, report: ResultReport) -> Result<SearchId, DispatchError> {
+    pub(crate) async fn send(&self, job: JobId, report: ResultReport) -> Result<Option<SearchId>, DispatchError> {
         dispatch::succeed(&self.app.store, job, &report, self.app.clock.now()).await
     }
 

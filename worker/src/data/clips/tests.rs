@@ -314,7 +314,10 @@ fn splits_that_cannot_be_used_are_named() {
 
 #[test]
 fn a_dataset_that_is_none_is_named() {
-    let error = open("photos", Path::new("/nowhere")).unwrap_err().to_string();
+    let Err(error) = open("photos", Path::new("/nowhere")) else {
+        panic!("there is no such dataset");
+    };
+    let error = error.to_string();
     assert_eq!(
         error,
         "`photos` is no dataset; allowed: shapes, emoji, or the folder of a set of clips"
