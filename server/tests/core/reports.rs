@@ -17,7 +17,7 @@ async fn refused(t: &Harness, job: &LeasedJob, outcome: Outcome) -> Vec<(String,
     fields(t.report(job, outcome).await)
 }
 
-fn fields(result: Result<Option<protocol::SearchId>, DispatchError>) -> Vec<(String, String)> {
+fn fields<T: std::fmt::Debug>(result: Result<T, DispatchError>) -> Vec<(String, String)> {
     match result {
         Err(DispatchError::Unacceptable { errors, .. }) => {
             errors.into_iter().map(|error| (error.field, error.message)).collect()
