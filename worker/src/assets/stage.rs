@@ -160,7 +160,7 @@ mod tests {
             name: "line",
             folder,
             steps: 250,
-            learning_rate: 1e-2,
+            learning_rate: 5e-2,
         };
         let run = || {
             stage.run(&vs, |step| {
