@@ -76,9 +76,15 @@ impl Lease {
         };
         match self.client.heartbeat(self.job_id, &heartbeat).await {
             Ok(reply) if reply.cancelled => Err(ClientError::LeaseLost("the job is not wanted any more".to_owned())),
-            Ok(_) => Ok(self.pulse.delivered(&news)),
+            Ok(_) => {
+                self.pulse.delivered(&news);
+                Ok(())
+            }
             Err(lost @ ClientError::LeaseLost(_)) => Err(lost),
-            Err(error) => Ok(tracing::warn!(%error, "no heartbeat")),
+            Err(error) => {
+                tracing::warn!(%error, "no heartbeat");
+                Ok(())
+            }
         }
     }
 

@@ -147,8 +147,7 @@ fn side_by_side(args: &ProxyCheckArgs, plans: Vec<&Plan>) -> anyhow::Result<()> 
         let threads: Vec<_> = (0..args.parallel).map(|_| scope.spawn(work)).collect();
         threads
             .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|_| bail!("a training panicked")))
-            .collect()
+            .try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("a training panicked")))
     })
 }
 

@@ -192,7 +192,10 @@ impl Worker {
                 .and_then(|bytes| serde_json::from_slice(&bytes).ok());
             let sent = match &waiting {
                 Some(waiting) => self.send(waiting).await,
-                None => Ok(tracing::warn!(path = %path.display(), "not a result; removed")),
+                None => {
+                    tracing::warn!(path = %path.display(), "not a result; removed");
+                    Ok(())
+                }
             };
             if let Err(error) = &sent
                 && error.is_passing()

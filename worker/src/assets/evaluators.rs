@@ -321,13 +321,11 @@ fn accuracies(
     prompts: &[Prompt],
     all: &[Prompt],
 ) -> BTreeMap<String, f64> {
-    let count = prompts.len();
     let mut rng = crate::models::seeded::generator(0, 0);
     let mut means: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     let mut note = |name: &str, value: f64| means.entry(name.to_owned()).or_default().push(value);
-    for index in 0..count {
+    for (index, prompt) in prompts.iter().enumerate() {
         let bytes = material.good.get(index as i64);
-        let prompt = &prompts[index];
         let fits = |bytes: &Tensor, prompt: &Prompt| {
             let clip = (bytes.to_kind(Kind::Float) / 127.5 - 1.0).unsqueeze(0);
             evaluators.read(&clip, prompt)

@@ -158,3 +158,21 @@ impl Recipe {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use search_spaces::Space;
+
+    use super::*;
+
+    #[test]
+    fn the_shipped_spaces_search_around_the_backbones_that_are_trained() {
+        let shapes = include_str!("../../../search-spaces/spaces/shapes-tiny.toml");
+        let emoji = include_str!("../../../search-spaces/spaces/emoji-small.toml");
+        for (recipe, toml) in [(Recipe::shapes(), shapes), (Recipe::emoji(), emoji)] {
+            let space = Space::parse(toml).unwrap();
+            assert_eq!(space.unet(), Some(&recipe.backbone), "{}", space.name);
+            assert_eq!(recipe.text.tokens as u64, recipe.backbone.text_tokens);
+        }
+    }
+}

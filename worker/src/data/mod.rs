@@ -165,14 +165,6 @@ pub enum DataError {
         /// How to get it.
         command: &'static str,
     },
-    /// A tensor file could not be read or written.
-    #[error("{path}: {source}")]
-    Tensors {
-        /// The file.
-        path: PathBuf,
-        /// What libtorch says.
-        source: tch::TchError,
-    },
     /// Another program failed.
     #[error("{program}: {problem}")]
     Program {
@@ -189,11 +181,6 @@ impl DataError {
         |source| Self::File { path, source }
     }
 
-    pub(crate) fn tensors(path: impl Into<PathBuf>) -> impl FnOnce(tch::TchError) -> Self {
-        let path = path.into();
-        |source| Self::Tensors { path, source }
-    }
-
     pub(crate) fn content(path: impl std::fmt::Display, problem: impl Into<String>) -> Self {
         Self::Content {
             path: path.to_string(),
@@ -206,7 +193,6 @@ impl DataError {
 ///
 /// # Shapes
 /// - `clips`: each `FRAMES × SIDE × SIDE × CHANNELS` bytes; output `[clips, 3, FRAMES, SIDE, SIDE]`, float32
-#[must_use]
 pub fn to_tensor(clips: &[&[u8]]) -> Tensor {
     let (frames, side, channels) = (FRAMES as i64, SIDE as i64, CHANNELS as i64);
     let bytes = Tensor::from_slice(&clips.concat()).reshape([clips.len() as i64, frames, side, side, channels]);
@@ -217,7 +203,6 @@ pub fn to_tensor(clips: &[&[u8]]) -> Tensor {
 ///
 /// # Shapes
 /// - `frames`: each `SIDE × SIDE × CHANNELS` bytes; output `[frames, 3, SIDE, SIDE]`, float32
-#[must_use]
 pub fn frames_to_tensor(frames: &[&[u8]]) -> Tensor {
     let (side, channels) = (SIDE as i64, CHANNELS as i64);
     let bytes = Tensor::from_slice(&frames.concat()).reshape([frames.len() as i64, side, side, channels]);

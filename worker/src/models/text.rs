@@ -68,7 +68,6 @@ impl Tokenizer {
     ///
     /// # Shapes
     /// - output: `[captions, length]`, int64
-    #[must_use]
     pub fn encode_all(&self, captions: &[&str], length: i64) -> Tensor {
         let tokens: Vec<i64> = captions
             .iter()
@@ -116,7 +115,6 @@ impl TextEncoder {
     }
 
     /// The last hidden states.
-    #[must_use]
     pub fn forward(&self, tokens: &Tensor) -> Tensor {
         let length = tokens.size()[1];
         let mut xs = Tensor::embedding(&self.token_embedding, tokens, -1, false, false)
@@ -203,7 +201,6 @@ impl Text {
     ///
     /// # Shapes
     /// - output: `[captions, tokens, width]`
-    #[must_use]
     pub fn embed(&self, captions: &[&str]) -> Tensor {
         let tokens = self.tokenizer.encode_all(captions, self.tokens).to_device(self.device);
         tch::no_grad(|| self.encoder.forward(&tokens))

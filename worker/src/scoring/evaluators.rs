@@ -48,7 +48,6 @@ impl FrameReader {
     }
 
     /// Logits of objects and of colours.
-    #[must_use]
     pub fn forward(&self, frames: &Tensor) -> (Tensor, Tensor) {
         let mut xs = frames.shallow_clone();
         for (conv, norm) in &self.trunk {
@@ -117,7 +116,6 @@ impl ClipReader {
     }
 
     /// Unit vectors of clips.
-    #[must_use]
     pub fn embed_clips(&self, clips: &Tensor) -> Tensor {
         let (n, t) = (clips.size()[0], clips.size()[2]);
         let frames = clips
@@ -138,7 +136,6 @@ impl ClipReader {
     }
 
     /// Unit vectors of captions: marks of beginning, end and unknown words count nothing.
-    #[must_use]
     pub fn embed_captions(&self, tokens: &Tensor) -> Tensor {
         let known = tokens.ge(3).to_kind(Kind::Float).unsqueeze(-1);
         let words = Tensor::embedding(&self.words, tokens, -1, false, false) * known;
@@ -150,7 +147,6 @@ impl ClipReader {
     }
 
     /// Logits of every clip with every caption.
-    #[must_use]
     pub fn logits(&self, clips: &Tensor, captions: &Tensor) -> Tensor {
         clips.matmul(&captions.transpose(0, 1)) * &self.scale + &self.shift
     }

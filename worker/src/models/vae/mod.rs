@@ -68,7 +68,6 @@ impl Vae {
     ///
     /// # Shapes
     /// - `frames`: `[b, 3, t, 8h, 8w]` in −1..1; output `[b, 4, latent_frames(t), h, w]`
-    #[must_use]
     pub fn encode(&self, frames: &Tensor) -> Tensor {
         (self.encode_raw(&self.encode_frames(frames)) - &self.shift) / &self.scale
     }
@@ -77,7 +76,6 @@ impl Vae {
     ///
     /// # Shapes
     /// - `frames`: `[b, 3, t, 8h, 8w]`; output `[b, 4, t, h, w]`
-    #[must_use]
     pub fn encode_frames(&self, frames: &Tensor) -> Tensor {
         per_frame(frames, |xs| self.spatial.encode(xs)) * SPATIAL_SCALING
     }
@@ -86,7 +84,6 @@ impl Vae {
     ///
     /// # Shapes
     /// - `xs`: `[b, 4, t, h, w]`; output `[b, 4, latent_frames(t), h, w]`
-    #[must_use]
     pub fn encode_raw(&self, xs: &Tensor) -> Tensor {
         let chunks: Vec<Tensor> = xs
             .split(CHUNK_FRAMES, 2)
@@ -100,7 +97,6 @@ impl Vae {
     ///
     /// # Shapes
     /// - `latents`: `[b, 4, latent_frames(frames), h, w]`; output `[b, 3, frames, 8h, 8w]` in about −1..1
-    #[must_use]
     pub fn decode(&self, latents: &Tensor, frames: i64) -> Tensor {
         let raw = latents * &self.scale + &self.shift;
         let mut left = frames;
@@ -120,7 +116,6 @@ impl Vae {
     ///
     /// # Shapes
     /// - `xs`: `[b, 4, t, h, w]`; output `[b, 3, t, 8h, 8w]`
-    #[must_use]
     pub fn decode_frames(&self, xs: &Tensor) -> Tensor {
         per_frame(&(xs / SPATIAL_SCALING), |xs| self.spatial.decode(xs))
     }

@@ -43,13 +43,11 @@ impl SpatialVae {
     }
 
     /// Means of the latents.
-    #[must_use]
     pub fn encode(&self, frames: &Tensor) -> Tensor {
         self.moments(frames).0
     }
 
     /// Means and logarithms of the variances, the latter clamped to −30..20.
-    #[must_use]
     pub fn moments(&self, frames: &Tensor) -> (Tensor, Tensor) {
         let moments = self.encoder.forward(frames).apply(&self.quant_conv);
         let mut halves = moments.chunk(2, 1);
@@ -63,7 +61,6 @@ impl SpatialVae {
     }
 
     /// Frames from latents.
-    #[must_use]
     pub fn decode(&self, latents: &Tensor) -> Tensor {
         self.decoder.forward(&latents.apply(&self.post_quant_conv))
     }

@@ -47,7 +47,6 @@ impl TemporalVae {
 
     /// Means and logarithms of the variances (clamped to −30..20). Time is padded with zero frames in front to a
     /// multiple of 4.
-    #[must_use]
     pub fn encode(&self, xs: &Tensor) -> (Tensor, Tensor) {
         let padded = xs.constant_pad_nd([0, 0, 0, 0, padding(xs.size()[2]), 0]);
         let moments = self.quant_conv.forward(&self.encoder.forward(&padded));
@@ -62,7 +61,6 @@ impl TemporalVae {
     }
 
     /// `frames` frames; those that stand for the padding are dropped.
-    #[must_use]
     pub fn decode(&self, latents: &Tensor, frames: i64) -> Tensor {
         let all = self.decoder.forward(&self.post_quant_conv.forward(latents));
         all.narrow(2, padding(frames), frames)
