@@ -91,7 +91,7 @@ fn architectures_and_starts_are_checked_against_the_positions() {
     let wrong = SHIPPED[0]
         .replace("\"-.-.-.-.-\"", "\"-.-.-.-\"")
         .replace("\"s3.s3.s3.s3.s3\"", "\"s3.s4.s3.s3.s3\"")
-        .replace("start = \"filled\"", "start = \"everything\"");
+        .replace("start = \"backbone\"", "start = \"everything\"");
     insta::assert_snapshot!(problems(&wrong));
 }
 
