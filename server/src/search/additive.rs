@@ -172,6 +172,9 @@ mod tests {
     }
 
     /// The same regression with one unknown a choice, from its normal equations, which is how textbooks have it.
+    /// The right side of normal equations, from rows and targets.
+    type RightSide<'a> = &'a dyn Fn(&[Vec<f64>], &[f64]) -> Vec<f64>;
+
     #[test]
     fn the_dual_solution_is_that_of_the_normal_equations() {
         let mut state = draws(3);
@@ -187,7 +190,7 @@ mod tests {
             row
         };
         let mean = figures.iter().sum::<f64>() / 12.0;
-        let solve = |skip: Option<usize>, right: &dyn Fn(&[Vec<f64>], &[f64]) -> Vec<f64>| {
+        let solve = |skip: Option<usize>, right: RightSide<'_>| {
             let kept: Vec<usize> = (0..12).filter(|i| Some(*i) != skip).collect();
             let rows: Vec<Vec<f64>> = kept.iter().map(|&i| row(&drawn[i])).collect();
             let targets: Vec<f64> = kept.iter().map(|&i| figures[i] - mean).collect();
