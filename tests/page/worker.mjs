@@ -27,6 +27,7 @@ export async function startWorker(device) {
     device: { name: device, description: "measures nothing", memory_bytes: 2 ** 30 },
     runtime: RUNTIME,
     kinds: ["profile", "evaluate", "verify"],
+    evaluators: ["built-in"],
     memory_bytes: 2 ** 30,
   });
   return {
