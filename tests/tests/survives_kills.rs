@@ -1,6 +1,6 @@
 //! A search whose worker, coordinator and Postgres are killed ends like one that nobody disturbed.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{collections::BTreeMap, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use end_to_end::{Coordinator, program, repository, start_worker};
@@ -85,12 +85,20 @@ impl From<CandidateView> for Deterministic {
     }
 }
 
-async fn outcome(coordinator: &Coordinator, search: SearchId) -> Result<(Vec<Deterministic>, Vec<String>)> {
-    let candidates = coordinator
-        .candidates(search)
-        .await?
-        .into_iter()
-        .map(Deterministic::from)
+/// How a search ended.
+struct Ended {
+    candidates: Vec<Deterministic>,
+    front: Vec<String>,
+    /// What was measured whole, by architecture.
+    verified: BTreeMap<String, Metrics>,
+}
+
+async fn outcome(coordinator: &Coordinator, search: SearchId) -> Result<Ended> {
+    let candidates = coordinator.candidates(search).await?;
+    let verified = candidates
+        .iter()
+        .filter(|candidate| !candidate.verified.is_empty())
+        .map(|candidate| (candidate.architecture.clone(), candidate.verified.clone()))
         .collect();
     let front = coordinator
         .front(search)
@@ -99,7 +107,23 @@ async fn outcome(coordinator: &Coordinator, search: SearchId) -> Result<(Vec<Det
         .into_iter()
         .map(|point| point.architecture)
         .collect();
-    Ok((candidates, front))
+    Ok(Ended {
+        candidates: candidates.into_iter().map(Deterministic::from).collect(),
+        front,
+        verified,
+    })
+}
+
+/// Measured figures are not bytes: memory is the allocator's own count, time what a machine that does much else allows.
+fn assert_measured_alike(ours: &BTreeMap<String, Metrics>, theirs: &BTreeMap<String, Metrics>) {
+    assert!(!ours.is_empty());
+    assert!(ours.keys().eq(theirs.keys()), "{ours:?} against {theirs:?}");
+    for (architecture, figures) in ours {
+        for (metric, most) in [("peak_memory_bytes", 1.01), ("latency_ms", 3.0)] {
+            let ratio = figures[metric].value / theirs[architecture][metric].value;
+            assert!((1.0 / most..=most).contains(&ratio), "{architecture}: {metric} {ratio}");
+        }
+    }
 }
 
 async fn jobs(coordinator: &Coordinator, search: SearchId) -> Result<Vec<JobView>> {
@@ -110,7 +134,7 @@ async fn jobs(coordinator: &Coordinator, search: SearchId) -> Result<Vec<JobView
 }
 
 /// Runs the search in peace; also answers with the look-up table it made.
-async fn undisturbed(folder: &Path, space: &Path, parts: &Path) -> Result<(Vec<Deterministic>, Vec<String>, String)> {
+async fn undisturbed(folder: &Path, space: &Path, parts: &Path) -> Result<(Ended, String)> {
     let coordinator = Coordinator::start(&folder.join("peace")).await?;
     let _worker = start_worker(&coordinator, DEVICE, &folder.join("peace-worker"))?;
     register_device(&coordinator).await?;
@@ -118,9 +142,9 @@ async fn undisturbed(folder: &Path, space: &Path, parts: &Path) -> Result<(Vec<D
     coordinator
         .wait(id, PATIENCE, |view| view.state == SearchState::Done)
         .await?;
-    let (candidates, front) = outcome(&coordinator, id).await?;
+    let ended = outcome(&coordinator, id).await?;
     let lut = coordinator.text(&format!("/v1/luts/{DEVICE}/export.json")).await?;
-    Ok((candidates, front, lut))
+    Ok((ended, lut))
 }
 
 async fn register_device(coordinator: &Coordinator) -> Result<()> {
@@ -136,10 +160,11 @@ async fn a_search_ends_the_same_after_kills_of_worker_coordinator_and_postgres()
     let (space, parts) = (folder.join("space.toml"), folder.join("parts"));
     std::fs::write(&space, small_space()?)?;
     parts_with_latents(&parts)?;
-    let (expected, expected_front, lut) = undisturbed(folder, &space, &parts).await?;
+    let (expected, lut) = undisturbed(folder, &space, &parts).await?;
     ensure!(
-        expected_front.len() >= 2,
-        "the front is too small to compare: {expected_front:?}"
+        expected.front.len() >= 2,
+        "the front is too small to compare: {:?}",
+        expected.front
     );
 
     let mut coordinator = Coordinator::start(&folder.join("war")).await?;
@@ -168,9 +193,17 @@ async fn a_search_ends_the_same_after_kills_of_worker_coordinator_and_postgres()
         .wait(id, PATIENCE, |view| view.state == SearchState::Done)
         .await?;
 
-    let (candidates, front) = outcome(&coordinator, id).await?;
-    assert_eq!(candidates, expected, "proposals, scores and predicted figures");
-    assert_eq!(front, expected_front);
+    let Ended {
+        candidates,
+        front,
+        verified,
+    } = outcome(&coordinator, id).await?;
+    assert_eq!(
+        candidates, expected.candidates,
+        "proposals, scores and predicted figures"
+    );
+    assert_eq!(front, expected.front);
+    assert_measured_alike(&verified, &expected.verified);
 
     let mut architectures: Vec<&str> = candidates
         .iter()

@@ -6,7 +6,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use tch::{Device, Tensor};
-use temponas_worker::assets::{Assets, AssetsError};
+use temponas_worker::assets::{Assets, AssetsError, Recipe};
 use temponas_worker::data::{self, FRAMES, Prompt, Split, to_tensor};
 
 fn root() -> PathBuf {
@@ -33,6 +33,15 @@ fn held_out(assets: &Assets) -> Vec<(Prompt, Tensor)> {
             (prompt, decoded)
         })
         .collect()
+}
+
+#[test]
+fn committed_parts_are_those_of_their_recipe() {
+    for dataset in ["shapes", "emoji"] {
+        let parts = Assets::open(&root(), dataset, Device::Cpu).expect("the committed parts");
+        assert_eq!(Some(&parts.manifest.recipe), Recipe::of(dataset).as_ref(), "{dataset}");
+        assert!(!parts.prompts(24).is_empty());
+    }
 }
 
 fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
