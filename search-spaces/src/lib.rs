@@ -7,6 +7,7 @@
 mod action;
 mod architecture;
 mod block;
+mod cholesky;
 mod costs;
 pub mod counts;
 mod dtype;
@@ -27,6 +28,7 @@ mod unet;
 pub use action::{Action, Neighbour};
 pub use architecture::{Architecture, ArchitectureError};
 pub use block::Block;
+pub use cholesky::Cholesky;
 pub use costs::{Costs, Estimate, Infeasible, NoCosts};
 pub use counts::{Work, work};
 pub use dtype::{Dtype, UnknownDtype};

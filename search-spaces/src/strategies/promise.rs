@@ -1,7 +1,7 @@
 //! What a result elsewhere says about an architecture that was not evaluated: Gaussian-process regression
 //! on which choices stand where. Used to order children where not all can be tried, never to judge them.
 
-use crate::{Architecture, Space};
+use crate::{Architecture, Cholesky, Space};
 
 /// Results used at most; the newest count.
 const MOST: usize = 256;
@@ -12,8 +12,8 @@ const NOISE: f64 = 0.1;
 pub(super) struct Promise<'a> {
     space: &'a Space,
     seen: Vec<&'a Architecture>,
-    /// Cholesky's factor of the seen architectures' similarities.
-    factor: Vec<Vec<f64>>,
+    /// Of the seen architectures' similarities.
+    factor: Cholesky,
     weights: Vec<f64>,
     mean: f64,
     /// Standard deviation of the seen qualities.
@@ -31,13 +31,13 @@ impl<'a> Promise<'a> {
         let mut promise = Self {
             space,
             seen,
-            factor: Vec::new(),
+            factor: Cholesky::default(),
             weights: Vec::new(),
             mean,
             spread,
         };
-        promise.factor = factor(promise.seen.iter().map(|a| promise.similarities(a)).collect());
-        promise.weights = backward(&promise.factor, forward(&promise.factor, targets));
+        promise.factor = Cholesky::of(promise.seen.iter().map(|a| promise.similarities(a)).collect(), NOISE);
+        promise.weights = promise.factor.solve(targets);
         promise
     }
 
@@ -45,7 +45,7 @@ impl<'a> Promise<'a> {
     pub(super) fn of(&self, architecture: &Architecture) -> f64 {
         let similarities = self.similarities(architecture);
         let predicted: f64 = similarities.iter().zip(&self.weights).map(|(k, w)| k * w).sum();
-        let explained: f64 = forward(&self.factor, similarities).iter().map(|x| x * x).sum();
+        let explained = self.factor.quadratic_form(similarities);
         self.mean + predicted + self.spread * (1.0 - explained).max(0.0).sqrt()
     }
 
@@ -90,55 +90,9 @@ fn overlap(a: &[&str], b: &[&str]) -> usize {
     common
 }
 
-/// The lower factor L of K + noise = L·Lᵀ; the noise keeps the matrix positive definite.
-fn factor(mut k: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
-    for i in 0..k.len() {
-        k[i][i] += NOISE;
-        for j in 0..=i {
-            let dot: f64 = (0..j).map(|m| k[i][m] * k[j][m]).sum();
-            let rest = k[i][j] - dot;
-            k[i][j] = if i == j {
-                rest.max(f64::EPSILON).sqrt()
-            } else {
-                rest / k[j][j]
-            };
-        }
-    }
-    k
-}
-
-/// Solves L x = y.
-fn forward(l: &[Vec<f64>], mut y: Vec<f64>) -> Vec<f64> {
-    for i in 0..y.len() {
-        let dot: f64 = (0..i).map(|m| l[i][m] * y[m]).sum();
-        y[i] = (y[i] - dot) / l[i][i];
-    }
-    y
-}
-
-/// Solves Lᵀ x = y.
-fn backward(l: &[Vec<f64>], mut y: Vec<f64>) -> Vec<f64> {
-    for i in (0..y.len()).rev() {
-        let dot: f64 = (i + 1..y.len()).map(|m| l[m][i] * y[m]).sum();
-        y[i] = (y[i] - dot) / l[i][i];
-    }
-    y
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_solution_satisfies_its_equations() {
-        let k = vec![vec![1.0, 0.5, 0.2], vec![0.5, 1.0, 0.3], vec![0.2, 0.3, 1.0]];
-        let l = factor(k.clone());
-        let w = backward(&l, forward(&l, vec![1.0, -2.0, 0.5]));
-        for (row, (i, y)) in k.iter().zip([(0, 1.0), (1, -2.0), (2, 0.5)]) {
-            let left: f64 = row.iter().zip(&w).map(|(k, w)| k * w).sum::<f64>() + NOISE * w[i];
-            assert!((left - y).abs() < 1e-12);
-        }
-    }
 
     #[test]
     fn a_kind_that_helped_at_one_position_promises_to_help_at_another() {

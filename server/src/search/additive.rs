@@ -3,7 +3,7 @@
 //! Solved in its dual form, over evaluations instead of choices: a space may have thousands of choices, and
 //! architectures are compared by the positions at which they agree.
 
-use search_spaces::{Architecture, Space};
+use search_spaces::{Architecture, Cholesky, Space};
 
 /// Weight of the penalty: a choice seen once is believed by half.
 const RIDGE: f64 = 1.0;
@@ -16,8 +16,8 @@ pub(super) struct Additive {
     /// What each choice adds, by position.
     weights: Vec<Vec<f64>>,
     seen: Vec<Architecture>,
-    /// Cholesky's factor of the seen architectures' agreements, the penalty added.
-    factor: Vec<Vec<f64>>,
+    /// Of the seen architectures' agreements, the penalty added.
+    factor: Cholesky,
     /// Root mean square of the leave-one-out errors.
     pub error: f64,
     /// Evaluations it rests on.
@@ -35,9 +35,9 @@ impl Additive {
         let mean = known.iter().map(|(_, figure)| figure).sum::<f64>() / count;
         let seen: Vec<Architecture> = known.iter().map(|(architecture, _)| (*architecture).clone()).collect();
         let agreements = seen.iter().map(|a| seen.iter().map(|b| agreement(a, b)).collect());
-        let factor = factor(agreements.collect());
+        let factor = Cholesky::of(agreements.collect(), RIDGE);
         let targets = known.iter().map(|(_, figure)| figure - mean).collect();
-        let dual = backward(&factor, forward(&factor, targets));
+        let dual = factor.solve(targets);
         let mut weights: Vec<Vec<f64>> = space.positions.iter().map(|p| vec![0.0; p.choices.len()]).collect();
         for (architecture, share) in seen.iter().zip(&dual) {
             for (position, choice) in weights.iter_mut().zip(architecture.choices()) {
@@ -50,7 +50,7 @@ impl Additive {
         let left_out = dual.iter().enumerate().map(|(i, share)| {
             let mut unit = vec![0.0; dual.len()];
             unit[i] = 1.0;
-            let diagonal: f64 = forward(&factor, unit).iter().map(|x| x * x).sum();
+            let diagonal = factor.quadratic_form(unit);
             (share / diagonal).powi(2)
         });
         let error = (left_out.sum::<f64>() / count).sqrt();
@@ -80,7 +80,7 @@ impl Additive {
             .iter()
             .map(|a| agreement(a, to) - agreement(a, from))
             .collect();
-        let explained: f64 = forward(&self.factor, closer).iter().map(|x| x * x).sum();
+        let explained = self.factor.quadratic_form(closer);
         // Each changed position takes one choice away and brings one.
         let spread = (2.0 * changed as f64 - explained) / RIDGE;
         self.error * spread.max(0.0).sqrt()
@@ -90,41 +90,6 @@ impl Additive {
 /// At how many positions the same is chosen.
 fn agreement(a: &Architecture, b: &Architecture) -> f64 {
     a.choices().iter().zip(b.choices()).filter(|(a, b)| a == b).count() as f64
-}
-
-/// The lower factor L of K + λI = L·Lᵀ, which the penalty keeps positive definite.
-fn factor(mut k: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
-    for i in 0..k.len() {
-        k[i][i] += RIDGE;
-        for j in 0..=i {
-            let dot: f64 = (0..j).map(|m| k[i][m] * k[j][m]).sum();
-            let rest = k[i][j] - dot;
-            k[i][j] = if i == j {
-                rest.max(f64::EPSILON).sqrt()
-            } else {
-                rest / k[j][j]
-            };
-        }
-    }
-    k
-}
-
-/// Solves L x = y.
-fn forward(l: &[Vec<f64>], mut y: Vec<f64>) -> Vec<f64> {
-    for i in 0..y.len() {
-        let dot: f64 = (0..i).map(|m| l[i][m] * y[m]).sum();
-        y[i] = (y[i] - dot) / l[i][i];
-    }
-    y
-}
-
-/// Solves Lᵀ x = y.
-fn backward(l: &[Vec<f64>], mut y: Vec<f64>) -> Vec<f64> {
-    for i in (0..y.len()).rev() {
-        let dot: f64 = (i + 1..y.len()).map(|m| l[m][i] * y[m]).sum();
-        y[i] = (y[i] - dot) / l[i][i];
-    }
-    y
 }
 
 #[cfg(test)]
@@ -197,8 +162,7 @@ mod tests {
             let gram = (0..24)
                 .map(|i| (0..24).map(|j| rows.iter().map(|r| r[i] * r[j]).sum()).collect())
                 .collect();
-            let l = factor(gram);
-            backward(&l, forward(&l, right(&rows, &targets)))
+            Cholesky::of(gram, RIDGE).solve(right(&rows, &targets))
         };
         let moments = |rows: &[Vec<f64>], targets: &[f64]| -> Vec<f64> {
             (0..24)

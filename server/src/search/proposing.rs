@@ -348,8 +348,8 @@ async fn end_search(
 
 const fn stop_reason(reason: StopReason) -> &'static str {
     match reason {
-        StopReason::MaxEvaluations => "max_evaluations candidates were made",
-        StopReason::MaxDeviceHours => "max_device_hours were spent",
-        StopReason::Stalled => "the hypervolume has not grown for stall_evaluations candidates",
+        StopReason::MaxEvaluations => "all evaluations of the budget (max_evaluations) were made",
+        StopReason::MaxDeviceHours => "the device-hours of the budget (max_device_hours) were spent",
+        StopReason::Stalled => "the hypervolume has stopped growing (stall_evaluations)",
     }
 }

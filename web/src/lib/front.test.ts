@@ -98,6 +98,13 @@ describe("marks", () => {
     expect(mark?.verifiedWithinLimits).toBe(false);
   });
 
+  it("that the device could not hold keep no limit, though nothing was measured", () => {
+    const point = { ...member(1, { quality: figure(0.8), latency_ms: figure(48) }), verified_within_limits: false };
+    const [mark] = marks([candidate(1, 0.8, 48)], { points: [point], limits: LIMITS }, "latency_ms", "quality");
+    expect(mark?.verified).toBeNull();
+    expect(mark?.verifiedWithinLimits).toBe(false);
+  });
+
   it("need both figures", () => {
     expect(marks([candidate(1, 0.8, 48)], { points: [], limits: [] }, "macs", "quality")).toEqual([]);
   });

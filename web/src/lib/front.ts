@@ -102,7 +102,8 @@ export function marks(
         y: fy,
         verified: x in whole || y in whole ? { x: whole[x] ?? fx, y: whole[y] ?? fy } : null,
         verifiedWithinLimits:
-          Object.keys(whole).length === 0 ? null : (member?.verified_within_limits ?? !breaksLimit(whole, front.limits)),
+          member?.verified_within_limits ??
+          (Object.keys(whole).length === 0 ? null : !breaksLimit(whole, front.limits)),
       },
     ];
   });
