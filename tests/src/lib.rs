@@ -75,6 +75,10 @@ impl Drop for Process {
     }
 }
 
+/// How long a coordinator may take to answer: a killed Postgres writes its whole cluster to disk before it answers,
+/// and the disk may be busy.
+pub const UNTIL_HEALTHY: Duration = Duration::from_secs(300);
+
 /// A coordinator on a loopback port with its private Postgres cluster in a folder.
 #[derive(Debug)]
 pub struct Coordinator {
@@ -90,7 +94,7 @@ impl Coordinator {
     /// Starts a coordinator and waits until it answers.
     ///
     /// # Errors
-    /// When it does not answer within a minute; the message holds its log.
+    /// When it does not answer within [`UNTIL_HEALTHY`]; the message holds its log.
     pub async fn start(folder: &Path) -> Result<Self> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         Self::start_on(folder, port).await
@@ -119,7 +123,7 @@ impl Coordinator {
     }
 
     async fn wait_until_healthy(&self) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + UNTIL_HEALTHY;
         while Instant::now() < deadline {
             if let Ok(reply) = self.http.get(format!("{}/healthz", self.url)).send().await
                 && reply.status().is_success()
@@ -129,7 +133,7 @@ impl Coordinator {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         bail!(
-            "the coordinator did not answer within a minute; its log:\n{}",
+            "the coordinator did not answer within {UNTIL_HEALTHY:?}; its log:\n{}",
             self.log()
         )
     }

@@ -229,7 +229,7 @@ async fn a_stalled_search_ends_by_itself(pool: PgPool) {
     let evaluations = t.work_off(worker).await;
     let search = t.search(id).await;
     assert_eq!(search.state, SearchState::Done);
-    assert!(search.state_reason.unwrap().contains("not grown"));
+    assert!(search.state_reason.unwrap().contains("stall_evaluations"));
     assert!(evaluations < 27, "{evaluations}");
 }
 
