@@ -75,9 +75,8 @@ impl Drop for Process {
     }
 }
 
-/// How long a coordinator may take to answer: a killed Postgres writes its whole cluster to disk before it answers,
-/// and the disk may be busy.
-pub const UNTIL_HEALTHY: Duration = Duration::from_secs(300);
+/// How long a coordinator may take to answer.
+pub const UNTIL_HEALTHY: Duration = Duration::from_secs(60);
 
 /// A coordinator on a loopback port with its private Postgres cluster in a folder.
 #[derive(Debug)]

@@ -25,7 +25,8 @@ pub(super) struct Launcher {
     /// Whether this program knows the hidden command. Asked at the start: once an upgrade has replaced its
     /// file, the name that the system tells is another.
     has_shim: bool,
-    child: Mutex<Option<Child>>,
+    /// Postmasters not known to have ended. The one before the last may still be dying when another is started.
+    children: Mutex<Vec<Child>>,
 }
 
 struct Request {
@@ -49,7 +50,7 @@ impl Launcher {
         Self {
             requests,
             has_shim: is_temponas(),
-            child: Mutex::new(None),
+            children: Mutex::new(Vec::new()),
         }
     }
 
@@ -65,19 +66,15 @@ impl Launcher {
             }
             Err(error) => return Err(ClusterError::files("cannot start", &programs.postgres())(error)),
         };
-        *self.child.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
+        self.children.lock().unwrap_or_else(PoisonError::into_inner).push(child);
         Ok(())
     }
 
-    /// Takes note of a postmaster that ended; until then the system keeps its number alive.
+    /// Takes note of every postmaster that ended: until then the system keeps its number alive, and its successor
+    /// takes it for a living one.
     pub(super) fn reap(&self) {
-        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
-        if child
-            .as_mut()
-            .is_some_and(|child| !matches!(child.try_wait(), Ok(None)))
-        {
-            *child = None;
-        }
+        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        children.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
     }
 
     fn spawn(&self, command: Command) -> io::Result<Child> {
@@ -146,4 +143,25 @@ pub fn run_until_parent_dies(parent: u32, program: &Path, arguments: &[std::ffi:
         return Err(io::Error::other("the process that asked for it is gone"));
     }
     Err(Command::new(program).args(arguments).exec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_that_died_before_its_successor_was_started_is_reaped_too() {
+        let launcher = Launcher::start();
+        let children: Vec<Child> = (0..2).map(|_| launcher.spawn(Command::new("true")).unwrap()).collect();
+        let pids: Vec<u32> = children.iter().map(Child::id).collect();
+        *launcher.children.lock().unwrap() = children;
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while !launcher.children.lock().unwrap().is_empty() && std::time::Instant::now() < deadline {
+            launcher.reap();
+            thread::sleep(std::time::Duration::from_millis(10));
+        }
+        for pid in pids {
+            assert!(!Path::new(&format!("/proc/{pid}")).exists(), "{pid} is left");
+        }
+    }
 }
