@@ -34,6 +34,8 @@ pub enum ArtifactRole {
     Table,
     /// A dataset or base weights that a worker needs.
     Base,
+    /// Encoded clips: their index (JSON), or a shard of latents or text embeddings (safetensors).
+    Latents,
 }
 
 /// An artifact in its role.

@@ -7,7 +7,10 @@ use protocol::{
     CandidateId, FieldProblem, JobId, LeaseToken, Metrics, SearchId,
     devices::RuntimeName,
     events::EventBody,
-    jobs::{EvaluateOutcome, JobInput, JobResult, JobState, LookupOutcome, Outcome, ProfileOutcome, VerifyOutcome},
+    jobs::{
+        BenchmarkOutcome, EvaluateOutcome, JobInput, JobResult, JobState, LookupOutcome, Outcome, ProfileOutcome,
+        PruneBackboneOutcome, VerifyOutcome,
+    },
     leases::{FailureReport, Heartbeat, HeartbeatReply, ResultReport},
 };
 use search_spaces::Space;
@@ -236,6 +239,11 @@ async fn store_outcome(tx: &mut Tx, job: &JobRow, result: &JobResult, now: DateT
             figures::require_samples(job.id, latency_ms_samples, "result.outcome.latency_ms_samples")?;
             candidates::set_verified(tx, input.candidate_id, metrics, &result.artifacts).await?;
             Ok(tell_candidate(tx, job.search_id, input.candidate_id).await?)
+        }
+        (JobInput::EncodeLatents(_), Outcome::EncodeLatents(_)) => Ok(()),
+        (JobInput::PruneBackbone(_), Outcome::PruneBackbone(PruneBackboneOutcome { metrics, .. }))
+        | (JobInput::Benchmark(_), Outcome::Benchmark(BenchmarkOutcome { metrics, .. })) => {
+            figures::require_figures(job.id, metrics)
         }
         (input, _) => Err(at_fault(
             job.id,

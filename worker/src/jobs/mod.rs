@@ -48,7 +48,9 @@ pub fn run(context: &JobContext, input: &JobInput) -> Result<JobResult, JobError
         JobInput::Profile(input) => profile::run(context, input),
         JobInput::Evaluate(input) => evaluate::run(context, input),
         JobInput::Verify(input) => verify::run(context, input),
-        JobInput::Lookup(_) => Err(JobError::Input("this worker takes no lookup jobs".to_owned())),
+        JobInput::Lookup(_) | JobInput::EncodeLatents(_) | JobInput::PruneBackbone(_) | JobInput::Benchmark(_) => {
+            Err(JobError::Input(format!("this worker takes no {} jobs", input.kind())))
+        }
     });
     catch_unwind(work).unwrap_or_else(|panic| Err(JobError::Attempt(format!("panicked: {}", message_of(&*panic)))))
 }

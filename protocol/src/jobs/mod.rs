@@ -1,5 +1,7 @@
 //! Job kinds with their inputs, their results, and how jobs are shown.
 
+mod model;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -7,6 +9,11 @@ use utoipa::ToSchema;
 use crate::{
     CandidateId, JobId, Metrics, SearchId, WorkerId, artifacts::ArtifactRef, devices::RuntimeName, luts::Block,
     luts::EntryUpload,
+};
+
+pub use model::{
+    BenchmarkInput, BenchmarkOutcome, Bucket, EncodeLatentsInput, EncodeLatentsOutcome, PruneBackboneInput,
+    PruneBackboneOutcome, ResultTable, SkippedFile, VBENCH_EVALUATOR, one_rank,
 };
 
 /// Evaluator of a space that names none: whatever the worker brings.
@@ -29,11 +36,25 @@ pub enum JobKind {
     Verify,
     /// Look a candidate up in a table; the coordinator does this itself.
     Lookup,
+    /// Turn captioned clips into sharded latents and text embeddings.
+    EncodeLatents,
+    /// Prune the spatial backbone by distillation from the full one.
+    PruneBackbone,
+    /// Score a trained model, by a worker that brings the evaluator asked for.
+    Benchmark,
 }
 
 impl JobKind {
     /// All kinds.
-    pub const ALL: [Self; 4] = [Self::Profile, Self::Evaluate, Self::Verify, Self::Lookup];
+    pub const ALL: [Self; 7] = [
+        Self::Profile,
+        Self::Evaluate,
+        Self::Verify,
+        Self::Lookup,
+        Self::EncodeLatents,
+        Self::PruneBackbone,
+        Self::Benchmark,
+    ];
 
     /// The name on the wire and in the database.
     #[must_use]
@@ -43,6 +64,9 @@ impl JobKind {
             Self::Evaluate => "evaluate",
             Self::Verify => "verify",
             Self::Lookup => "lookup",
+            Self::EncodeLatents => "encode_latents",
+            Self::PruneBackbone => "prune_backbone",
+            Self::Benchmark => "benchmark",
         }
     }
 
@@ -64,7 +88,10 @@ impl std::str::FromStr for JobKind {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let found = Self::ALL.into_iter().find(|kind| kind.as_str() == text);
-        found.ok_or_else(|| format!("`{text}` is no job kind; allowed: profile, evaluate, verify, lookup"))
+        found.ok_or_else(|| {
+            let allowed = Self::ALL.map(Self::as_str).join(", ");
+            format!("`{text}` is no job kind; allowed: {allowed}")
+        })
     }
 }
 
@@ -80,6 +107,12 @@ pub enum JobInput {
     Verify(VerifyInput),
     /// See [`JobKind::Lookup`].
     Lookup(LookupInput),
+    /// See [`JobKind::EncodeLatents`].
+    EncodeLatents(EncodeLatentsInput),
+    /// See [`JobKind::PruneBackbone`].
+    PruneBackbone(PruneBackboneInput),
+    /// See [`JobKind::Benchmark`].
+    Benchmark(BenchmarkInput),
 }
 
 impl JobInput {
@@ -91,6 +124,9 @@ impl JobInput {
             Self::Evaluate(_) => JobKind::Evaluate,
             Self::Verify(_) => JobKind::Verify,
             Self::Lookup(_) => JobKind::Lookup,
+            Self::EncodeLatents(_) => JobKind::EncodeLatents,
+            Self::PruneBackbone(_) => JobKind::PruneBackbone,
+            Self::Benchmark(_) => JobKind::Benchmark,
         }
     }
 }
@@ -217,6 +253,12 @@ pub enum Outcome {
     Verify(VerifyOutcome),
     /// A row of the table.
     Lookup(LookupOutcome),
+    /// Encoded clips.
+    EncodeLatents(EncodeLatentsOutcome),
+    /// A pruned backbone.
+    PruneBackbone(PruneBackboneOutcome),
+    /// A model's scores.
+    Benchmark(BenchmarkOutcome),
 }
 
 /// Measured blocks with their raw samples.
