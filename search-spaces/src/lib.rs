@@ -38,7 +38,8 @@ pub use schedule::{Step, heaviest_part};
 pub use shape::Shape;
 pub use space::{
     ActionMode, ActionsSettings, Choice, Direction, Evaluation, Limits, Nsga2Settings, Objective, Pipeline, Position,
-    Problem, Reference, SearchSettings, Space, SpaceError, SpaceKind, Start, StrategySettings, TableSettings,
+    Precision, Problem, Reference, SearchSettings, Space, SpaceError, SpaceKind, Start, StrategySettings,
+    TableSettings, TimestepShift, TrainingSettings,
 };
 pub use structure::Structure;
 pub use table::{Table, TableError, TableProblem};

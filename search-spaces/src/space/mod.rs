@@ -6,6 +6,7 @@ mod positions;
 mod read;
 mod search;
 mod settings;
+mod training;
 mod unet;
 
 use std::collections::BTreeSet;
@@ -16,6 +17,7 @@ pub use settings::{
     ActionMode, ActionsSettings, Direction, Evaluation, Limits, Nsga2Settings, Objective, Pipeline, SearchSettings,
     Start, StrategySettings, TableSettings,
 };
+pub use training::{Precision, TimestepShift, TrainingSettings};
 
 use crate::action::Neighbour;
 use crate::{Action, Architecture, ArchitectureError, Block, Structure, TemporalLayer, UnetConfig};
