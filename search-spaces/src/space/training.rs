@@ -243,7 +243,10 @@ mod tests {
         let settings: TrainingSettings = serde_json::from_str(old).expect("an older file");
         assert_eq!((settings.accumulate, settings.warmup_steps, settings.ema), (1, 0, None));
         assert_eq!((settings.betas, settings.max_gradient_norm), ([0.9, 0.999], 1.0));
-        assert_eq!((settings.precision, settings.gradient_checkpointing), (Precision::F32, false));
+        assert_eq!(
+            (settings.precision, settings.gradient_checkpointing),
+            (Precision::F32, false)
+        );
         assert_eq!(settings.timestep_shift, TimestepShift::None);
         assert_eq!(settings.learning_rate_at(0), 0.1);
     }

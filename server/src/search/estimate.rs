@@ -266,7 +266,15 @@ async fn seconds_per_evaluation(app: &App, space: &Space) -> Result<Option<(Figu
 
 /// Whether two settings ask for the same amount of work; seeds do not matter.
 fn same_work(a: &Evaluation, b: &Evaluation) -> bool {
-    let amount = |e: &Evaluation| (e.training.steps, e.training.batch, e.prompts, e.videos_per_prompt, e.sample_steps);
+    let amount = |e: &Evaluation| {
+        (
+            e.training.steps,
+            e.training.batch,
+            e.prompts,
+            e.videos_per_prompt,
+            e.sample_steps,
+        )
+    };
     amount(a) == amount(b)
 }
 
