@@ -4,6 +4,7 @@ mod evaluation;
 mod parse;
 mod positions;
 mod read;
+mod recipe;
 mod search;
 mod settings;
 mod training;
@@ -13,6 +14,7 @@ use std::collections::BTreeSet;
 
 pub use parse::SpaceError;
 pub use read::Problem;
+pub use recipe::{Adversarial, Distillation, Joint, Recipe, Stage, Trains};
 pub use settings::{
     ActionMode, ActionsSettings, Direction, Evaluation, Limits, Nsga2Settings, Objective, Pipeline, SearchSettings,
     Start, StrategySettings, TableSettings,

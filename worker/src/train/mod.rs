@@ -120,6 +120,11 @@ impl<'a> Training<'a> {
         &self.variables
     }
 
+    /// The trained weights by name in float32, as the optimizer moves them.
+    pub fn masters(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.optimizer.masters()
+    }
+
     /// Milliseconds of each step that was taken here.
     pub fn step_milliseconds(&self) -> &[f64] {
         &self.step_ms

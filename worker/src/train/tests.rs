@@ -98,7 +98,7 @@ fn run(training: &mut Training<'_>, steps: u64) -> Vec<f64> {
 }
 
 /// What a training of `steps` ends with.
-fn trained(settings: &TrainingSettings, steps: u64) -> (Vec<f64>, Vec<(String, Tensor)>) {
+fn trained(settings: &TrainingSettings, steps: u64) -> Trained {
     let (vs, unet) = built();
     let mut training = training(&unet, &vs, settings, 5);
     let losses = run(&mut training, steps);
@@ -115,6 +115,15 @@ fn apart(a: &[(String, Tensor)], b: &[(String, Tensor)]) -> f64 {
         distance = distance.max(largest(x, y));
     }
     distance / moved
+}
+
+type Trained = (Vec<f64>, Vec<(String, Tensor)>);
+
+fn same_but_for_the_order_of_sums(a: &Trained, b: &Trained) {
+    for (a, b) in a.0.iter().zip(&b.0) {
+        assert!((a - b).abs() < 1e-5 * a, "{a} against {b}");
+    }
+    assert!(apart(&a.1, &b.1) < 1e-3, "{}", apart(&a.1, &b.1));
 }
 
 #[test]
@@ -213,16 +222,11 @@ fn a_checkpoint_of_another_architecture_is_refused() {
 
 #[test]
 fn micro_batches_give_the_step_of_the_whole_batch() {
-    let whole = trained(&settings(), 6);
     let split = TrainingSettings {
         accumulate: 2,
         ..settings()
     };
-    let split = trained(&split, 6);
-    for (a, b) in whole.0.iter().zip(&split.0) {
-        assert!((a - b).abs() < 1e-5 * a, "{a} against {b}");
-    }
-    assert!(apart(&whole.1, &split.1) < 1e-3, "{}", apart(&whole.1, &split.1));
+    same_but_for_the_order_of_sums(&trained(&settings(), 6), &trained(&split, 6));
 }
 
 /// bfloat16 keeps eight bits: a pass is off by some 2⁻⁸, and the loss with it. Weights follow Adam, which takes signs of
@@ -249,7 +253,7 @@ fn bfloat16_follows_float32_to_its_own_digits() {
 fn in_bfloat16_masters_move_by_less_than_the_model_can_show_and_the_frozen_have_none() {
     let tiny = TrainingSettings {
         precision: Precision::Bf16,
-        learning_rate: 1e-7,
+        learning_rate: 1e-5,
         ..settings()
     };
     let (vs, unet) = built();
@@ -270,10 +274,10 @@ fn in_bfloat16_masters_move_by_less_than_the_model_can_show_and_the_frozen_have_
         assert_eq!(variable.grad().defined(), is_temporal(&name), "{name}");
     }
     for (name, master) in training.finish().unwrap() {
-        // Norms start as ones; a step of Adam is about the learning rate.
+        // Norms start as ones, where bfloat16 has steps of 2⁻⁸ at the finest; a step of Adam is about the learning rate.
         if name.ends_with("norm.weight") {
             let moved = (master - 1.0).abs().max().double_value(&[]);
-            assert!(moved > 5e-8 && moved < 1e-6, "{name}: {moved}");
+            assert!(moved > 1e-6 && moved < 1e-4, "{name}: {moved}");
         }
     }
 }
@@ -284,7 +288,7 @@ fn recomputed_activations_give_the_same_training_in_less_memory() {
         gradient_checkpointing: true,
         ..settings()
     };
-    assert_eq!(trained(&settings(), 4), trained(&recomputing, 4));
+    same_but_for_the_order_of_sums(&trained(&settings(), 4), &trained(&recomputing, 4));
     let peak = |settings: &TrainingSettings| {
         let (vs, unet) = built();
         let mut training = training(&unet, &vs, settings, 5);
@@ -312,7 +316,7 @@ fn all_weights_train_where_all_are_trainable_recomputed_or_not() {
         let losses = run(&mut training, 3);
         (losses, training.finish().unwrap())
     };
-    assert_eq!(end(false), end(true));
+    same_but_for_the_order_of_sums(&end(false), &end(true));
 }
 
 #[test]

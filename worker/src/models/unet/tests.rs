@@ -268,10 +268,21 @@ fn recomputed_activations_give_the_same_gradients() {
             let ys = unet.pass(&xs, Moment::Time(&time), &text, activations);
             ys.square().mean(Kind::Float).backward();
             let mut all: Vec<_> = vs.variables().into_iter().map(|(name, w)| (name, w.grad())).collect();
+            all.extend([("the clip".to_owned(), xs.grad()), ("velocity".to_owned(), ys.detach())]);
             all.sort_by(|a, b| a.0.cmp(&b.0));
-            (ys.detach(), xs.grad(), all)
+            all
         };
-        assert_eq!(gradients(Activations::Kept), gradients(Activations::Recomputed));
+        let (kept, recomputed) = (gradients(Activations::Kept), gradients(Activations::Recomputed));
+        for ((name, kept), (_, recomputed)) in kept.iter().zip(&recomputed) {
+            // A tensor that several blocks read sums its gradients in another order.
+            let off = distance(kept, recomputed) / kept.abs().max().double_value(&[]).max(1e-12);
+            assert!(off < 1e-4, "{name}: {off}");
+        }
+        assert_eq!(
+            kept[kept.len() - 1],
+            recomputed[kept.len() - 1],
+            "the pass itself is the same"
+        );
     }
 }
 
