@@ -231,12 +231,11 @@ impl Bench<'_> {
             self.kind()
         );
         let standing = memory.in_use();
-        let (trained, PeakBytes(above)) = memory.peak_of(|| self.train(&unet, &vs, ceiling.flops));
+        let (trained, PeakBytes(above)) = memory.peak_of(|| self.train(&unet, &vs, &memory, ceiling.flops));
         trained?;
         println!(
-            "memory        {:.2} GB at the peak of training, {:.2} GB of it weights as they were built; building took {:.2} GB",
+            "memory        {:.2} GB at the peak of training, {:.2} GB at that of building",
             (standing + above) as f64 / 1e9,
-            standing as f64 / 1e9,
             building as f64 / 1e9
         );
         let standing = memory.in_use();
@@ -277,15 +276,22 @@ impl Bench<'_> {
     }
 
     /// Training steps, with what they took.
-    fn train(&self, unet: &UNet, vs: &nn::VarStore, ceiling: f64) -> anyhow::Result<()> {
+    fn train(&self, unet: &UNet, vs: &nn::VarStore, memory: &MemoryTracker, ceiling: f64) -> anyhow::Result<()> {
         let mut training = Training::new(unet, vs, &self.settings, 1)?;
-        let before: Vec<Tensor> = training.masters().map(|(_, w)| w.detach().copy()).collect();
+        // The projections that make fresh temporal layers the identity: what they grow to is what was learned.
+        let zeros: Vec<Tensor> = training
+            .masters()
+            .map(|(_, weight)| weight.detach())
+            .filter(|weight| largest(weight) == 0.0)
+            .collect();
+        let mut losses = Vec::new();
         let batches = |step| self.clips(u64::from(self.settings.batch), step);
         let mut busy = None;
         let mut failure = None;
         let ran = training.run(u64::from(self.settings.steps), &batches, &mut |training, loss| {
             let ms = training.step_milliseconds().last().copied().unwrap_or_default();
             tracing::info!(step = training.step_number(), loss, seconds = ms / 1000.0);
+            losses.push(format!("{loss:.4}"));
             if !loss.is_finite() {
                 failure = Some(anyhow::anyhow!("the loss of step {} is {loss}", training.step_number()));
                 return ControlFlow::Break(());
@@ -298,13 +304,15 @@ impl Bench<'_> {
             return Err(failure);
         }
         let share = busy.and_then(Busy::share);
-        let moved = training
-            .masters()
-            .zip(&before)
-            .map(|((_, after), before)| (after - before).abs().max().to_kind(Kind::Double).double_value(&[]));
+        println!("training      losses {}", losses.join(" "));
         println!(
-            "training      the largest move of a weight is {:.1e}",
-            moved.fold(0.0, f64::max)
+            "training      {} tensors that began at zero have weights of up to {:.1e}",
+            zeros.len(),
+            zeros.iter().map(largest).fold(0.0, f64::max)
+        );
+        println!(
+            "memory        {:.2} GB stand between steps: weights, masters, moments, gradients",
+            memory.in_use() as f64 / 1e9
         );
         let times = training.step_milliseconds();
         let timed = if times.len() > 1 { &times[1..] } else { times };
@@ -344,6 +352,10 @@ impl Bench<'_> {
             say_speed("sampling", "pass", &pass, work, ceiling);
         }
     }
+}
+
+fn largest(tensor: &Tensor) -> f64 {
+    tensor.abs().max().to_kind(Kind::Double).double_value(&[])
 }
 
 fn say_speed(what: &str, unit: &str, times: &Samples, work: work::Work, ceiling: f64) {
