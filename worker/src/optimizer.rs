@@ -43,6 +43,24 @@ impl Slot {
     }
 }
 
+/// The same tensors in short pieces, seen through to their storage: a processor's intermediate results then stay in its
+/// caches, and large tensors need no temporary copies of themselves. Tensors of one shape, the ones written to
+/// contiguous; in one piece where they are small, strided or on an accelerator.
+pub(crate) fn pieces<const N: usize>(tensors: [&Tensor; N]) -> Vec<[Tensor; N]> {
+    const LENGTH: i64 = 1 << 20;
+    let count = tensors[0].numel() as i64;
+    let whole = tensors.iter().any(|t| !t.is_contiguous() || t.device().is_cuda());
+    if count <= LENGTH || whole {
+        return vec![tensors.map(Tensor::shallow_clone)];
+    }
+    let flat = tensors.map(|tensor| tensor.view([-1]));
+    let piece = |start: i64| {
+        let length = LENGTH.min(count - start);
+        flat.each_ref().map(|tensor| tensor.narrow(0, start, length))
+    };
+    (0..count).step_by(LENGTH as usize).map(piece).collect()
+}
+
 /// AdamW over named variables.
 #[derive(Debug)]
 pub struct AdamW {
@@ -168,7 +186,8 @@ impl AdamW {
         let squares: Vec<Tensor> = gradients
             .iter()
             .flatten()
-            .map(|g| g.square().sum(Kind::Float))
+            .flat_map(|g| pieces([g]))
+            .map(|[g]| g.square().sum(Kind::Float))
             .collect();
         if squares.is_empty() {
             return 0.0;
@@ -177,18 +196,16 @@ impl AdamW {
         let shrink = (max_gradient_norm / (norm + 1e-6)).min(1.0);
         for (slot, gradient) in self.slots.iter_mut().zip(gradients) {
             let Some(gradient) = gradient else { continue };
-            let gradient = gradient * shrink;
-            let _ = slot.mean.g_mul_scalar_(beta1).g_add_(&(&gradient * (1.0 - beta1)));
-            let _ = slot
-                .square
-                .g_mul_scalar_(beta2)
-                .g_add_(&(gradient.square() * (1.0 - beta2)));
-            let root = (&slot.square / correction2).sqrt() + eps;
-            let change = &slot.mean / root * (learning_rate / correction1);
-            let _ = slot
-                .master
-                .g_mul_scalar_(1.0 - learning_rate * weight_decay)
-                .g_sub_(&change);
+            for [mut master, mut mean, mut square, gradient] in
+                pieces([&slot.master, &slot.mean, &slot.square, &gradient])
+            {
+                let gradient = gradient * shrink;
+                let _ = mean.g_mul_scalar_(beta1).g_add_(&(&gradient * (1.0 - beta1)));
+                let _ = square.g_mul_scalar_(beta2).g_add_(&(gradient.square() * (1.0 - beta2)));
+                let root = (&square / correction2).sqrt() + eps;
+                let change = &mean / root * (learning_rate / correction1);
+                let _ = master.g_mul_scalar_(1.0 - learning_rate * weight_decay).g_sub_(&change);
+            }
             slot.round();
         }
         norm
@@ -302,6 +319,24 @@ mod tests {
         (1..100).for_each(|_| adamw.backward_step(&x.sum(Kind::Float), step));
         assert!((master(&adamw).expect("x") - (1.0 - 100.0 * step)).abs() < 1e-5);
         assert!((x.double_value(&[0]) - (1.0 - 100.0 * step)).abs() < 1.0 / 512.0);
+    }
+
+    #[test]
+    fn pieces_are_the_whole_and_write_through() {
+        let long = (1 << 20) + 5;
+        let whole = Tensor::arange(long, (Kind::Float, tch::Device::Cpu));
+        let matrix = whole.reshape([long, 1]);
+        let mut sum = 0;
+        for [mut a, b] in pieces([&whole, &matrix]) {
+            sum += a.numel() as i64;
+            let _ = a.g_mul_scalar_(2.0);
+            assert_eq!(a, b, "one storage");
+        }
+        assert_eq!(sum, long);
+        assert_eq!(whole.double_value(&[long - 1]), 2.0 * (long - 1) as f64);
+        let turned = Tensor::zeros([2, 1 << 20], (Kind::Float, tch::Device::Cpu)).tr();
+        assert_eq!(pieces([&turned]).len(), 1);
+        assert_eq!(pieces([&turned.contiguous()]).len(), 2);
     }
 
     #[test]

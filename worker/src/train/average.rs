@@ -3,6 +3,7 @@
 use tch::{Kind, Tensor};
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::optimizer::pieces;
 
 /// `a ← d a + (1 − d) w` after every step, in float32; it starts as the weights themselves.
 #[derive(Debug)]
@@ -23,8 +24,10 @@ impl Average {
     /// Takes in the weights after a step, in the order of [`Self::new`].
     pub(super) fn follow<'w>(&mut self, weights: impl Iterator<Item = (&'w str, &'w Tensor)>) {
         tch::no_grad(|| {
-            for ((_, average), (_, weight)) in self.weights.iter_mut().zip(weights) {
-                let _ = average.g_mul_scalar_(self.decay).g_add_(&(weight * (1.0 - self.decay)));
+            for ((_, average), (_, weight)) in self.weights.iter().zip(weights) {
+                for [mut average, weight] in pieces([average, weight]) {
+                    let _ = average.g_mul_scalar_(self.decay).g_add_(&(weight * (1.0 - self.decay)));
+                }
             }
         });
     }
