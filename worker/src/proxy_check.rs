@@ -284,10 +284,8 @@ impl Bench {
         let started = Instant::now();
         let (settings, seed) = (&evaluation.training, evaluation.train_seed);
         let mut training = Training::new(&unet, &vs, settings, seed)?;
-        let batches = |step| {
-            self.clips
-                .batch(seed, step, u64::from(settings.batch), settings.text_dropout)
-        };
+        let size = u64::from(settings.batch);
+        let batches = |step| Ok(self.clips.batch(seed, step, size, settings.text_dropout));
         let tail = settings.steps - settings.steps / 5;
         let (mut sum, mut count) = (0.0, 0.0);
         let _ = training.run(u64::from(settings.steps), &batches, &mut |training, loss| {

@@ -285,7 +285,7 @@ impl Bench<'_> {
             .filter(|weight| largest(weight) == 0.0)
             .collect();
         let mut losses = Vec::new();
-        let batches = |step| self.clips(u64::from(self.settings.batch), step);
+        let batches = |step| Ok(self.clips(u64::from(self.settings.batch), step));
         let mut busy = None;
         let mut failure = None;
         let ran = training.run(u64::from(self.settings.steps), &batches, &mut |training, loss| {

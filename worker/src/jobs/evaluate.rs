@@ -205,12 +205,12 @@ fn train(
     let steps = u64::from(settings.steps);
     let every = u64::from((settings.steps / CURVE_POINTS).max(1));
     let batches = |step| {
-        clips.batch(
+        Ok(clips.batch(
             evaluation.train_seed,
             step,
             u64::from(settings.batch),
             settings.text_dropout,
-        )
+        ))
     };
     let mut failure = None;
     let ran = training.run(steps, &batches, &mut |training, loss| {
@@ -448,9 +448,11 @@ mod tests {
         let settings = &space.evaluation.as_ref().unwrap().training;
         let (vs, unet) = built(&space, "c1.-.-.-.-", 1);
         let mut training = Training::new(&unet, &vs, settings, 1).unwrap();
-        let batch = |_| crate::data::latents::Batch {
-            latents: crate::models::seeded::normal(&[2, 4, 5, 8, 8], 1, Device::Cpu),
-            text: crate::models::seeded::normal(&[2, 8, 32], 2, Device::Cpu),
+        let batch = |_| {
+            Ok(crate::data::latents::Batch {
+                latents: crate::models::seeded::normal(&[2, 4, 5, 8, 8], 1, Device::Cpu),
+                text: crate::models::seeded::normal(&[2, 8, 32], 2, Device::Cpu),
+            })
         };
         let ran = training.run(3, &batch, &mut |_, _| ControlFlow::Continue(()));
         assert!(ran.unwrap().is_continue());

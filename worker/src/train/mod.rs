@@ -24,7 +24,7 @@ use crate::models::seeded::{generator, normal_from, stream_of};
 use crate::models::unet::{Activations, Moment, freeze_spatial};
 use crate::optimizer::{AdamW, AdamWConfig};
 use average::Average;
-pub use sync::{GradientSync, SyncError};
+pub use sync::{GradientSync, SyncError, TrainError};
 
 /// A training in progress.
 #[derive(Debug)]
@@ -147,10 +147,11 @@ impl<'a> Training<'a> {
             .collect())
     }
 
-    /// One step; its loss.
+    /// One step; its loss, over all ranks where there are several. Every rank is given the whole batch and draws the
+    /// noise of all of it, so the step does not depend on their number.
     ///
     /// # Errors
-    /// Where the gradients of several ranks do not come together.
+    /// Where several ranks do not come together.
     pub fn step(&mut self, batch: &Batch) -> Result<f64, SyncError> {
         let started = Instant::now();
         let settings = self.settings;
@@ -161,17 +162,23 @@ impl<'a> Training<'a> {
         let time = flow::shifted(&time, flow::shift_of(settings.timestep_shift, &shape));
         let noise = normal_from(&mut rng, &shape, device);
 
+        let rows = match &self.sync {
+            Some(sync) => sync.share(shape[0])?,
+            None => 0..shape[0],
+        };
+        let clips = rows.end - rows.start;
+        let parts = i64::from(settings.accumulate).clamp(1, clips.max(1));
+        let [latents, noise, times, texts] = [&batch.latents, &noise, &time, &batch.text]
+            .map(|whole| whole.narrow(0, rows.start, clips).chunk(parts, 0));
+
         self.optimizer.zero_gradients();
-        let parts = i64::from(settings.accumulate).clamp(1, shape[0].max(1));
         let mut total = Tensor::zeros([], (Kind::Float, device));
-        let (latents, noise) = (batch.latents.chunk(parts, 0), noise.chunk(parts, 0));
-        let (times, texts) = (time.chunk(parts, 0), batch.text.chunk(parts, 0));
         for i in 0..latents.len() {
             if i + 1 == latents.len() {
                 self.sync.iter_mut().for_each(|sync| sync.begin_backward());
             }
             // Weighed by its clips: the sum over the parts is the mean over the batch.
-            let share = latents[i].size()[0] as f64 / shape[0] as f64;
+            let share = latents[i].size()[0] as f64 / clips as f64;
             let velocity = |x: &Tensor, t: &Tensor| self.velocity(x, t, &texts[i]);
             let loss = flow::loss(velocity, &latents[i], &noise[i], &times[i]) * share;
             loss.backward();
@@ -179,6 +186,7 @@ impl<'a> Training<'a> {
         }
         if let Some(sync) = &mut self.sync {
             sync.finish()?;
+            total = sync.mean(&total)?;
         }
         self.optimizer.step(settings.learning_rate_at(self.step));
         if let Some(average) = &mut self.average {
@@ -203,15 +211,17 @@ impl<'a> Training<'a> {
     /// of the last.
     ///
     /// # Errors
-    /// As [`Self::step`].
+    /// Where `batches` has no clips for a step, and as [`Self::step`].
     pub fn run(
         &mut self,
         steps: u64,
-        batches: &dyn Fn(u64) -> Batch,
+        batches: &dyn Fn(u64) -> Result<Batch, Box<dyn std::error::Error + Send + Sync>>,
         after: &mut dyn FnMut(&Self, f64) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>, SyncError> {
+    ) -> Result<ControlFlow<()>, TrainError> {
         while self.has_layers() && self.step < steps {
-            let loss = self.step(&batches(self.step))?;
+            let step = self.step;
+            let batch = batches(step).map_err(|source| TrainError::Clips { step, source })?;
+            let loss = self.step(&batch)?;
             if after(self, loss).is_break() {
                 return Ok(ControlFlow::Break(()));
             }

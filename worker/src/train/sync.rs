@@ -1,11 +1,22 @@
 //! The place between backward pass and optimizer step where several devices agree on the gradients.
 
-/// Brings the gradients of all ranks together. A training alone has none.
+use std::ops::Range;
+
+use tch::Tensor;
+
+/// Makes a training one of several ranks that take the same steps, each with its rows of every batch. A training alone has
+/// none.
 ///
 /// The gradients are those of [`super::Training::variables`], read and written at the variables (`Tensor::grad`), in
 /// float32 whatever the precision of the model. The mean over ranks is what belongs there: the loss of each rank is a
 /// mean over its own clips.
 pub trait GradientSync: std::fmt::Debug {
+    /// This rank's rows of a batch of `clips`.
+    ///
+    /// # Errors
+    /// Where the batch cannot be shared evenly.
+    fn share(&self, clips: i64) -> Result<Range<i64>, SyncError>;
+
     /// The backward pass that completes the gradients of a step is about to begin: from now on they may travel as soon
     /// as each is whole. The micro-batches before, if any, have been added up already.
     fn begin_backward(&mut self);
@@ -15,9 +26,31 @@ pub trait GradientSync: std::fmt::Debug {
     /// # Errors
     /// Where a rank is lost or the gradients cannot travel.
     fn finish(&mut self) -> Result<(), SyncError>;
+
+    /// The mean over all ranks of a scalar, for the loss that is reported.
+    ///
+    /// # Errors
+    /// As [`Self::finish`].
+    fn mean(&mut self, value: &Tensor) -> Result<Tensor, SyncError>;
 }
 
-/// The gradients of several ranks did not come together.
+/// Several ranks did not come together.
 #[derive(Debug, thiserror::Error)]
-#[error("the gradients of this step did not come together: {0}")]
+#[error("the ranks of this training did not come together: {0}")]
 pub struct SyncError(pub String);
+
+/// Why a training ended before its last step.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The clips of a step could not be had.
+    #[error("the clips of step {step}: {source}")]
+    Clips {
+        /// The step, from 0.
+        step: u64,
+        /// What their source says.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Several ranks did not come together.
+    #[error(transparent)]
+    Sync(#[from] SyncError),
+}

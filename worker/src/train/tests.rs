@@ -89,7 +89,7 @@ fn training<'a>(unet: &'a UNet, vs: &nn::VarStore, settings: &'a TrainingSetting
 
 fn run(training: &mut Training<'_>, steps: u64) -> Vec<f64> {
     let mut losses = Vec::new();
-    let ended = training.run(steps, &batch, &mut |_, loss| {
+    let ended = training.run(steps, &|step| Ok(batch(step)), &mut |_, loss| {
         losses.push(loss);
         ControlFlow::Continue(())
     });
@@ -365,6 +365,14 @@ struct Halving {
 }
 
 impl GradientSync for Halving {
+    fn share(&self, clips: i64) -> Result<std::ops::Range<i64>, SyncError> {
+        Ok(0..clips)
+    }
+
+    fn mean(&mut self, value: &Tensor) -> Result<Tensor, SyncError> {
+        Ok(value * 0.5)
+    }
+
     fn begin_backward(&mut self) {
         self.begun += 1;
     }
@@ -397,20 +405,81 @@ fn gradients_pass_through_the_sync_once_a_step_and_a_lost_rank_ends_it() {
         log: log.clone(),
     };
     let mut training = training.with_sync(Box::new(halving));
-    run(&mut training, 1);
-    let plain = |steps| {
-        let (vs, unet) = built();
-        let mut plain = super::Training::new(&unet, &vs, &settings, 5).unwrap();
-        run(&mut plain, steps);
-        plain.checkpoint().under("optimizer.mean.")
-    };
+    let loss = run(&mut training, 1)[0];
+    let (vs, unet) = built();
+    let mut plain = super::Training::new(&unet, &vs, &settings, 5).unwrap();
+    assert_eq!(loss, 0.5 * run(&mut plain, 1)[0]);
     let halved = training.checkpoint().under("optimizer.mean.");
-    for (name, mean) in plain(1) {
+    for (name, mean) in plain.checkpoint().under("optimizer.mean.") {
         assert!((mean * 0.5).allclose(&halved[&name], 1e-5, 1e-9, false), "{name}");
     }
     run(&mut training, 2);
     assert_eq!(log.get(), 2);
     let error = training.step(&batch(2)).unwrap_err();
     assert!(error.to_string().contains("rank 1 is lost"), "{error}");
+    assert_eq!(training.step_number(), 2);
+}
+
+/// Two ranks in one process: each takes its half of the batch, and a third party adds the gradients up.
+#[derive(Debug)]
+struct HalfOf {
+    rank: i64,
+}
+
+impl GradientSync for HalfOf {
+    fn share(&self, clips: i64) -> Result<std::ops::Range<i64>, SyncError> {
+        Ok(self.rank * clips / 2..(self.rank + 1) * clips / 2)
+    }
+
+    fn begin_backward(&mut self) {}
+
+    fn finish(&mut self) -> Result<(), SyncError> {
+        Ok(())
+    }
+
+    fn mean(&mut self, value: &Tensor) -> Result<Tensor, SyncError> {
+        Ok(value.shallow_clone())
+    }
+}
+
+#[test]
+fn the_gradient_of_a_batch_is_the_mean_of_its_ranks() {
+    let settings = TrainingSettings {
+        max_gradient_norm: 1e9,
+        ..settings()
+    };
+    let of = |rank: Option<i64>| {
+        let (vs, unet) = built();
+        let mut training = training(&unet, &vs, &settings, 5);
+        if let Some(rank) = rank {
+            training = training.with_sync(Box::new(HalfOf { rank }));
+        }
+        let loss = run(&mut training, 1)[0];
+        (loss, training.checkpoint().under("optimizer.mean."))
+    };
+    let (whole, first, second) = (of(None), of(Some(0)), of(Some(1)));
+    assert!((whole.0 - (first.0 + second.0) / 2.0).abs() < 1e-6);
+    for (name, mean) in whole.1 {
+        let both = (&first.1[&name] + &second.1[&name]) * 0.5;
+        assert!(mean.allclose(&both, 1e-4, 1e-8, false), "{name}");
+    }
+}
+
+#[test]
+fn a_step_without_clips_ends_the_training_and_says_which() {
+    let settings = settings();
+    let (vs, unet) = built();
+    let mut training = training(&unet, &vs, &settings, 5);
+    let batches = |step| {
+        if step < 2 {
+            Ok(batch(step))
+        } else {
+            Err("the shards are gone".into())
+        }
+    };
+    let error = training
+        .run(20, &batches, &mut |_, _| ControlFlow::Continue(()))
+        .unwrap_err();
+    assert_eq!(error.to_string(), "the clips of step 2: the shards are gone");
     assert_eq!(training.step_number(), 2);
 }
