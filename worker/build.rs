@@ -5,8 +5,13 @@ use std::path::PathBuf;
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
-    const SOURCES: [&str; 2] = ["src/shim/shim.cpp", "src/shim/autograd.cpp"];
-    for source in SOURCES {
+    const SOURCES: [&str; 4] = [
+        "src/shim/shim.cpp",
+        "src/shim/autograd.cpp",
+        "src/shim/c10d.cpp",
+        "src/shim/nccl.cpp",
+    ];
+    for source in SOURCES.iter().chain(&["src/shim/nccl.hpp", "src/shim/gloo"]) {
         println!("cargo:rerun-if-changed={source}");
     }
     let libtorch =
@@ -25,6 +30,9 @@ fn main() {
         .warnings(false)
         // Some of libtorch's classes have one field more without it: it must be as libtorch was built.
         .define("NDEBUG", None)
+        // c10d's headers show their Gloo backend only with it.
+        .define("USE_C10D_GLOO", None)
+        .include("src/shim")
         .include(libtorch.join("include"))
         .include(libtorch.join("include/torch/csrc/api/include"))
         .files(SOURCES)

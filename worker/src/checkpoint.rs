@@ -64,6 +64,12 @@ impl Checkpoint {
         }
     }
 
+    /// All tensors in the order of their names, sharing memory with the state they were taken from.
+    #[must_use]
+    pub fn tensors(&self) -> Vec<Tensor> {
+        self.tensors.values().map(Tensor::shallow_clone).collect()
+    }
+
     /// The tensors whose name starts with `prefix`, without it.
     #[must_use]
     pub fn under(&self, prefix: &str) -> HashMap<String, Tensor> {

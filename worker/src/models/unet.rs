@@ -169,6 +169,24 @@ pub fn is_temporal(name: &str) -> bool {
     name.split('.').next() == Some(TEMPORAL)
 }
 
+/// Where in a pass a weight is used, by its name: the later, the greater. Blocks count as used at once.
+pub(crate) fn place_in_pass(name: &str) -> (u8, usize, bool) {
+    let (first, rest) = name.split_once('.').unwrap_or((name, ""));
+    let level = |text: &str| text.split('.').next().and_then(|level| level.parse().ok()).unwrap_or(0);
+    match first {
+        "time_embedding" | "conv_in" => (0, 0, false),
+        "down_blocks" => (1, level(rest), false),
+        "mid_block" => (2, 0, false),
+        "up_blocks" => (3, level(rest), false),
+        TEMPORAL => match rest.split_once('_') {
+            Some(("down", rest)) => (1, level(rest), true),
+            Some(("up", rest)) => (3, level(rest), true),
+            _ => (2, 0, true),
+        },
+        _ => (4, 0, false),
+    }
+}
+
 /// Leaves only the temporal weights of a store trainable.
 pub fn freeze_spatial(vs: &nn::VarStore) {
     for (name, variable) in vs.variables() {

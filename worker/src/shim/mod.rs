@@ -4,10 +4,12 @@
 //!   alike. A tracker on the measuring thread adds them up, so a figure is bytes of the allocator, not process size.
 //! - Multiply-accumulates: libtorch shows every operator with its tensors to observers.
 //! - Gradient checkpointing: see [`recomputed`].
+//! - Groups of processes: c10d's collectives, and a call whenever a gradient is complete (`c10d`).
 //! - CUDA: one binary serves machines with and without; the CUDA half of libtorch is loaded at start where it is found.
 #![expect(unsafe_code, reason = "calls into the C++ shim")]
 
 mod autograd;
+pub mod c10d;
 
 use std::marker::PhantomData;
 use std::os::raw::c_void;

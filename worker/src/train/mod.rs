@@ -18,10 +18,11 @@ use tch::{Kind, TchError, Tensor, nn};
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::latents::Batch;
+use crate::distributed::{DataParallel, Group, GroupError, ReducerConfig};
 use crate::flow;
 use crate::models::UNet;
 use crate::models::seeded::{generator, normal_from, stream_of};
-use crate::models::unet::{Activations, Moment, freeze_spatial};
+use crate::models::unet::{Activations, Moment, freeze_spatial, place_in_pass};
 use crate::optimizer::{AdamW, AdamWConfig};
 use average::Average;
 pub use sync::{GradientSync, SyncError, TrainError};
@@ -103,6 +104,32 @@ impl<'a> Training<'a> {
         self
     }
 
+    /// Makes this training one of several: each rank takes its share of every batch, and all take the same steps. They
+    /// go on from rank 0's state, so it alone need restore a checkpoint, and it alone saves them. What is frozen must
+    /// be the same on all ranks already.
+    ///
+    /// # Errors
+    /// Where a peer is lost.
+    pub fn with_group(mut self, group: Group, config: ReducerConfig) -> Result<Self, GroupError> {
+        let mut state = self.checkpoint();
+        let step = Tensor::from_slice(&[state.step as i64]);
+        group.broadcast(&state.tensors(), 0)?;
+        group.broadcast(std::slice::from_ref(&step), 0)?;
+        state.step = step.f_int64_value(&[0])? as u64;
+        self.restore(&state)?;
+        let named = self.variables.iter().map(|(name, v)| (name.clone(), v.shallow_clone()));
+        let mut by_use: Vec<(String, Tensor)> = named.collect();
+        by_use.sort_by_key(|(name, _)| place_in_pass(name));
+        let parallel = DataParallel::new(group, &by_use, config)?;
+        Ok(self.with_sync(Box::new(parallel)))
+    }
+
+    /// What brings the ranks together, where there are several.
+    #[must_use]
+    pub fn sync(&self) -> Option<&dyn GradientSync> {
+        self.sync.as_deref().map(|sync| sync as &dyn GradientSync)
+    }
+
     /// Steps taken.
     #[must_use]
     pub const fn step_number(&self) -> u64 {
@@ -147,11 +174,11 @@ impl<'a> Training<'a> {
             .collect())
     }
 
-    /// One step; its loss, over all ranks where there are several. Every rank is given the whole batch and draws the
-    /// noise of all of it, so the step does not depend on their number.
+    /// One step; its loss, the mean over all ranks. They draw the same noise and times for the same batch and take their
+    /// rows of them, so what is learned from does not depend on their number.
     ///
     /// # Errors
-    /// Where several ranks do not come together.
+    /// Where the batch cannot be shared, or the gradients of several ranks do not come together.
     pub fn step(&mut self, batch: &Batch) -> Result<f64, SyncError> {
         let started = Instant::now();
         let settings = self.settings;
@@ -161,18 +188,19 @@ impl<'a> Training<'a> {
         let time = flow::logit_normal(&mut rng, shape[0], settings.noise_mean, settings.noise_std).to_device(device);
         let time = flow::shifted(&time, flow::shift_of(settings.timestep_shift, &shape));
         let noise = normal_from(&mut rng, &shape, device);
-
-        let rows = match &self.sync {
-            Some(sync) => sync.share(shape[0])?,
-            None => 0..shape[0],
+        let share = |global: &Tensor| match &self.sync {
+            Some(sync) => sync.share(global),
+            None => Ok(global.shallow_clone()),
         };
-        let clips = rows.end - rows.start;
-        let parts = i64::from(settings.accumulate).clamp(1, clips.max(1));
-        let [latents, noise, times, texts] = [&batch.latents, &noise, &time, &batch.text]
-            .map(|whole| whole.narrow(0, rows.start, clips).chunk(parts, 0));
+        let (latents, noise) = (share(&batch.latents)?, share(&noise)?);
+        let (time, text) = (share(&time)?, share(&batch.text)?);
+        let clips = latents.size()[0];
 
         self.optimizer.zero_gradients();
+        let parts = i64::from(settings.accumulate).clamp(1, clips.max(1));
         let mut total = Tensor::zeros([], (Kind::Float, device));
+        let (latents, noise) = (latents.chunk(parts, 0), noise.chunk(parts, 0));
+        let (times, texts) = (time.chunk(parts, 0), text.chunk(parts, 0));
         for i in 0..latents.len() {
             if i + 1 == latents.len() {
                 self.sync.iter_mut().for_each(|sync| sync.begin_backward());
@@ -186,7 +214,7 @@ impl<'a> Training<'a> {
         }
         if let Some(sync) = &mut self.sync {
             sync.finish()?;
-            total = sync.mean(&total)?;
+            total = sync.mean(total)?;
         }
         self.optimizer.step(settings.learning_rate_at(self.step));
         if let Some(average) = &mut self.average {

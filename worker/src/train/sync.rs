@@ -1,21 +1,22 @@
 //! The place between backward pass and optimizer step where several devices agree on the gradients.
 
-use std::ops::Range;
-
 use tch::Tensor;
 
-/// Makes a training one of several ranks that take the same steps, each with its rows of every batch. A training alone has
-/// none.
+use crate::distributed::Overlap;
+
+/// Brings the gradients of all ranks together. A training alone has none.
 ///
 /// The gradients are those of [`super::Training::variables`], read and written at the variables (`Tensor::grad`), in
 /// float32 whatever the precision of the model. The mean over ranks is what belongs there: the loss of each rank is a
 /// mean over its own clips.
 pub trait GradientSync: std::fmt::Debug {
-    /// This rank's rows of a batch of `clips`.
+    /// This rank's rows of a tensor of the global batch, `[batch, …]`.
     ///
     /// # Errors
-    /// Where the batch cannot be shared evenly.
-    fn share(&self, clips: i64) -> Result<Range<i64>, SyncError>;
+    /// Where the batch does not come apart into equal shares.
+    fn share(&self, global: &Tensor) -> Result<Tensor, SyncError> {
+        Ok(global.shallow_clone())
+    }
 
     /// The backward pass that completes the gradients of a step is about to begin: from now on they may travel as soon
     /// as each is whole. The micro-batches before, if any, have been added up already.
@@ -27,11 +28,18 @@ pub trait GradientSync: std::fmt::Debug {
     /// Where a rank is lost or the gradients cannot travel.
     fn finish(&mut self) -> Result<(), SyncError>;
 
-    /// The mean over all ranks of a scalar, for the loss that is reported.
+    /// Mean over the ranks of the losses of their shares.
     ///
     /// # Errors
-    /// As [`Self::finish`].
-    fn mean(&mut self, value: &Tensor) -> Result<Tensor, SyncError>;
+    /// Where a rank is lost.
+    fn mean(&self, loss: Tensor) -> Result<Tensor, SyncError> {
+        Ok(loss)
+    }
+
+    /// How far the last step's exchange ran beside its backward pass.
+    fn overlap(&self) -> Overlap {
+        Overlap::default()
+    }
 }
 
 /// Several ranks did not come together.

@@ -365,12 +365,8 @@ struct Halving {
 }
 
 impl GradientSync for Halving {
-    fn share(&self, clips: i64) -> Result<std::ops::Range<i64>, SyncError> {
-        Ok(0..clips)
-    }
-
-    fn mean(&mut self, value: &Tensor) -> Result<Tensor, SyncError> {
-        Ok(value * 0.5)
+    fn mean(&self, loss: Tensor) -> Result<Tensor, SyncError> {
+        Ok(loss * 0.5)
     }
 
     fn begin_backward(&mut self) {
@@ -427,18 +423,15 @@ struct HalfOf {
 }
 
 impl GradientSync for HalfOf {
-    fn share(&self, clips: i64) -> Result<std::ops::Range<i64>, SyncError> {
-        Ok(self.rank * clips / 2..(self.rank + 1) * clips / 2)
+    fn share(&self, global: &Tensor) -> Result<Tensor, SyncError> {
+        let half = global.size()[0] / 2;
+        Ok(global.narrow(0, self.rank * half, half))
     }
 
     fn begin_backward(&mut self) {}
 
     fn finish(&mut self) -> Result<(), SyncError> {
         Ok(())
-    }
-
-    fn mean(&mut self, value: &Tensor) -> Result<Tensor, SyncError> {
-        Ok(value.shallow_clone())
     }
 }
 
