@@ -498,6 +498,34 @@ mod tests {
     }
 
     #[test]
+    fn float32_gradients_of_rounded_weights_are_not_rounded_on_their_way() {
+        let results = together(2, |group| {
+            let weight = Tensor::from_slice(&[1f32])
+                .to_kind(Kind::BFloat16)
+                .set_requires_grad(true);
+            assert!(crate::shim::keep_gradient_as_float(&weight));
+            let p = [("w".to_owned(), weight)];
+            let mut reducer = Reducer::new(&group, &p, SINGLE).unwrap();
+            // 1 + 2⁻¹⁰ has no place in bfloat16: the ranks' gradients differ by too little for it.
+            for pass in [false, true] {
+                reducer.begin(pass);
+                let scale = if pass {
+                    2f64.powi(-9) * f64::from(group.rank())
+                } else {
+                    1.0
+                };
+                (&p[0].1 * scale).sum(Kind::Float).backward();
+            }
+            reducer.finish().unwrap();
+            gradient(&p, 0)
+        });
+        assert_eq!(
+            results,
+            [Some(vec![1.0 + 2f32.powi(-10)]), Some(vec![1.0 + 2f32.powi(-10)])]
+        );
+    }
+
+    #[test]
     fn buckets_keep_to_their_size_and_to_one_number_format() {
         let tensors = [
             Tensor::zeros([4], (Kind::Float, Device::Cpu)),

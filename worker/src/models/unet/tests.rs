@@ -301,3 +301,22 @@ fn a_pass_runs_in_the_format_of_its_weights() {
     let off = distance(&wide, &narrow) / wide.abs().max().double_value(&[]);
     assert!(off > 0.0 && off < 0.05, "{off}");
 }
+
+#[test]
+fn weights_are_placed_in_the_order_of_their_use() {
+    let names = [
+        "time_embedding.linear_1.weight",
+        "down_blocks.0.resnets.0.conv1.weight",
+        "temporal.down_0.0.conv.weight",
+        "down_blocks.1.attentions.0.norm.weight",
+        "temporal.down_1.0.norm.bias",
+        "mid_block.resnets.0.conv1.weight",
+        "temporal.mid.0.norm.bias",
+        "up_blocks.0.resnets.0.conv1.weight",
+        "temporal.up_0.0.conv.weight",
+        "up_blocks.1.resnets.0.conv1.weight",
+        "conv_out.bias",
+    ];
+    let places = names.map(place_in_pass);
+    assert!(places.is_sorted_by(|a, b| a < b), "{places:?}");
+}
