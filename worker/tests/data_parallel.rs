@@ -68,13 +68,13 @@ fn settings() -> TrainingSettings {
 }
 
 /// The global batch of a step: what each rank is to take its share of.
-fn batch(step: u64) -> Batch {
+fn batch(step: u64) -> Result<Batch, Box<dyn std::error::Error + Send + Sync>> {
     let noise = |stream, shape: &[i64]| normal_from(&mut generator(77 + step, stream), shape, Device::Cpu);
     let ramp = Tensor::linspace(-1.0, 1.0, 3, (Kind::Float, Device::Cpu)).reshape([1, 1, 3, 1, 1]);
-    Batch {
+    Ok(Batch {
         latents: noise(0, &[BATCH, 4, 1, 4, 4]) * 0.1 + ramp,
         text: noise(1, &[BATCH, 4, 8]),
-    }
+    })
 }
 
 /// A UNet with temporal layers of several kinds; its weights come from `seed`, those that start as zero included: the
