@@ -33,8 +33,8 @@ pub use recipe::{Recipe, Schedule, Training};
 pub(crate) use stage::{read_tensors, write_tensors};
 
 const MANIFEST: &str = "manifest.json";
-const VAE: &str = "vae.safetensors";
-const TEXT: &str = "text.safetensors";
+pub(crate) const VAE: &str = "vae.safetensors";
+pub(crate) const TEXT: &str = "text.safetensors";
 const BACKBONE: &str = "backbone.safetensors";
 const EVALUATORS: &str = "evaluators.safetensors";
 

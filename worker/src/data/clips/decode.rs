@@ -109,13 +109,13 @@ pub(super) type Visit<'a> = dyn FnMut(u64, &RgbaImage) -> Result<ControlFlow<()>
 
 /// Decodes the pictures of anything but a video one after the other, until `visit` has seen enough.
 pub(super) fn each_picture(path: &Path, media: Media, visit: &mut Visit<'_>) -> Result<(), DataError> {
-    guarded(path, || match media {
+    match media {
         Media::WebP => each_of_webp(path, visit),
         Media::Gif => each_of_gif(path, visit),
         Media::Frames => each_of_folder(path, visit),
         Media::Still => visit(NO_DURATION_MS, &read_picture(path)?).map(drop),
         Media::Video => Err(DataError::content(path.display(), "a video is read through ffmpeg")),
-    })
+    }
 }
 
 /// Runs a decoder; one that panics over a damaged file has found it damaged.
@@ -142,19 +142,28 @@ fn evenly(pictures: &[Picture]) -> Vec<u8> {
 }
 
 fn each_of_webp(path: &Path, visit: &mut Visit<'_>) -> Result<(), DataError> {
-    let mut decoder = WebPDecoder::new(open(path)?).map_err(damaged(path))?;
-    decoder.set_limits(limits()).map_err(damaged(path))?;
-    if !decoder.has_animation() {
-        return visit(NO_DURATION_MS, &read_picture(path)?).map(drop);
+    let decoder = guarded(path, || {
+        let mut decoder = WebPDecoder::new(open(path)?).map_err(damaged(path))?;
+        decoder.set_limits(limits()).map_err(damaged(path))?;
+        if decoder.has_animation() {
+            // Without a colour the decoder leaves what a picture should clear before the next.
+            decoder.set_background_color(Rgba([0; 4])).map_err(damaged(path))?;
+        }
+        Ok(decoder)
+    })?;
+    if decoder.has_animation() {
+        each_of_animation(path, decoder, visit)
+    } else {
+        visit(NO_DURATION_MS, &read_picture(path)?).map(drop)
     }
-    // Without a colour the decoder leaves what a picture should clear before the next.
-    decoder.set_background_color(Rgba([0; 4])).map_err(damaged(path))?;
-    each_of_animation(path, decoder, visit)
 }
 
 fn each_of_gif(path: &Path, visit: &mut Visit<'_>) -> Result<(), DataError> {
-    let mut decoder = GifDecoder::new(open(path)?).map_err(damaged(path))?;
-    decoder.set_limits(limits()).map_err(damaged(path))?;
+    let decoder = guarded(path, || {
+        let mut decoder = GifDecoder::new(open(path)?).map_err(damaged(path))?;
+        decoder.set_limits(limits()).map_err(damaged(path))?;
+        Ok(decoder)
+    })?;
     each_of_animation(path, decoder, visit)
 }
 
@@ -163,8 +172,8 @@ fn each_of_animation<'a>(
     decoder: impl AnimationDecoder<'a>,
     visit: &mut Visit<'_>,
 ) -> Result<(), DataError> {
-    for frame in decoder.into_frames() {
-        let frame = frame.map_err(damaged(path))?;
+    let mut frames = decoder.into_frames();
+    while let Some(frame) = guarded(path, || frames.next().transpose().map_err(damaged(path)))? {
         let (numerator, denominator) = frame.delay().numer_denom_ms();
         let shown_ms = match u64::from(numerator) / u64::from(denominator.max(1)) {
             0 => NO_DURATION_MS,
@@ -199,7 +208,7 @@ fn read_picture(path: &Path) -> Result<RgbaImage, DataError> {
         .with_guessed_format()
         .map_err(DataError::file(path))?;
     reader.limits(limits());
-    Ok(reader.decode().map_err(damaged(path))?.into_rgba8())
+    guarded(path, || Ok(reader.decode().map_err(damaged(path))?.into_rgba8()))
 }
 
 pub(super) fn few_enough(path: &Path, found: usize) -> Result<(), DataError> {

@@ -29,7 +29,7 @@ pub struct Footage {
 }
 
 impl Footage {
-    pub(super) const fn new(width: u32, height: u32, tick: (u32, u32)) -> Self {
+    pub(crate) const fn new(width: u32, height: u32, tick: (u32, u32)) -> Self {
         Self {
             width,
             height,
@@ -39,7 +39,7 @@ impl Footage {
     }
 
     /// Adds a picture.
-    pub(super) fn push(&mut self, ticks: u64) {
+    pub(crate) fn push(&mut self, ticks: u64) {
         match self.runs.last_mut() {
             Some((count, shown)) if *shown == ticks => *count += 1,
             _ => self.runs.push((1, ticks)),
@@ -174,40 +174,41 @@ impl Cover {
     }
 }
 
-/// Reads frames of a file in one pass, holding one at a time.
+/// Reads frames of a file in one pass, holding one at a time, until `take` breaks off.
 ///
 /// # Shapes
 /// - `wanted`: numbers of pictures, none lower than the one before it; `take` gets each in turn, as
 ///   `height × width × 3` bytes
 ///
 /// # Errors
-/// Where the file does not hold the pictures that it held when it was probed, or `take` fails.
+/// Where the file does not hold the pictures that it held when it was probed.
 pub fn read(
     path: &Path,
     footage: &Footage,
     wanted: &[usize],
     (height, width): (u32, u32),
-    take: &mut dyn FnMut(&[u8]) -> Result<(), DataError>,
+    take: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
 ) -> Result<(), DataError> {
     let (Some(&first), Some(&last)) = (wanted.first(), wanted.last()) else {
         return Ok(());
     };
     let cover = Cover::new((footage.height, footage.width), (height, width));
     let mut left = wanted;
+    // The next picture of the file goes out as often as it is wanted.
     let mut hand_out = |number: usize, pixels: &mut dyn FnMut() -> Vec<u8>| {
         let times = left.iter().take_while(|&&wanted| wanted == number).count();
         if times > 0 {
             let pixels = pixels();
-            for _ in 0..times {
-                take(&pixels)?;
-            }
             left = &left[times..];
+            if (0..times).any(|_| take(&pixels).is_break()) {
+                left = &[];
+            }
         }
-        Ok(if left.is_empty() {
+        if left.is_empty() {
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(())
-        })
+        }
     };
     let media = Media::named(path)?;
     let mut number = 0;
@@ -222,7 +223,7 @@ pub fn read(
         each_picture(path, media, &mut |_, picture| {
             let flow = hand_out(number, &mut || cover.apply(picture));
             number += 1;
-            flow
+            Ok(flow)
         })?;
     }
     if left.is_empty() {

@@ -1,6 +1,7 @@
 //! Video files, through an ffmpeg program.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{Read, Seek};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -52,7 +53,16 @@ pub(super) fn read(path: &Path, program: &str) -> Result<Vec<Picture>, DataError
 /// Decodes a video once for its size and the times of its pictures; no pixels leave ffmpeg.
 pub(super) fn probe(path: &Path, program: &str) -> Result<Footage, DataError> {
     let call = Call { path, program };
-    let listing = call.output(&["-fps_mode", "passthrough", "-vf", SQUARE_PIXELS, "-f", "framecrc"])?;
+    // What cannot be decoded whole is an error here, where it can be passed over, and not halfway through a shard.
+    let listing = call.output(&[
+        "-xerror",
+        "-fps_mode",
+        "passthrough",
+        "-vf",
+        SQUARE_PIXELS,
+        "-f",
+        "framecrc",
+    ])?;
     of_listing(&String::from_utf8_lossy(&listing)).map_err(|problem| call.failed(problem))
 }
 
@@ -106,7 +116,7 @@ pub(super) fn stream(
     program: &str,
     (first, last): (usize, usize),
     cover: &Cover,
-    visit: &mut dyn FnMut(&[u8]) -> Result<ControlFlow<()>, DataError>,
+    visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
 ) -> Result<(), DataError> {
     let call = Call { path, program };
     let Cover {
@@ -133,15 +143,19 @@ pub(super) fn stream(
         "-pix_fmt",
         "rgb24",
     ]);
-    let running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let mut running = Running(running.map_err(|error| call.cannot_start(&error))?);
+    // A file takes any number of complaints; a full pipe would stop the program.
+    let said = tempfile::tempfile().map_err(DataError::file(path))?;
+    let complaints = said.try_clone().map_err(DataError::file(path))?;
+    let running = command.stdout(Stdio::piped()).stderr(complaints).spawn();
+    let child = running.map_err(|error| call.cannot_start(&error))?;
+    let mut running = Running { child, said };
     let mut picture = vec![0; *height as usize * *width as usize * CHANNELS];
     for _ in first..=last {
-        let whole = running.0.stdout.as_mut().map(|pipe| pipe.read_exact(&mut picture));
+        let whole = running.child.stdout.as_mut().map(|pipe| pipe.read_exact(&mut picture));
         if !matches!(whole, Some(Ok(()))) {
             return Err(call.failed(running.last_words()));
         }
-        if visit(&picture)?.is_break() {
+        if visit(&picture).is_break() {
             break;
         }
     }
@@ -149,17 +163,19 @@ pub(super) fn stream(
 }
 
 /// An ffmpeg at work; it is ended when no one reads on.
-struct Running(Child);
+struct Running {
+    child: Child,
+    said: File,
+}
 
 impl Running {
     /// What it said of its early end.
     fn last_words(&mut self) -> String {
+        let _ = self.child.wait();
         let mut said = String::new();
-        if let Some(errors) = &mut self.0.stderr {
-            let _ = errors.read_to_string(&mut said);
-        }
+        let _ = self.said.rewind().and_then(|()| self.said.read_to_string(&mut said));
         match said.trim() {
-            "" => "ended before its last picture; the file has changed, or cannot be read to its end".to_owned(),
+            "" => "ended before its last picture; the file has changed".to_owned(),
             said => format!("ended before its last picture: {said}"),
         }
     }
@@ -167,8 +183,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -203,10 +219,14 @@ impl Call<'_> {
     }
 
     fn cannot_start(&self, error: &std::io::Error) -> DataError {
-        self.failed(format!(
-            "a video takes an ffmpeg program (5.1 or newer) on PATH or named by {SETTING}, `scripts/ffmpeg` fetches \
-             one; this one cannot be started: {error}"
-        ))
+        DataError::NoProgram {
+            program: self.program.to_owned(),
+            problem: format!(
+                "{}: a video takes an ffmpeg program (5.1 or newer) on PATH or named by {SETTING}, `scripts/ffmpeg` \
+                 fetches one; this one cannot be started: {error}",
+                self.path.display()
+            ),
+        }
     }
 
     fn failed(&self, problem: String) -> DataError {
