@@ -13,13 +13,13 @@ const RED: [u8; 4] = [200, 30, 30, 255];
 const CLEAR: [u8; 4] = [0, 0, 0, 0];
 
 /// Pictures whose grey level is their number times ten.
-fn levels(count: u8, width: u32, height: u32) -> Vec<RgbaImage> {
+pub(crate) fn levels(count: u8, width: u32, height: u32) -> Vec<RgbaImage> {
     (0..count)
         .map(|i| RgbaImage::from_pixel(width, height, Rgba([i * 10, i * 10, i * 10, 255])))
         .collect()
 }
 
-fn gif(path: &Path, pictures: &[RgbaImage], delays_ms: &[u32]) {
+pub(crate) fn gif(path: &Path, pictures: &[RgbaImage], delays_ms: &[u32]) {
     let mut encoder = GifEncoder::new(fs::File::create(path).unwrap());
     for (picture, delay) in pictures.iter().zip(delays_ms.iter().cycle()) {
         let delay = Delay::from_numer_denom_ms(*delay, 1);

@@ -36,10 +36,10 @@ pub use command::{EncodeArgs, encode_command};
 pub use encode::{News, Work, encode};
 pub use index::{Clip, Content, INDEX, Index, MadeBy, Shard, Skipped, Source, Stored, TextShape};
 pub use plan::plan;
-pub use reader::{Reader, TextRows};
+pub use reader::Reader;
 pub use sampler::{Draw, Sampler, SamplerError};
 pub use settings::{Bucket, Precision, Settings};
-pub(crate) use share::make_together;
+pub(crate) use share::{Done, make_together, take_over};
 
 /// Folder of what only this machine needs.
 const WORK: &str = ".work";
@@ -113,6 +113,9 @@ pub enum ShardError {
     /// A file cannot be read or written.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// Nothing can be drawn.
+    #[error(transparent)]
+    Sampler(#[from] SamplerError),
     /// Tensors cannot be written.
     #[error(transparent)]
     Tensors(#[from] CheckpointError),

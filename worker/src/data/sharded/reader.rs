@@ -1,6 +1,7 @@
 //! Reads single clips and captions from shards; what is held in memory is the place of each, not the numbers.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +21,7 @@ const LONGEST_HEADER: u64 = 16 << 20;
 #[derive(Debug)]
 pub struct Reader {
     index: Index,
+    clips_by_bucket: Vec<Range<usize>>,
     /// In the order of their first clips.
     latents: Vec<Rows>,
     /// In the order of their first captions.
@@ -27,9 +29,6 @@ pub struct Reader {
     /// As `tokens`; empty where texts are not pooled.
     pooled: Vec<Rows>,
 }
-
-/// Embeddings of captions.
-pub type TextRows = Texts;
 
 impl Reader {
     /// Opens the index of a folder and holds every shard against it: its digest, once, and the shapes of its tensors.
@@ -60,6 +59,7 @@ impl Reader {
             }
         }
         Ok(Self {
+            clips_by_bucket: index.clips_by_bucket(),
             index,
             latents,
             tokens,
@@ -71,6 +71,12 @@ impl Reader {
     #[must_use]
     pub const fn index(&self) -> &Index {
         &self.index
+    }
+
+    /// Numbers of the clips of each bucket.
+    #[must_use]
+    pub fn clips_by_bucket(&self) -> &[Range<usize>] {
+        &self.clips_by_bucket
     }
 
     /// Latents of clips of one bucket, by their numbers in the index.
@@ -88,7 +94,7 @@ impl Reader {
     ///
     /// # Errors
     /// Where a shard cannot be read or there is no such caption.
-    pub fn texts(&self, captions: &[usize]) -> Result<TextRows, ShardError> {
+    pub fn texts(&self, captions: &[usize]) -> Result<Texts, ShardError> {
         let pooled = (!self.pooled.is_empty()).then(|| read_rows(&self.pooled, captions));
         Ok(Texts {
             tokens: read_rows(&self.tokens, captions)?,

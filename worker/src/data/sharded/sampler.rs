@@ -9,6 +9,8 @@
 //! clips it would have taken. Orders are permutations by a Feistel network with cycle walking (Black and Rogaway 2002),
 //! which give any place of an order without making the whole.
 
+use std::ops::Range;
+
 use super::index::Index;
 use crate::models::seeded::stream_of;
 
@@ -64,24 +66,23 @@ pub enum SamplerError {
 }
 
 impl Sampler {
-    /// Over the clips of an index, `batch` of them a step. With a weight of 1 for each bucket a cycle is one pass over
+    /// Over clips of whom those of each bucket follow each other, `batch` of them a step. With a weight of 1 for each bucket a cycle is one pass over
     /// all clips, as far as they fill whole batches.
     ///
     /// # Errors
     /// Where `batch` is 0, `weights` are not one a bucket and none negative, or there is nothing to draw from.
-    pub fn new(index: &Index, weights: &[f64], batch: u64, seed: u64) -> Result<Self, SamplerError> {
+    pub fn new(clips_by_bucket: &[Range<usize>], weights: &[f64], batch: u64, seed: u64) -> Result<Self, SamplerError> {
         let wrong = |field, found: String, allowed: String| SamplerError::Setting { field, found, allowed };
         if batch == 0 {
             return Err(wrong("batch", "0".to_owned(), "1 or more".to_owned()));
         }
-        let ranges = index.clips_by_bucket();
         let sensible = |weight: &f64| (0.0..=1e6).contains(weight);
-        if weights.len() != ranges.len() || !weights.iter().all(sensible) {
-            let allowed = format!("{} numbers from 0 to 1000000, one a bucket", ranges.len());
+        if weights.len() != clips_by_bucket.len() || !weights.iter().all(sensible) {
+            let allowed = format!("{} numbers from 0 to 1000000, one a bucket", clips_by_bucket.len());
             return Err(wrong("weights", format!("{weights:?}"), allowed));
         }
-        let buckets: Vec<Share> = ranges
-            .into_iter()
+        let buckets: Vec<Share> = clips_by_bucket
+            .iter()
             .zip(weights)
             .enumerate()
             .filter(|(_, (clips, weight))| !clips.is_empty() && **weight > 0.0)
@@ -176,7 +177,7 @@ impl Sampler {
     ///
     /// # Errors
     /// Where `ranks` does not divide the batch, or there is no such rank.
-    pub fn part(&self, rank: u64, ranks: u64) -> Result<std::ops::Range<usize>, SamplerError> {
+    pub fn part(&self, rank: u64, ranks: u64) -> Result<Range<usize>, SamplerError> {
         if ranks == 0 || !self.batch.is_multiple_of(ranks) {
             return Err(SamplerError::Setting {
                 field: "ranks",

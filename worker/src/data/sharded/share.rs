@@ -175,7 +175,7 @@ pub(super) fn expect(folder: &Path, name: &str, stored: &Stored) -> Result<(), S
 }
 
 /// Takes a file over that was made elsewhere, unless what is here is whole or being made.
-pub(super) fn take_over(
+pub(crate) fn take_over(
     folder: &Path,
     name: &str,
     expected: &Stored,
