@@ -59,7 +59,7 @@ impl Listing {
         unusable.extend(
             found
                 .into_iter()
-                .map(|file| (file, format!("no line of {CAPTIONS} names it"))),
+                .map(|file| (file, format!("no usable line of {CAPTIONS} names it"))),
         );
         Ok(Self {
             files: files.into_values().collect(),
