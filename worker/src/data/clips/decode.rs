@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use image::codecs::{gif::GifDecoder, webp::WebPDecoder};
 use image::imageops::{self, FilterType};
-use image::{AnimationDecoder, ImageDecoder, ImageReader, Rgb, RgbImage, Rgba, RgbaImage};
+use image::{AnimationDecoder, DynamicImage, ImageDecoder, ImageReader, Rgb, RgbImage, Rgba, RgbaImage};
 
 use super::video;
 use crate::data::{DataError, FRAMES, SIDE};
@@ -208,7 +208,14 @@ fn read_picture(path: &Path) -> Result<RgbaImage, DataError> {
         .with_guessed_format()
         .map_err(DataError::file(path))?;
     reader.limits(limits());
-    guarded(path, || Ok(reader.decode().map_err(damaged(path))?.into_rgba8()))
+    guarded(path, || {
+        let mut decoder = reader.into_decoder().map_err(damaged(path))?;
+        // Cameras note how they were held.
+        let orientation = decoder.orientation().map_err(damaged(path))?;
+        let mut picture = DynamicImage::from_decoder(decoder).map_err(damaged(path))?;
+        picture.apply_orientation(orientation);
+        Ok(picture.into_rgba8())
+    })
 }
 
 pub(super) fn few_enough(path: &Path, found: usize) -> Result<(), DataError> {

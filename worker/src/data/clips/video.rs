@@ -222,8 +222,8 @@ impl Call<'_> {
         DataError::NoProgram {
             program: self.program.to_owned(),
             problem: format!(
-                "{}: a video takes an ffmpeg program (5.1 or newer) on PATH or named by {SETTING}, `scripts/ffmpeg` \
-                 fetches one; this one cannot be started: {error}",
+                "{}: a video takes an ffmpeg program on PATH or named by {SETTING} (5.1 or newer; `scripts/ffmpeg` \
+                 fetches one); this one cannot be started: {error}",
                 self.path.display()
             ),
         }

@@ -71,9 +71,10 @@ pub fn encode(
     claim(work.out, &so_far)?;
     tell(News::Planned(&so_far))?;
     let names: Vec<String> = so_far.shards.iter().map(|shard| shard.file.clone()).collect();
-    let maker = Maker {
+    let mut maker = Maker {
         work,
         plan: &plan,
+        seen: Seen::open(work.out)?,
         encoders,
         digest: plan.index.plan_digest(),
     };
@@ -175,6 +176,8 @@ struct Label<'a> {
 struct Maker<'a> {
     work: Work<'a>,
     plan: &'a Plan,
+    /// Of the sources.
+    seen: Seen,
     encoders: &'a dyn Encoders,
     /// Of the plan.
     digest: String,
@@ -183,7 +186,7 @@ struct Maker<'a> {
 impl Maker<'_> {
     /// The bytes of a shard: the same whenever and by whomever they are made.
     fn shard(
-        &self,
+        &mut self,
         shard: &Shard,
         within: &mut dyn FnMut(f64) -> Result<(), ShardError>,
     ) -> Result<Vec<u8>, ShardError> {
@@ -224,16 +227,16 @@ impl Maker<'_> {
     }
 
     fn latents(
-        &self,
+        &mut self,
         shard: &Shard,
         bucket: usize,
         within: &mut dyn FnMut(f64) -> Result<(), ShardError>,
     ) -> Result<BTreeMap<String, Tensor>, ShardError> {
-        let settings = self.work.settings;
+        let (plan, encoders, settings) = (self.plan, self.encoders, self.work.settings);
         let (size, kind) = (settings.buckets[bucket], settings.precision.kind());
         let floats = u64::from(size.frames) * size.area() * CHANNELS as u64;
         let at_once = (BATCH_BYTES / (4 * floats)).max(1) as usize;
-        let clips = &self.plan.index.clips[shard.first..][..shard.count];
+        let clips = &plan.index.clips[shard.first..][..shard.count];
         let mut batch = Batch {
             shape: [size.frames.into(), size.height.into(), size.width.into()],
             pixels: Vec::new(),
@@ -241,21 +244,20 @@ impl Maker<'_> {
         };
         let mut latents: Vec<Tensor> = Vec::new();
         let mut done = 0;
-        let mut seen = Seen::open(self.work.out)?;
         for of_file in clips.chunk_by(|a, b| a.source == b.source) {
             let wanted = self.wanted(of_file, bucket);
             // Batches begin where the shard does, whatever file their clips are of.
-            let path = self.unchanged(&mut seen, of_file[0].source)?;
+            let path = self.unchanged(of_file[0].source)?;
             let mut flow = Ok(());
             footage::read(
                 &path,
-                &self.plan.footage[of_file[0].source],
+                &plan.footage[of_file[0].source],
                 &wanted,
                 (size.height, size.width),
                 &mut |frame| {
                     if batch.add(frame) && batch.clips() == at_once {
                         done += at_once;
-                        latents.push(batch.encode(self.encoders, kind));
+                        latents.push(batch.encode(encoders, kind));
                         flow = within(done as f64 / shard.count as f64);
                     }
                     if flow.is_ok() {
@@ -268,7 +270,7 @@ impl Maker<'_> {
             flow?;
         }
         if batch.clips() > 0 {
-            latents.push(batch.encode(self.encoders, kind));
+            latents.push(batch.encode(encoders, kind));
         }
         let latents = Tensor::cat(&latents, 0);
         Ok(BTreeMap::from([("latents".to_owned(), latents)]))
@@ -284,10 +286,10 @@ impl Maker<'_> {
         self.plan.footage[clips[0].source].wanted(clips[0].start_frame, frames * clips.len() as u64, size.frame_rate_hz)
     }
 
-    fn unchanged(&self, seen: &mut Seen, source: usize) -> Result<PathBuf, ShardError> {
+    fn unchanged(&mut self, source: usize) -> Result<PathBuf, ShardError> {
         let source = &self.plan.index.sources[source];
         let path = self.work.folder.join(&source.file);
-        let found = seen.look(self.work.folder, &source.file)?.source;
+        let found = self.seen.look(self.work.folder, &source.file)?.source;
         if found == *source {
             return Ok(path);
         }

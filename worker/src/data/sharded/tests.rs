@@ -30,9 +30,10 @@ impl Encoders for ByHand {
     fn latents(&self, frames: &Tensor) -> Tensor {
         let count = latent_frames(frames.size()[2]);
         let every_fourth = Tensor::arange(count, (Kind::Int64, Device::Cpu)) * 4;
-        let small = frames
-            .index_select(2, &every_fourth)
-            .avg_pool3d([1, 8, 8], [1, 8, 8], [0, 0, 0], false, true, None);
+        let small =
+            frames
+                .index_select(2, &every_fourth)
+                .avg_pool3d([1, 8, 8], [1, 8, 8], [0, 0, 0], false, true, None);
         let mean = small.mean_dim([1i64].as_slice(), true, Kind::Float);
         Tensor::cat(&[small, mean], 1)
     }
