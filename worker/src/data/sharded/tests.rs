@@ -327,9 +327,9 @@ fn wrong_settings_are_named() {
         change(&mut settings);
         settings.check().unwrap_err().to_string()
     };
-    for (change, said) in [
+    let cases: [(&dyn Fn(&mut Settings), &str); 8] = [
         (
-            &(|s: &mut Settings| s.buckets.clear()) as &dyn Fn(&mut Settings),
+            &|s| s.buckets.clear(),
             "`buckets` is empty",
         ),
         (
@@ -354,7 +354,8 @@ fn wrong_settings_are_named() {
         ),
         (&|s| s.shard_bytes = 0, "`shard_bytes` is 0"),
         (&|s| s.clips_per_file = Some(0), "`clips_per_file` is 0"),
-    ] {
+    ];
+    for (change, said) in cases {
         assert!(error(change).contains(said), "{}", error(change));
     }
     for text in [
