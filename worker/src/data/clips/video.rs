@@ -19,7 +19,7 @@ const MOST_SECONDS: u64 = 161;
 /// Pictures as they are shown, were the pixels of the file no squares.
 const SQUARE_PIXELS: &str = "scale=iw*sar:ih,setsar=1";
 /// The triangle kernel, as for pictures that are read without ffmpeg, with the same bytes on every processor.
-const SCALING: &str = "flags=bilinear+accurate_rnd+full_chroma_int+bitexact";
+const SCALING: &str = "flags=bilinear+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact";
 
 /// The program to call.
 pub(super) fn program() -> String {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use safetensors::SafeTensors;
+use safetensors::tensor::Metadata;
 use tch::{Kind, Tensor};
 
 use super::index::{Content, Index, Shard};
@@ -131,7 +131,8 @@ impl Rows {
         }
         let mut header = vec![0; LENGTH_BYTES + length as usize];
         file.read_exact_at(&mut header, 0).map_err(ShardError::file(path))?;
-        let (_, metadata) = SafeTensors::read_metadata(&header).map_err(|error| ShardError::content(path, error))?;
+        let metadata: Metadata = serde_json::from_slice(&header[LENGTH_BYTES..])
+            .map_err(|error| ShardError::content(path, format!("its header: {error}")))?;
         let info = metadata.info(name);
         let info = info.ok_or_else(|| ShardError::content(path, format!("no tensor `{name}`")))?;
         let found: Vec<i64> = info.shape.iter().map(|&size| size as i64).collect();

@@ -328,10 +328,7 @@ fn wrong_settings_are_named() {
         settings.check().unwrap_err().to_string()
     };
     let cases: [(&dyn Fn(&mut Settings), &str); 8] = [
-        (
-            &|s| s.buckets.clear(),
-            "`buckets` is empty",
-        ),
+        (&|s| s.buckets.clear(), "`buckets` is empty"),
         (
             &|s| s.buckets[1].frames = 0,
             "`buckets[1].frames` is 0; allowed: 1 to 4096",
