@@ -3,13 +3,14 @@
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup build page demo test test-page bench bench-search lut-accuracy proxy-check full-size assets data-emoji lint openapi
+.PHONY: help setup build page demo test test-page bench bench-search lut-accuracy proxy-check full-size assets data-emoji data-footage encode-check lint openapi
 
 export TEMPONAS_CACHE ?= $(HOME)/.cache/temponas
 
 PROGRAMS := $(or $(CARGO_TARGET_DIR),target)/debug
 # Read when a recipe runs, after `setup`, so that only those who start Postgres look for it.
 WITH_POSTGRES = TEMPONAS_POSTGRES_BIN=$$(scripts/postgres) && export TEMPONAS_POSTGRES_BIN &&
+WITH_FFMPEG = TEMPONAS_FFMPEG=$$(scripts/ffmpeg) && export TEMPONAS_FFMPEG &&
 NPM := npm --prefix web --no-audit --no-fund
 PAGE_SOURCES := $(shell find web/src web/public -type f 2>/dev/null) $(wildcard web/*.html web/*.ts web/*.js web/*.json)
 
@@ -44,7 +45,7 @@ demo: build $(if $(filter emoji,$(DATA)),data-emoji) ## search on this machine a
 
 test: ## run all tests; the last line is their sum
 	@scripts/prerequisites
-	@$(WITH_POSTGRES) INSTA_UPDATE=no scripts/test-summary \
+	@$(WITH_POSTGRES) $(WITH_FFMPEG) INSTA_UPDATE=no scripts/test-summary \
 	    --do  build    'make build' \
 	    --run scripts  'python3 -B -m unittest discover --start-directory scripts --pattern "test_*.py"' \
 	    --run rust     'scripts/with-postgres cargo test --workspace --no-fail-fast' \
@@ -74,6 +75,12 @@ assets: build $(if $(filter emoji,$(DATA)),data-emoji) ## train the small pretra
 
 data-emoji: ## fetch the real clips: animated emoji with their names (172 MB, once)
 	@scripts/data-emoji >/dev/null
+
+data-footage: ## fetch real footage of several sizes and codecs with captions (12 MB, once)
+	@scripts/data-footage >/dev/null
+
+encode-check: build ## encode emoji and real footage, killed at random, and compare every byte; ARGS="--emoji 100" for fewer (long)
+	@$(WITH_FFMPEG) scripts/encode-check $(PROGRAMS)/temponas-worker $(ARGS)
 
 lint: page ## formatting, clippy, the page's types, the recorded SQL
 	cargo fmt --all --check

@@ -250,6 +250,46 @@ class Setup(unittest.TestCase):
             self.assertEqual([path.name for path in Path(parent).iterdir()], ["thing-1"])
 
 
+class Ffmpeg(unittest.TestCase):
+    def program(self, folder, said):
+        program = Path(folder) / "ffmpeg"
+        program.write_text(f"#!/bin/sh\necho '{said}'\n")
+        program.chmod(0o755)
+        return program
+
+    def find(self, folder, **settings):
+        environment = {"PATH": str(folder), "TEMPONAS_CACHE": str(folder), **settings}
+        return run(sys.executable, SCRIPTS / "ffmpeg", env=environment)
+
+    def test_a_program_is_usable_from_5_1_on(self):
+        ffmpeg = load("ffmpeg")
+        with tempfile.TemporaryDirectory() as folder:
+            for said, usable in [
+                ("ffmpeg version 5.1.6-0+deb12u1 Copyright", True),
+                ("ffmpeg version n9.0.2-17-g2a571b6068-20260930 Copyright", True),
+                ("ffmpeg version N-109542-g1bf1715 Copyright", True),
+                ("ffmpeg version 4.4.2 Copyright", False),
+                ("something else", False),
+            ]:
+                self.assertEqual(ffmpeg.is_usable(str(self.program(folder, said))), usable, said)
+            self.assertFalse(ffmpeg.is_usable(str(Path(folder) / "missing")))
+
+    def test_the_named_one_comes_before_the_one_on_path(self):
+        with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+            on_path, named = (self.program(folder, "ffmpeg version 7.1") for folder in (one, other))
+            self.assertEqual(self.find(one).stdout.strip(), str(on_path))
+            self.assertEqual(self.find(one, TEMPONAS_FFMPEG=str(named)).stdout.strip(), str(named))
+            result = self.find(one, TEMPONAS_FFMPEG="/nowhere")
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("TEMPONAS_FFMPEG is /nowhere", result.stderr)
+
+    def test_only_the_program_and_its_licence_have_a_place(self):
+        place = load("ffmpeg").place
+        self.assertEqual(place("imageio_ffmpeg/binaries/ffmpeg-linux-x86_64-v9.0.2"), "ffmpeg")
+        self.assertEqual(place("imageio_ffmpeg-0.8.1.dist-info/licenses/LICENSE"), "LICENSE")
+        self.assertIsNone(place("imageio_ffmpeg/binaries/README.md"))
+
+
 class DataEmoji(unittest.TestCase):
     def run_with(self, cache, npm):
         """The script with an `npm` of our own and nothing else on PATH."""

@@ -210,7 +210,7 @@ fn raw_of(name: &str, tensor: &Tensor) -> Result<Raw, CheckpointError> {
     Ok((dtype, tensor.size().iter().map(|&size| size as usize).collect(), bytes))
 }
 
-fn kind_of(dtype: Dtype) -> Option<Kind> {
+pub(crate) fn kind_of(dtype: Dtype) -> Option<Kind> {
     match dtype {
         Dtype::F32 => Some(Kind::Float),
         Dtype::F64 => Some(Kind::Double),
@@ -236,6 +236,22 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     file.as_file().sync_all()?;
     file.persist(path)?;
     File::open(folder)?.sync_all()
+}
+
+/// As [`write_atomically`], with the name of the file beside it: whoever is killed leaves that one, and the next to
+/// write it overwrites it. Only one process may write it at a time.
+///
+/// # Errors
+/// What the system says.
+pub fn write_through(beside: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = File::create(beside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(beside, path)?;
+    match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use protocol::WorkerId;
 use protocol::devices::{Device, WorkerRegistration};
 use protocol::jobs::JobKind;
 use temponas_worker::client::Client;
-use temponas_worker::data::default_cache;
+use temponas_worker::data::{default_cache, sharded};
 use temponas_worker::jobs::Settings;
 use temponas_worker::runtime::Worker;
 use temponas_worker::{assets, distributed, full_size, lut_accuracy, profile, proxy_check, shim};
@@ -35,6 +35,8 @@ enum Command {
     Assets(assets::AssetsArgs),
     /// Encode a dataset's training clips into the file that makes them needless elsewhere.
     Latents(assets::LatentsArgs),
+    /// Encode a folder of captioned clips and pictures to latents in shards.
+    Encode(sharded::EncodeArgs),
     /// Check that the score of a space carries a signal.
     ProxyCheck(proxy_check::ProxyCheckArgs),
     /// Compare predicted with measured latency and peak memory of whole architectures.
@@ -93,6 +95,7 @@ fn main() -> anyhow::Result<()> {
         Command::Run(args) => run(args, cuda),
         Command::Assets(args) => assets::command(&args),
         Command::Latents(args) => assets::latents_command(&args),
+        Command::Encode(args) => sharded::encode_command(&args),
         Command::ProxyCheck(args) => proxy_check::command(&args),
         Command::LutAccuracy(args) => lut_accuracy::command(&args),
         Command::DataParallel(args) => distributed::command(&args),

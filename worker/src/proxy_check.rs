@@ -285,7 +285,7 @@ impl Bench {
         let (settings, seed) = (&evaluation.training, evaluation.train_seed);
         let mut training = Training::new(&unet, &vs, settings, seed)?;
         let size = u64::from(settings.batch);
-        let batches = |step| Ok(self.clips.batch(seed, step, size, settings.text_dropout));
+        let batches = |step| Ok(self.clips.batch(seed, step, size, settings.text_dropout)?);
         let tail = settings.steps - settings.steps / 5;
         let (mut sum, mut count) = (0.0, 0.0);
         let _ = training.run(u64::from(settings.steps), &batches, &mut |training, loss| {

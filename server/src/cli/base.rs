@@ -22,6 +22,9 @@ const MANIFEST: &str = "manifest.json";
 /// The training clips as latents: with this file a worker needs no clips.
 const LATENTS: &str = "latents.safetensors";
 
+/// As [`LATENTS`], in shards that this file names.
+const INDEX: &str = "index.json";
+
 #[derive(Debug, Args)]
 pub(super) struct BaseArgs {
     /// Folder of trained parts, with a folder for each dataset; those of the space's dataset are uploaded unless they
@@ -71,6 +74,18 @@ struct File {
     sha256: ArtifactDigest,
 }
 
+/// What an index says of the shards beside it.
+#[derive(Deserialize)]
+struct Index {
+    shards: Vec<Shard>,
+}
+
+#[derive(Deserialize)]
+struct Shard {
+    file: String,
+    stored: File,
+}
+
 /// Uploads the trained parts in a folder, and the latents where they lie beside them; what is there already is not
 /// sent again.
 ///
@@ -93,15 +108,37 @@ pub(super) async fn upload(client: &Client, folder: &Path) -> anyhow::Result<Vec
         );
         base.push(file);
     }
-    if folder.join(LATENTS).is_file() {
+    if folder.join(INDEX).is_file() {
+        base.extend(upload_shards(client, folder).await?);
+    } else if folder.join(LATENTS).is_file() {
         base.push(upload_file(client, folder, LATENTS).await?);
+    }
+    Ok(base)
+}
+
+async fn upload_shards(client: &Client, folder: &Path) -> anyhow::Result<Vec<ArtifactRef>> {
+    let path = folder.join(INDEX);
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let index: Index =
+        serde_json::from_str(&text).with_context(|| format!("{} is no index of whole shards", path.display()))?;
+    let mut base = vec![upload_file(client, folder, INDEX).await?];
+    for Shard { file: name, stored } in &index.shards {
+        let file = upload_file(client, folder, name).await?;
+        ensure!(
+            file.digest == stored.sha256,
+            "{} has SHA-256 {}, its index says {}; encode the clips again, which mends it",
+            folder.join(name).display(),
+            file.digest,
+            stored.sha256
+        );
+        base.push(file);
     }
     Ok(base)
 }
 
 async fn upload_file(client: &Client, folder: &Path, name: &str) -> anyhow::Result<ArtifactRef> {
     let path = folder.join(name);
-    let media_type = if name == MANIFEST {
+    let media_type = if [MANIFEST, INDEX].contains(&name) {
         "application/json"
     } else {
         "application/octet-stream"

@@ -22,7 +22,7 @@ use crate::{
 const LONGEST_NAME: usize = 200;
 
 /// The most files that evaluations may start from.
-const MOST_BASE_FILES: usize = 64;
+const MOST_BASE_FILES: usize = 1024;
 
 /// The search that a submission made, now or the first time it was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

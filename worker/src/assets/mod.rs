@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use tch::{Device, Tensor, nn};
 
 use crate::data::latents::TrainingSet;
+use crate::data::sharded::ShardError;
 use crate::data::{DataError, Prompt, Vocabulary, name_of};
 use crate::models::text::{Text, TextEncoder};
 use crate::models::unet::is_temporal;
@@ -30,11 +31,11 @@ pub use latents::{LatentsArgs, latents_command};
 pub(crate) use manifest::digest_of;
 pub use manifest::{FileEntry, Manifest};
 pub use recipe::{Recipe, Schedule, Training};
-pub(crate) use stage::{read_tensors, write_tensors};
+use stage::{read_tensors, write_tensors};
 
 const MANIFEST: &str = "manifest.json";
-const VAE: &str = "vae.safetensors";
-const TEXT: &str = "text.safetensors";
+pub(crate) const VAE: &str = "vae.safetensors";
+pub(crate) const TEXT: &str = "text.safetensors";
 const BACKBONE: &str = "backbone.safetensors";
 const EVALUATORS: &str = "evaluators.safetensors";
 
@@ -85,6 +86,18 @@ pub enum AssetsError {
     /// The clips cannot be read.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// Their latents cannot be made or read.
+    #[error(transparent)]
+    Shards(ShardError),
+}
+
+impl From<ShardError> for AssetsError {
+    fn from(error: ShardError) -> Self {
+        match error {
+            ShardError::Interrupted => Self::Interrupted,
+            error => Self::Shards(error),
+        }
+    }
 }
 
 /// The trained parts of a dataset, ready for use; all weights are fixed.

@@ -2,17 +2,16 @@
 //! together.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{File, TryLockError};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
+use super::sharded::{Done, ShardError, make_together};
 use super::{ClipSource, DataError, Split, to_tensor};
-use crate::assets::{Assets, AssetsError, read_tensors, write_tensors};
+use crate::assets::{Assets, AssetsError};
 use crate::checkpoint::{decode_tensors, encode_tensors};
 
 /// The file beside a dataset's trained parts that makes its clips needless.
@@ -24,8 +23,6 @@ const KEY: &str = "latents";
 const SHARD: usize = 64;
 /// Clips encoded at once.
 const BATCH: usize = 16;
-/// How often a shard that another process encodes is looked for.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Latents of a dataset's training clips with their captions, in one order.
 #[derive(Debug)]
@@ -147,97 +144,47 @@ fn broken(path: &Path, problem: impl std::fmt::Display) -> AssetsError {
     }
 }
 
-/// Reads the shards of a folder; those that are missing are encoded first. Workers that share the folder share the
-/// work: each takes a shard that nobody holds. The system lets go of a killed worker's shard.
+/// Reads the shards of a folder; those that are missing are encoded first, by all workers that share the folder.
 fn read_or_encode(
     folder: &Path,
     count: usize,
-    encode: &dyn Fn(&[usize]) -> Result<Tensor, AssetsError>,
+    encode: &dyn Fn(&[usize]) -> Result<Tensor, DataError>,
     progress: &mut dyn FnMut(f64) -> ControlFlow<()>,
 ) -> Result<Tensor, AssetsError> {
-    std::fs::create_dir_all(folder).map_err(DataError::file(folder))?;
     let clips: Vec<usize> = (0..count).collect();
-    let shards: Vec<Shard<'_>> = clips.chunks(SHARD).map(|clips| Shard::new(folder, clips)).collect();
-    let mut tell = || {
-        let done: usize = shards
-            .iter()
-            .filter(|shard| shard.path.exists())
-            .map(|shard| shard.clips.len())
-            .sum();
-        match progress(done as f64 / count.max(1) as f64) {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(AssetsError::Interrupted),
-        }
-    };
-    loop {
-        tell()?;
-        let missing: Vec<_> = shards.iter().filter(|shard| !shard.path.exists()).collect();
-        if missing.is_empty() {
-            break;
-        }
-        let mut all_held = true;
-        for shard in missing {
-            if let Some(_held) = shard.hold()? {
-                shard.encode(encode, &mut tell)?;
-                all_held = false;
+    let shards: Vec<&[usize]> = clips.chunks(SHARD).collect();
+    let name = |(number, clips): (usize, &&[usize])| format!("{}-from-{:06}.safetensors", clips.len(), number * SHARD);
+    let names: Vec<String> = shards.iter().enumerate().map(name).collect();
+    make_together(
+        folder,
+        &names,
+        &mut |shard, within| {
+            let mut parts = Vec::new();
+            for (i, clips) in shards[shard].chunks(BATCH).enumerate() {
+                within((i * BATCH) as f64 / SHARD as f64)?;
+                parts.push(encode(clips)?);
             }
-        }
-        if all_held {
-            std::thread::sleep(LOOK_EVERY);
-        }
-    }
-    let parts: Vec<Tensor> = shards.iter().map(Shard::read).collect::<Result<_, _>>()?;
+            let tensors = BTreeMap::from([(KEY.to_owned(), Tensor::cat(&parts, 0))]);
+            Ok(encode_tensors(&tensors, HashMap::new())?)
+        },
+        &mut |done| match done {
+            Done::Files(share) if progress(share).is_break() => Err(ShardError::Interrupted),
+            Done::Files(_) | Done::File(..) => Ok(()),
+        },
+    )?;
+    let read = |name: &String| {
+        let path = folder.join(name);
+        let bytes = std::fs::read(&path).map_err(DataError::file(&path))?;
+        let latents = decode_tensors(&bytes)
+            .map_err(|error| broken(&path, error))?
+            .remove(KEY);
+        latents.ok_or_else(|| broken(&path, "no tensor `latents`"))
+    };
+    let parts: Vec<Tensor> = names.iter().map(read).collect::<Result<_, AssetsError>>()?;
     Ok(Tensor::cat(&parts, 0))
 }
 
-/// Latents of some clips in a file.
-struct Shard<'a> {
-    path: PathBuf,
-    clips: &'a [usize],
-}
-
-impl<'a> Shard<'a> {
-    fn new(folder: &Path, clips: &'a [usize]) -> Self {
-        let (first, count) = (clips.first().copied().unwrap_or_default(), clips.len());
-        let path = folder.join(format!("{count}-from-{first:06}.safetensors"));
-        Self { path, clips }
-    }
-
-    /// Keeps other processes from encoding it until the answer is dropped; none where another holds it.
-    fn hold(&self) -> Result<Option<File>, AssetsError> {
-        let path = self.path.with_extension("lock");
-        let lock = File::create(&path).map_err(DataError::file(&path))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Some(lock)),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(source)) => Err(DataError::file(&path)(source).into()),
-        }
-    }
-
-    /// Encodes it, unless another process has done so between the look and the hold.
-    fn encode(
-        &self,
-        encode: &dyn Fn(&[usize]) -> Result<Tensor, AssetsError>,
-        tell: &mut dyn FnMut() -> Result<(), AssetsError>,
-    ) -> Result<(), AssetsError> {
-        if self.path.exists() {
-            return Ok(());
-        }
-        let mut parts = Vec::new();
-        for clips in self.clips.chunks(BATCH) {
-            parts.push(encode(clips)?);
-            tell()?;
-        }
-        write_tensors(&[(KEY.to_owned(), Tensor::cat(&parts, 0))], &self.path)
-    }
-
-    fn read(&self) -> Result<Tensor, AssetsError> {
-        let latents = read_tensors(&self.path)?.remove(KEY);
-        latents.ok_or_else(|| broken(&self.path, "no tensor `latents`"))
-    }
-}
-
-fn encode(assets: &Assets, source: &dyn ClipSource, clips: &[usize]) -> Result<Tensor, AssetsError> {
+fn encode(assets: &Assets, source: &dyn ClipSource, clips: &[usize]) -> Result<Tensor, DataError> {
     let clips: Vec<_> = clips
         .iter()
         .map(|&i| source.clip(Split::Train, i))

@@ -5,6 +5,7 @@ pub mod emoji;
 pub mod encoded;
 pub mod latents;
 pub mod shapes;
+pub mod sharded;
 
 use std::path::{Path, PathBuf};
 
@@ -164,6 +165,14 @@ pub enum DataError {
         what: &'static str,
         /// How to get it.
         command: &'static str,
+    },
+    /// Another program cannot be started.
+    #[error("{program}: {problem}")]
+    NoProgram {
+        /// The program.
+        program: String,
+        /// What it is needed for and how to get it.
+        problem: String,
     },
     /// Another program failed.
     #[error("{program}: {problem}")]

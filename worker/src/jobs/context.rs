@@ -280,6 +280,14 @@ impl JobContext {
             .map_err(JobError::attempt)
     }
 
+    /// Sends a kept artifact now: one that a checkpoint names must be there when the checkpoint is. One that cannot be
+    /// sent goes with the result.
+    pub fn send_ahead(&self, artifact: &ArtifactRef) {
+        if let Err(error) = self.tokio.block_on(self.client.upload(artifact)) {
+            tracing::warn!(%error, name = artifact.name, "not uploaded yet");
+        }
+    }
+
     /// The bytes of an artifact, from the cache or the coordinator.
     ///
     /// # Errors
@@ -334,7 +342,7 @@ fn last_lines(log: &str, bytes: usize) -> &str {
     &log[line_end.map_or(log.len(), |(at, _)| at + 1)..]
 }
 
-fn is_plain(name: &str) -> bool {
+pub(super) fn is_plain(name: &str) -> bool {
     Path::new(name).file_name().is_some_and(|file| file == name)
 }
 

@@ -210,7 +210,7 @@ fn train(
             step,
             u64::from(settings.batch),
             settings.text_dropout,
-        ))
+        )?)
     };
     let mut failure = None;
     let ran = training.run(steps, &batches, &mut |training, loss| {

@@ -1,6 +1,7 @@
 //! What a worker does with a job: one file a kind.
 
 mod context;
+mod encode_latents;
 mod evaluate;
 mod profile;
 mod verify;
@@ -48,7 +49,8 @@ pub fn run(context: &JobContext, input: &JobInput) -> Result<JobResult, JobError
         JobInput::Profile(input) => profile::run(context, input),
         JobInput::Evaluate(input) => evaluate::run(context, input),
         JobInput::Verify(input) => verify::run(context, input),
-        JobInput::Lookup(_) | JobInput::EncodeLatents(_) | JobInput::PruneBackbone(_) | JobInput::Benchmark(_) => {
+        JobInput::EncodeLatents(input) => encode_latents::run(context, input),
+        JobInput::Lookup(_) | JobInput::PruneBackbone(_) | JobInput::Benchmark(_) => {
             Err(JobError::Input(format!("this worker takes no {} jobs", input.kind())))
         }
     });

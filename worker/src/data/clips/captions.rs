@@ -37,11 +37,16 @@ pub(super) struct Line {
 
 /// What is wrong, by line and field.
 #[derive(Debug, Default)]
-pub(super) struct Problems(Vec<String>);
+pub(super) struct Problems(Vec<(usize, String)>);
 
 impl Problems {
     pub(super) fn add(&mut self, line: usize, problem: impl std::fmt::Display) {
-        self.0.push(format!("{line}: {problem}"));
+        self.0.push((line, problem.to_string()));
+    }
+
+    /// The number of each line with what is wrong with it.
+    pub(super) fn by_line(self) -> Vec<(usize, String)> {
+        self.0
     }
 
     /// `value`, or every problem at once.
@@ -53,7 +58,7 @@ impl Problems {
             .0
             .iter()
             .take(SHOWN)
-            .map(|problem| format!("{}:{problem}", list.display()))
+            .map(|(line, problem)| format!("{}:{line}: {problem}", list.display()))
             .collect();
         if self.0.len() > SHOWN {
             lines.push(format!("and {} problems more", self.0.len() - SHOWN));
@@ -64,6 +69,12 @@ impl Problems {
 
 /// Reads the lines of `folder`'s list and checks each; empty lines are passed over.
 pub(super) fn read(folder: &Path) -> Result<Vec<Line>, DataError> {
+    let (lines, problems) = read_what_can_be(folder)?;
+    problems.or(lines, &folder.join(CAPTIONS))
+}
+
+/// Reads the lines that can be used, and says what is wrong with the others.
+pub(super) fn read_what_can_be(folder: &Path) -> Result<(Vec<Line>, Problems), DataError> {
     let list = folder.join(CAPTIONS);
     let bytes = std::fs::read(&list).map_err(DataError::file(&list))?;
     let mut problems = Problems::default();
@@ -76,7 +87,7 @@ pub(super) fn read(folder: &Path) -> Result<Vec<Line>, DataError> {
     if lines.is_empty() && problems.0.is_empty() {
         problems.add(1, "there is no line; at least one clip is needed");
     }
-    problems.or(lines, &list)
+    Ok((lines, problems))
 }
 
 fn read_line(folder: &Path, number: usize, bytes: &[u8], problems: &mut Problems) -> Option<Line> {

@@ -1,13 +1,15 @@
 //! Any folder of captioned clips.
 //!
-//! The clips are animated WebP or GIF, folders of frames, or video; what they show stands in `captions.jsonl` (see
+//! The clips are animated WebP or GIF, folders of frames, or video (and single pictures, where [`footage`] is read); what they show stands in `captions.jsonl` (see
 //! [`captions`]). Names of objects, colours and motions are those that occur there. Where no line names a split, every
 //! fifth caption is kept apart.
 
 mod captions;
 mod decode;
+pub mod footage;
+mod listing;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod video;
 
 use std::collections::BTreeSet;
@@ -18,7 +20,9 @@ use sha2::{Digest, Sha256};
 use super::{Attributes, Clip, ClipSource, DataError, FRAMES, Prompt, SIDE, Split, Vocabulary};
 pub(crate) use captions::CAPTIONS;
 use captions::{Line, Problems};
+use decode::Media;
 pub use decode::{BACKGROUND, read_clip};
+pub use listing::{Listed, Listing};
 
 /// The name of an object or colour that a line leaves out.
 const UNNAMED: &str = "unnamed";
@@ -69,6 +73,14 @@ impl ClipFolder {
     fn of_lines(folder: &Path, lines: &[Line], settings: serde_json::Value) -> Result<Self, DataError> {
         let list = folder.join(CAPTIONS);
         let mut problems = Problems::default();
+        for line in lines {
+            if Media::of(&folder.join(&line.file)) == Some(Media::Still) {
+                problems.add(
+                    line.number,
+                    format!("`file` is {:?}, one picture; allowed: {}", line.file, Media::ALLOWED),
+                );
+            }
+        }
         let splits = splits(lines, &mut problems);
         check_splits(lines, &splits, &mut problems);
         let splits = problems.or(splits, &list)?;

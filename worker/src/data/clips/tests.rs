@@ -12,14 +12,15 @@ use crate::data::{FRAME_BYTES, open};
 const RED: [u8; 4] = [200, 30, 30, 255];
 const CLEAR: [u8; 4] = [0, 0, 0, 0];
 
-/// Pictures whose grey level is their number times ten.
-fn levels(count: u8, width: u32, height: u32) -> Vec<RgbaImage> {
+/// Pictures whose grey level is their number times ten, modulo 256.
+pub(crate) fn levels(count: u8, width: u32, height: u32) -> Vec<RgbaImage> {
     (0..count)
-        .map(|i| RgbaImage::from_pixel(width, height, Rgba([i * 10, i * 10, i * 10, 255])))
+        .map(|i| i.wrapping_mul(10))
+        .map(|level| RgbaImage::from_pixel(width, height, Rgba([level, level, level, 255])))
         .collect()
 }
 
-fn gif(path: &Path, pictures: &[RgbaImage], delays_ms: &[u32]) {
+pub(crate) fn gif(path: &Path, pictures: &[RgbaImage], delays_ms: &[u32]) {
     let mut encoder = GifEncoder::new(fs::File::create(path).unwrap());
     for (picture, delay) in pictures.iter().zip(delays_ms.iter().cycle()) {
         let delay = Delay::from_numer_denom_ms(*delay, 1);
@@ -190,6 +191,96 @@ fn a_video_is_what_the_program_gives() {
     assert!(error.contains("a.mp4: moov atom not found (exit status: 1)"), "{error}");
     let error = give("head -c 5 /dev/zero").unwrap_err().to_string();
     assert!(error.contains("gave 5 bytes, no whole pictures"), "{error}");
+}
+
+/// The program that `make test` provides; none where the tests run without it.
+pub(crate) fn ffmpeg() -> Option<String> {
+    let program = video::program();
+    let runs = std::process::Command::new(&program).arg("-version").output();
+    runs.is_ok_and(|output| output.status.success()).then_some(program)
+}
+
+/// A video without loss of the pictures, each shown 40 ms.
+pub(crate) fn video_of(path: &Path, pictures: &[RgbaImage], program: &str) {
+    use std::io::Write;
+    let (width, height) = pictures[0].dimensions();
+    let mut child = std::process::Command::new(program)
+        .args([
+            "-nostdin", "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgba", "-r", "25",
+        ])
+        .args([
+            "-s",
+            &format!("{width}x{height}"),
+            "-i",
+            "pipe:0",
+            "-c:v",
+            "ffv1",
+            "-pix_fmt",
+            "bgr0",
+        ])
+        .arg(path)
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut pipe = child.stdin.take().unwrap();
+    for picture in pictures {
+        pipe.write_all(picture.as_raw()).unwrap();
+    }
+    drop(pipe);
+    assert!(child.wait().unwrap().success());
+}
+
+/// The same pictures as video, GIF and frames give the same frames, of any size and rate.
+#[test]
+fn a_real_video_gives_the_frames_of_its_pictures() {
+    let Some(program) = ffmpeg() else {
+        eprintln!("no ffmpeg here: nothing was tested");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let mut pictures = levels(24, 96, 48);
+    for picture in &mut pictures {
+        // A square in the middle, so that a wrong cut would show.
+        for (x, y) in (40..56).flat_map(|x| (16..32).map(move |y| (x, y))) {
+            picture.put_pixel(x, y, Rgba([250, 20, 30, 255]));
+        }
+    }
+    video_of(&folder.path().join("a.mkv"), &pictures, &program);
+    frames(&folder.path().join("frames"), &pictures);
+    let [video, frames] = ["a.mkv", "frames"].map(|name| folder.path().join(name));
+    let footage = footage::Footage::probe(&video).unwrap();
+    assert_eq!((footage.pictures(), footage.width, footage.height), (24, 96, 48));
+    assert!((footage.rate_hz() - 25.0).abs() < 1e-9, "{}", footage.rate_hz());
+    let of_folder = footage::Footage::probe(&frames).unwrap();
+    let read = |path: &Path, footage: &footage::Footage, wanted: &[usize]| {
+        let mut all = Vec::new();
+        footage::read(path, footage, wanted, (24, 24), &mut |frame| {
+            all.push(frame.to_vec());
+            std::ops::ControlFlow::Continue(())
+        })
+        .unwrap();
+        all
+    };
+    for wanted in [vec![0, 1, 2], vec![5, 5, 9, 23], footage.wanted(3, 6, 12.5)] {
+        let (found, expected) = (read(&video, &footage, &wanted), read(&frames, &of_folder, &wanted));
+        assert_eq!(found.len(), wanted.len());
+        for (found, expected) in found.iter().zip(&expected) {
+            let worst = found.iter().zip(expected).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+            assert!(worst <= 2, "{worst} of 255 apart");
+        }
+    }
+
+    // What is cut off is told when it is looked through.
+    let whole = fs::read(&video).unwrap();
+    fs::write(&video, &whole[..whole.len() / 2]).unwrap();
+    let cut = footage::Footage::probe(&video);
+    assert!(
+        cut.as_ref().is_err() || cut.as_ref().unwrap().pictures() < 24,
+        "{cut:?}"
+    );
+    fs::write(&video, "no video").unwrap();
+    let error = footage::Footage::probe(&video).unwrap_err().to_string();
+    assert!(error.contains("a.mkv: "), "{error}");
 }
 
 fn folder_with(list: &str) -> tempfile::TempDir {

@@ -1,10 +1,12 @@
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::cell::Cell;
 
 use tch::{Device, Kind};
 
 use super::*;
 
-const CLIPS: usize = 3 * SHARD + 5;
+fn go_on(_: f64) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
 
 /// Latents that say which clip they are of.
 fn numbered(clips: &[usize]) -> Tensor {
@@ -12,100 +14,29 @@ fn numbered(clips: &[usize]) -> Tensor {
     Tensor::from_slice(&numbers).reshape([-1, 1, 1, 1, 1])
 }
 
-fn go_on(_: f64) -> ControlFlow<()> {
-    ControlFlow::Continue(())
-}
-
-fn all() -> Tensor {
-    numbered(&(0..CLIPS).collect::<Vec<_>>())
-}
-
 #[test]
-fn workers_on_one_folder_encode_each_clip_once() {
+fn clips_come_in_order_and_are_encoded_once() {
+    const CLIPS: usize = 3 * SHARD + 5;
     let folder = tempfile::tempdir().unwrap();
-    let encoded = AtomicUsize::new(0);
-    let at_work = AtomicUsize::new(0);
-    let most_at_work = AtomicUsize::new(0);
-    let slowly = |clips: &[usize]| {
-        most_at_work.fetch_max(at_work.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-        std::thread::sleep(Duration::from_millis(5));
-        at_work.fetch_sub(1, Ordering::SeqCst);
-        encoded.fetch_add(clips.len(), Ordering::SeqCst);
+    let encoded = Cell::new(0);
+    let encode = |clips: &[usize]| {
+        encoded.set(encoded.get() + clips.len());
         Ok(numbered(clips))
     };
-    let worker = || read_or_encode(folder.path(), CLIPS, &slowly, &mut go_on).unwrap();
-    let (one, other) = std::thread::scope(|scope| {
-        let (one, other) = (scope.spawn(worker), scope.spawn(worker));
-        (one.join().unwrap(), other.join().unwrap())
-    });
-    assert_eq!(one, all());
-    assert_eq!(other, all());
-    assert_eq!(encoded.load(Ordering::SeqCst), CLIPS);
-    assert_eq!(most_at_work.load(Ordering::SeqCst), 2, "they share the work");
-}
-
-#[test]
-fn a_killed_workers_shard_is_encoded_by_another() {
-    let folder = tempfile::tempdir().unwrap();
-    let clips: Vec<usize> = (0..SHARD).collect();
-    let held = Shard::new(folder.path(), &clips);
-    std::fs::write(held.path.with_extension("partial"), b"the beginning of a sh").unwrap();
-    let lock = held.hold().unwrap().unwrap();
-    assert!(held.hold().unwrap().is_none(), "one at a time");
-    // The system lets go of a lock when its holder dies.
-    let death = std::thread::spawn(move || {
-        std::thread::sleep(3 * LOOK_EVERY);
-        drop(lock);
-    });
-    let found = read_or_encode(folder.path(), CLIPS, &|clips| Ok(numbered(clips)), &mut go_on).unwrap();
-    assert!(death.is_finished(), "it was waited for");
-    assert_eq!(found, all());
-    death.join().unwrap();
-}
-
-#[test]
-fn whoever_waits_or_encodes_can_be_interrupted_and_another_goes_on() {
-    let folder = tempfile::tempdir().unwrap();
-    let calls = AtomicUsize::new(0);
-    let counting = |clips: &[usize]| {
-        calls.fetch_add(1, Ordering::SeqCst);
-        Ok(numbered(clips))
-    };
-    let mut told = 0;
-    let outcome = read_or_encode(folder.path(), CLIPS, &counting, &mut |_| {
-        told += 1;
-        if told > 2 + SHARD / BATCH {
+    let broken_off = read_or_encode(folder.path(), CLIPS, &encode, &mut |share| {
+        if share > 0.5 {
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(())
         }
     });
-    assert!(matches!(outcome, Err(AssetsError::Interrupted)));
-    let before = calls.swap(0, Ordering::SeqCst);
-    assert!(before > SHARD / BATCH && before < CLIPS / BATCH, "{before}");
-    let found = read_or_encode(folder.path(), CLIPS, &counting, &mut go_on).unwrap();
-    assert_eq!(found, all());
-    let whole = CLIPS.div_ceil(BATCH);
-    assert_eq!(
-        calls.load(Ordering::SeqCst),
-        whole - SHARD / BATCH,
-        "what was whole is kept"
-    );
-
-    let clips: Vec<usize> = (0..SHARD).collect();
-    let other = tempfile::tempdir().unwrap();
-    let _held = Shard::new(other.path(), &clips).hold().unwrap().unwrap();
-    let mut shares = Vec::new();
-    let outcome = read_or_encode(other.path(), SHARD, &counting, &mut |share| {
-        shares.push(share);
-        if shares.len() > 1 {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
-    });
-    assert!(matches!(outcome, Err(AssetsError::Interrupted)));
-    assert_eq!(shares, [0.0, 0.0]);
+    assert!(matches!(broken_off, Err(AssetsError::Interrupted)));
+    let before = encoded.replace(0);
+    let all = numbered(&(0..CLIPS).collect::<Vec<_>>());
+    assert_eq!(read_or_encode(folder.path(), CLIPS, &encode, &mut go_on).unwrap(), all);
+    assert!(encoded.replace(0) < CLIPS && before > SHARD, "what was whole is kept");
+    assert_eq!(read_or_encode(folder.path(), CLIPS, &encode, &mut go_on).unwrap(), all);
+    assert_eq!(encoded.get(), 0);
 }
 
 fn shapes() -> Assets {
@@ -146,7 +77,7 @@ fn latents_beside_the_parts_make_clips_needless() {
     );
     let set = assets.training_set(&nowhere, &mut go_on).unwrap();
     assert_eq!(set.len(), 3);
-    let batch = set.batch(1, 1, 8, 0.0);
+    let batch = set.batch(1, 1, 8, 0.0).unwrap();
     assert_eq!(batch.latents.size()[1..], assets.latent_shape());
     assert!(!nowhere.exists(), "nothing was encoded");
 }

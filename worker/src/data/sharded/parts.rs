@@ -1,0 +1,29 @@
+//! Trained parts as encoders.
+
+use tch::Tensor;
+
+use super::{Encoders, Texts};
+use crate::assets::{Assets, TEXT, VAE, digest_of};
+
+impl Encoders for Assets {
+    fn digest(&self) -> String {
+        let Self { manifest, .. } = self;
+        let files = [VAE, TEXT].map(|name| manifest.files.get(name).map(|file| &file.sha256));
+        digest_of(&(files, &manifest.recipe.vae, &manifest.recipe.text, &manifest.tokenizer))
+    }
+
+    fn latent_channels(&self) -> i64 {
+        self.latent_shape()[0]
+    }
+
+    fn latents(&self, frames: &Tensor) -> Tensor {
+        self.vae.encode(&frames.to_device(self.device()))
+    }
+
+    fn texts(&self, captions: &[&str]) -> Texts {
+        Texts {
+            tokens: self.text.embed(captions),
+            pooled: None,
+        }
+    }
+}
