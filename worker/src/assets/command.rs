@@ -10,9 +10,10 @@ use super::evaluators::Coded;
 use super::manifest::{FileEntry, Manifest, digest_of};
 use super::train::{Clips, Workshop, in_chunks};
 use super::words::tokenizer;
-use super::{Assets, AssetsError, BACKBONE, EVALUATORS, Recipe, TEXT, VAE, write_tensors};
+use super::{Assets, AssetsError, BACKBONE, EVALUATORS, Recipe, TEXT, VAE};
 use crate::data::{self, ClipSource, DataError, Split, name_of, to_tensor};
 use crate::models::vae::Vae;
+use crate::weights::save_tensors;
 
 /// Train the small pretrained parts of a dataset: VAE, text encoder, backbone and evaluators.
 #[derive(Debug, Args)]
@@ -98,7 +99,7 @@ fn make(shop: &Workshop<'_>, dataset: &str, out: &Path) -> Result<Manifest, Asse
     let mut files = std::collections::BTreeMap::new();
     for (name, tensors) in parts {
         let path = out.join(name);
-        write_tensors(&tensors, &path)?;
+        save_tensors(tensors, &path)?;
         files.insert(name.to_owned(), FileEntry::of(&path)?);
     }
     let manifest = Manifest {

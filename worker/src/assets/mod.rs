@@ -24,6 +24,7 @@ use crate::models::text::{Text, TextEncoder};
 use crate::models::unet::is_temporal;
 use crate::models::vae::Vae;
 use crate::scoring::evaluators::{ClipReader, Evaluators, FrameReader};
+use crate::weights::{self, Layout, WeightsError};
 
 pub use command::{AssetsArgs, command};
 pub use latents::{LatentsArgs, latents_command};
@@ -57,6 +58,9 @@ pub enum AssetsError {
         /// What libtorch says.
         source: tch::TchError,
     },
+    /// Weights do not fit their model.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
     /// A file holds something else than it should.
     #[error("{path}: {problem}")]
     Content {
@@ -112,11 +116,13 @@ impl Assets {
         let manifest = Manifest::read(&folder)?;
         manifest.check_files(&folder)?;
         let recipe = &manifest.recipe;
-        let vae = load(&folder.join(VAE), device, |vs| Vae::new(&vs.root(), &recipe.vae))?;
+        let vae = load(&folder.join(VAE), &Layout::VAE, device, |vs| {
+            Vae::new(&vs.root(), &recipe.vae)
+        })?;
         let encoder = |vs: &nn::VarStore| TextEncoder::new(&vs.root(), &recipe.text, manifest.tokenizer.size());
-        let text = load(&folder.join(TEXT), device, encoder)?;
+        let text = load(&folder.join(TEXT), &Layout::CLIP_TEXT, device, encoder)?;
         let Vocabulary { objects, colors, .. } = &manifest.vocabulary;
-        let (frames, clips) = load(&folder.join(EVALUATORS), device, |vs| {
+        let (frames, clips) = load(&folder.join(EVALUATORS), &Layout::PLAIN, device, |vs| {
             let root = vs.root();
             let (objects, colors) = (objects.len() as i64, colors.len() as i64);
             (
@@ -140,14 +146,18 @@ impl Assets {
     /// Copies the backbone's weights into every spatial variable of `vs`; temporal layers stay as they are.
     ///
     /// # Errors
-    /// Where a spatial variable is missing in the file or has another shape: the UNet is not the one that was trained.
+    /// Where the file does not hold exactly the spatial variables: the UNet is not the one that was trained.
     pub fn load_backbone(&self, vs: &nn::VarStore) -> Result<(), AssetsError> {
         let spatial: HashMap<String, Tensor> = vs
             .variables()
             .into_iter()
             .filter(|(name, _)| !is_temporal(name))
             .collect();
-        fill(spatial, &self.folder.join(BACKBONE))
+        Ok(weights::load_into(
+            spatial,
+            &self.folder.join(BACKBONE),
+            &Layout::PLAIN,
+        )?)
     }
 
     /// Latents and texts to train candidates on: from the file beside the parts, else made under `cache` where they
@@ -205,34 +215,17 @@ impl Assets {
 }
 
 /// Builds a part and fills it from a file.
-fn load<T>(path: &Path, device: Device, build: impl FnOnce(&nn::VarStore) -> T) -> Result<T, AssetsError> {
+fn load<T>(
+    path: &Path,
+    layout: &Layout,
+    device: Device,
+    build: impl FnOnce(&nn::VarStore) -> T,
+) -> Result<T, AssetsError> {
     let vs = nn::VarStore::new(device);
     let part = build(&vs);
-    fill(vs.variables(), path)?;
+    weights::load(&vs, path, layout)?;
     for (_, variable) in vs.variables() {
         let _ = variable.set_requires_grad(false);
     }
     Ok(part)
-}
-
-fn fill(variables: HashMap<String, Tensor>, path: &Path) -> Result<(), AssetsError> {
-    let tensors = read_tensors(path)?;
-    for (name, mut variable) in variables {
-        let broken = |problem: String| AssetsError::Content {
-            path: path.to_owned(),
-            problem,
-        };
-        let saved = tensors
-            .get(&name)
-            .ok_or_else(|| broken(format!("no tensor `{name}`")))?;
-        if saved.size() != variable.size() {
-            return Err(broken(format!(
-                "`{name}` has shape {:?}, needed is {:?}",
-                saved.size(),
-                variable.size()
-            )));
-        }
-        tch::no_grad(|| variable.copy_(saved));
-    }
-    Ok(())
 }
