@@ -35,6 +35,7 @@ enum Command {
     Assets(assets::AssetsArgs),
     /// Encode a dataset's training clips into the file that makes them needless elsewhere.
     Latents(assets::LatentsArgs),
+    Import(assets::ImportArgs),
     /// Check that the score of a space carries a signal.
     ProxyCheck(proxy_check::ProxyCheckArgs),
     /// Compare predicted with measured latency and peak memory of whole architectures.
@@ -89,6 +90,7 @@ fn main() -> anyhow::Result<()> {
         Command::Run(args) => run(args, cuda),
         Command::Assets(args) => assets::command(&args),
         Command::Latents(args) => assets::latents_command(&args),
+        Command::Import(args) => assets::import_command(&args),
         Command::ProxyCheck(args) => proxy_check::command(&args),
         Command::LutAccuracy(args) => lut_accuracy::command(&args),
     }

@@ -1,10 +1,11 @@
 //! The small pretrained parts: VAE, text encoder, backbone and evaluators of a dataset, as files with a manifest.
 //!
 //! They are trained by `temponas-worker assets` from clips that anyone can make again, and say in their manifest how
-//! good they are.
+//! good they are; or they are published weights that `temponas-worker import` laid out, without evaluators.
 
 mod command;
 mod evaluators;
+mod import;
 mod latents;
 mod manifest;
 mod recipe;
@@ -21,12 +22,14 @@ use tch::{Device, Tensor, nn};
 use crate::data::latents::TrainingSet;
 use crate::data::{DataError, Prompt, Vocabulary, name_of};
 use crate::models::text::{Text, TextEncoder};
+use crate::models::tokenizer::TokenizerError;
 use crate::models::unet::is_temporal;
 use crate::models::vae::Vae;
 use crate::scoring::evaluators::{ClipReader, Evaluators, FrameReader};
 use crate::weights::{self, Layout, WeightsError};
 
 pub use command::{AssetsArgs, command};
+pub use import::{ImportArgs, command as import_command};
 pub use latents::{LatentsArgs, latents_command};
 pub(crate) use manifest::digest_of;
 pub use manifest::{FileEntry, Manifest};
@@ -58,6 +61,9 @@ pub enum AssetsError {
         /// What libtorch says.
         source: tch::TchError,
     },
+    /// A tokenizer cannot be read.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
     /// Weights do not fit their model.
     #[error(transparent)]
     Weights(#[from] WeightsError),
@@ -100,8 +106,8 @@ pub struct Assets {
     pub vae: Vae,
     /// Captions to embeddings.
     pub text: Text,
-    /// What reads sampled clips.
-    pub evaluators: Evaluators,
+    /// What reads sampled clips; imported parts have none.
+    pub evaluators: Option<Evaluators>,
     folder: PathBuf,
     device: Device,
 }
@@ -121,18 +127,8 @@ impl Assets {
         })?;
         let encoder = |vs: &nn::VarStore| TextEncoder::new(&vs.root(), &recipe.text, manifest.tokenizer.size());
         let text = load(&folder.join(TEXT), &Layout::CLIP_TEXT, device, encoder)?;
-        let Vocabulary { objects, colors, .. } = &manifest.vocabulary;
-        let (frames, clips) = load(&folder.join(EVALUATORS), &Layout::PLAIN, device, |vs| {
-            let root = vs.root();
-            let (objects, colors) = (objects.len() as i64, colors.len() as i64);
-            (
-                FrameReader::new(&(&root / "frames"), recipe.evaluators, objects, colors),
-                ClipReader::new(&(&root / "clips"), recipe.evaluators, manifest.tokenizer.size()),
-            )
-        })?;
-        let (tokenizer, vocabulary) = (manifest.tokenizer.clone(), manifest.vocabulary.clone());
-        let evaluators = Evaluators::new(frames, clips, tokenizer.clone(), recipe.text.tokens, vocabulary);
-        let text = Text::new(text, tokenizer, &recipe.text, device);
+        let evaluators = evaluators(&manifest, &folder, device)?;
+        let text = Text::new(text, manifest.tokenizer.clone(), &recipe.text, device);
         Ok(Self {
             vae,
             text,
@@ -203,6 +199,9 @@ impl Assets {
     #[must_use]
     pub fn evaluator_line(&self) -> String {
         let accuracy = |name: &str| self.manifest.accuracies.get(name).copied().unwrap_or(0.0);
+        if self.evaluators.is_none() {
+            return format!("none: {} was imported", self.manifest.dataset);
+        }
         format!(
             "built-in {} {} (right on held-out clips: consistency {:.3}, object {:.3}, color {:.3})",
             self.manifest.dataset,
@@ -212,6 +211,31 @@ impl Assets {
             accuracy("color"),
         )
     }
+}
+
+/// The evaluators of the parts, where they have some.
+fn evaluators(manifest: &Manifest, folder: &Path, device: Device) -> Result<Option<Evaluators>, AssetsError> {
+    let (Some(config), Some(vocabulary)) = (manifest.recipe.evaluators, &manifest.vocabulary) else {
+        return Ok(None);
+    };
+    let Vocabulary { objects, colors, .. } = vocabulary;
+    let tokenizer = &manifest.tokenizer;
+    let (frames, clips) = load(&folder.join(EVALUATORS), &Layout::PLAIN, device, |vs| {
+        let root = vs.root();
+        let (objects, colors) = (objects.len() as i64, colors.len() as i64);
+        (
+            FrameReader::new(&(&root / "frames"), config, objects, colors),
+            ClipReader::new(&(&root / "clips"), config, tokenizer.size()),
+        )
+    })?;
+    let tokens = manifest.recipe.text.tokens;
+    Ok(Some(Evaluators::new(
+        frames,
+        clips,
+        tokenizer.clone(),
+        tokens,
+        vocabulary.clone(),
+    )))
 }
 
 /// Builds a part and fills it from a file.
