@@ -11,6 +11,7 @@ use super::tokenizer::Tokenizer;
 
 /// Sizes of a [`TextEncoder`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TextConfig {
     /// Tokens of a caption with its marks of beginning and end; longer ones are cut.
     pub tokens: i64,

@@ -134,19 +134,21 @@ fn published_weights_become_parts_that_open() {
     let encoder = TextEncoder::new(&loaded.root(), &parts.manifest.recipe.text, 516);
     loaded.copy(&text).unwrap();
     let tokens = Tensor::from_slice(&[514_i64, 513, 515, 515, 515, 515, 515, 515]).reshape([1, 8]);
-    assert_eq!(parts.text.embed(&["cat"]), tch::no_grad(|| encoder.forward(&tokens)));
+    // Sums of several threads may differ in the last digits.
+    let same = |a: Tensor, b: Tensor| assert!(a.allclose(&b, 1e-4, 1e-5, false));
+    same(parts.text.embed(&["cat"]), tch::no_grad(|| encoder.forward(&tokens)));
     loaded = nn::VarStore::new(Device::Cpu);
     let twin = Vae::new(&loaded.root(), &parts.manifest.recipe.vae);
     loaded.copy(&vae).unwrap();
     let clip = normal(&[1, 3, 5, 16, 16], 3, Device::Cpu);
-    assert_eq!(parts.vae.encode(&clip), tch::no_grad(|| twin.encode(&clip)));
+    same(parts.vae.encode(&clip), tch::no_grad(|| twin.encode(&clip)));
 
     // The large files are there once, and a second import does not replace the first.
-    let same = |a: &Path, b: &Path| {
+    let linked = |a: &Path, b: &Path| {
         use std::os::unix::fs::MetadataExt;
         std::fs::metadata(a).unwrap().ino() == std::fs::metadata(b).unwrap().ino()
     };
-    assert!(same(&user.path("unet"), &folder.join(BACKBONE)));
+    assert!(linked(&user.path("unet"), &folder.join(BACKBONE)));
     assert!(
         import(&user.args())
             .unwrap_err()

@@ -36,6 +36,7 @@ const LOG_VARIANCE_AT_START: f64 = -6.0;
 
 /// Sizes of the VAE.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct VaeConfig {
     /// The per-frame stage.
     pub spatial: SpatialConfig,
@@ -335,7 +336,7 @@ mod tests {
         let vae = tiny_vae();
         let clip = normal(&[1, 3, 38, 16, 16], 1, Device::Cpu);
         let whole = vae.encode(&clip);
-        assert_eq!(whole.size()[2], 12);
+        assert_eq!(whole.size()[2], 11);
         let parts = [(0, 17), (17, 17), (34, 4)].map(|(first, count)| vae.encode(&clip.narrow(2, first, count)));
         assert!(whole.allclose(&Tensor::cat(&parts, 2), 1e-5, 1e-6, false));
         let mut asked = Vec::new();
@@ -344,9 +345,9 @@ mod tests {
             Ok::<_, String>(clip.narrow(2, range.start, range.end - range.start))
         });
         assert_eq!(asked, [(0, 17), (17, 34), (34, 38)]);
-        assert_eq!(read.unwrap(), whole);
+        assert!(read.unwrap().allclose(&whole, 1e-5, 1e-6, false));
         let decoded = vae.decode(&whole, 38);
-        let parts = [(0, 5, 17), (5, 5, 17), (10, 2, 4)];
+        let parts = [(0, 5, 17), (5, 5, 17), (10, 1, 4)];
         let parts = parts.map(|(first, count, frames)| vae.decode(&whole.narrow(2, first, count), frames));
         assert!(decoded.allclose(&Tensor::cat(&parts, 2), 1e-5, 1e-6, false));
     }

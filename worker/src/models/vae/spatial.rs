@@ -9,6 +9,7 @@ use crate::models::norm::{Start, TRANSFORMER_EPS as EPS, conv2d, group_norm, lin
 
 /// Sizes of a [`SpatialVae`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SpatialConfig {
     /// Channels of each level; every level but the last halves height and width.
     pub block_out_channels: Vec<i64>,

@@ -12,6 +12,7 @@ const HALVES_TIME: [bool; 3] = [false, true, true];
 
 /// Sizes of a [`TemporalVae`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TemporalConfig {
     /// Channels of the first level.
     pub filters: i64,
