@@ -20,10 +20,11 @@ PAGE_TEST = scripts/browser >/dev/null && exec scripts/with-coordinator $(PROGRA
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 
-setup: ## check prerequisites, lay out libtorch, find or fetch Postgres
+setup: ## check prerequisites, lay out libtorch and CLIP's vocabulary, find or fetch Postgres
 	@scripts/prerequisites
 	@scripts/libtorch >/dev/null
 	@scripts/postgres >/dev/null
+	@scripts/clip-vocabulary >/dev/null
 
 # npm's own record of a complete install.
 web/node_modules/.package-lock.json: web/package.json web/package-lock.json

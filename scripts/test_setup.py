@@ -290,6 +290,21 @@ class Ffmpeg(unittest.TestCase):
         self.assertIsNone(place("imageio_ffmpeg/binaries/README.md"))
 
 
+class ClipVocabulary(unittest.TestCase):
+    def test_only_the_published_file_is_taken_as_there(self):
+        script = load("clip-vocabulary")
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / script.NAME
+            self.assertFalse(script.is_whole(file))
+            file.write_bytes(b"cut")
+            self.assertFalse(script.is_whole(file))
+
+    def test_an_argument_is_refused(self):
+        result = run(SCRIPTS / "clip-vocabulary", "somewhere")
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("takes no arguments", result.stderr)
+
+
 class DataEmoji(unittest.TestCase):
     def run_with(self, cache, npm):
         """The script with an `npm` of our own and nothing else on PATH."""

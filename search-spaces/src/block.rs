@@ -24,7 +24,8 @@ use crate::Shape;
 /// | `vae.decode` | `b t h w c` |
 ///
 /// `b` clips of `t` frames, `h`×`w` latent pixels, `c` channels, `l` text tokens of width `d`, `temb`
-/// width of the time embedding, `ff` multiplier of the feed-forward, `attention` and `qk_norm` 0 or 1.
+/// width of the time embedding, `ff` multiplier of the feed-forward, `attention` and `qk_norm` 0 or 1. Blocks whose
+/// self-attention has a rotary term also have `rope`, which is 1.
 /// `unet.down` and `unet.up` are one ResNet with its attention, not a whole level, so that levels of
 /// different depth share their entries and every skip tensor's life is known.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

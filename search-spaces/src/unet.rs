@@ -41,6 +41,10 @@ pub struct UnetConfig {
     pub ff_multiplier: u64,
     /// Whether spatial attention normalises queries and keys; temporal attention always does.
     pub qk_norm: bool,
+    /// Whether queries and keys of spatial self-attention are turned by row and column; temporal attention has a
+    /// rotary turn of its own. Left out where false: what was written before stays as it was, digests included.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rope: bool,
     /// Number format in which it is profiled and run.
     pub dtype: Dtype,
     /// Parts into which the UNet is split for a device that cannot load it whole.
@@ -153,11 +157,13 @@ impl UnetConfig {
     }
 
     pub(crate) fn with_attention(&self, shape: Shape) -> Shape {
-        shape
+        let shape = shape
             .with("heads", self.heads)
             .with("l", self.text_tokens)
             .with("d", self.text_width)
             .with("ff", self.ff_multiplier)
-            .with("qk_norm", self.qk_norm.into())
+            .with("qk_norm", self.qk_norm.into());
+        // Named only where it is: blocks without keep the keys under which tables know them.
+        if self.rope { shape.with("rope", 1) } else { shape }
     }
 }

@@ -19,6 +19,7 @@ fn stable_diffusion() -> UnetConfig {
         norm_groups: 32,
         ff_multiplier: 4,
         qk_norm: false,
+        rope: false,
         dtype: Dtype::F32,
         parts: 1,
     }

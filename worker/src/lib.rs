@@ -22,3 +22,4 @@ pub mod runtime;
 pub mod scoring;
 pub mod shim;
 pub mod train;
+pub mod weights;

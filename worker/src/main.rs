@@ -37,6 +37,8 @@ enum Command {
     Latents(assets::LatentsArgs),
     /// Encode a folder of captioned clips and pictures to latents in shards.
     Encode(sharded::EncodeArgs),
+    /// Take published weights over as the parts of a name.
+    Import(assets::ImportArgs),
     /// Check that the score of a space carries a signal.
     ProxyCheck(proxy_check::ProxyCheckArgs),
     /// Compare predicted with measured latency and peak memory of whole architectures.
@@ -96,6 +98,7 @@ fn main() -> anyhow::Result<()> {
         Command::Assets(args) => assets::command(&args),
         Command::Latents(args) => assets::latents_command(&args),
         Command::Encode(args) => sharded::encode_command(&args),
+        Command::Import(args) => assets::import_command(&args),
         Command::ProxyCheck(args) => proxy_check::command(&args),
         Command::LutAccuracy(args) => lut_accuracy::command(&args),
         Command::DataParallel(args) => distributed::command(&args),

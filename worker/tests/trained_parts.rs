@@ -8,6 +8,7 @@ use rand_chacha::rand_core::SeedableRng;
 use tch::{Device, Tensor};
 use temponas_worker::assets::{Assets, AssetsError, Recipe};
 use temponas_worker::data::{self, FRAMES, Prompt, Split, to_tensor};
+use temponas_worker::scoring::evaluators::Evaluators;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets")
@@ -15,6 +16,10 @@ fn root() -> PathBuf {
 
 fn shapes() -> Assets {
     Assets::open(&root(), "shapes", Device::Cpu).expect("the committed parts")
+}
+
+fn evaluators(assets: &Assets) -> &Evaluators {
+    assets.evaluators.as_ref().expect("trained parts have evaluators")
 }
 
 /// Held-out clips as the sampler would yield perfect ones: through the VAE and back. One of each prompt.
@@ -54,7 +59,7 @@ fn still_and_shuffled_clips_and_wrong_motions_score_clearly_lower() {
     let assets = shapes();
     let clips = held_out(&assets);
     let mut rng = ChaCha8Rng::seed_from_u64(3);
-    let consistency = |prompt: &Prompt, clip: &Tensor| assets.evaluators.read(clip, prompt).overall_consistency;
+    let consistency = |prompt: &Prompt, clip: &Tensor| evaluators(&assets).read(clip, prompt).overall_consistency;
     let good = mean(clips.iter().map(|(prompt, clip)| consistency(prompt, clip)));
     let still = mean(clips.iter().map(|(prompt, clip)| {
         let still = clip.narrow(2, FRAMES as i64 / 2, 1).expand_as(clip);
@@ -77,7 +82,7 @@ fn objects_and_colours_are_read_as_often_as_the_manifest_says() {
     let assets = shapes();
     let readings: Vec<_> = held_out(&assets)
         .iter()
-        .map(|(prompt, clip)| assets.evaluators.read(clip, prompt))
+        .map(|(prompt, clip)| evaluators(&assets).read(clip, prompt))
         .collect();
     let object = mean(readings.iter().map(|reading| reading.object_class));
     let color = mean(readings.iter().map(|reading| reading.color.unwrap_or(0.0)));

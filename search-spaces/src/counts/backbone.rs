@@ -132,6 +132,12 @@ fn attention(shape: &Shape, c: Count, plane: &Plane) -> Option<Tally> {
     } else {
         n(2) * (c / heads)
     };
+    // The turn reads and writes queries and keys of the self-attention.
+    let rope = if shape.get("rope").unwrap_or(0) == 0 {
+        n(0)
+    } else {
+        n(4)
+    };
     let tokens = plane.tokens();
     let inner = ff * c;
     let self_scores = heads * tokens * plane.area;
@@ -147,7 +153,7 @@ fn attention(shape: &Shape, c: Count, plane: &Plane) -> Option<Tally> {
             + n(2) * c * tokens * plane.area
             + n(2) * l * c * d * plane.clips
             + n(2) * l * c * tokens,
-        moved: (n(9) * c + n(17) * c + n(13) * c + n(6) * c + n(6) * inner) * tokens
+        moved: (n(9) * c + (n(17) + rope) * c + n(13) * c + n(6) * c + n(6) * inner) * tokens
             + n(6) * l * c * plane.clips
             + n(4) * (self_scores + text_scores),
         // The residual of the wrapper and that of the sub-layer stay beside what the sub-layer makes.

@@ -19,6 +19,7 @@ pub(super) fn unet(section: Section) -> Option<UnetConfig> {
     let norm_groups = size("norm_groups");
     let ff_multiplier = section.integer_or("ff_multiplier", 4, 1..=64);
     let qk_norm = section.boolean_or("qk_norm", true);
+    let rope = section.boolean_or("rope", false);
     let dtype = section.get("dtype").map_or(Some(Dtype::F32), |node| {
         node.one_of(Dtype::ALL.map(|d| (d.as_str(), d)))
     });
@@ -43,6 +44,7 @@ pub(super) fn unet(section: Section) -> Option<UnetConfig> {
         norm_groups: norm_groups?,
         ff_multiplier: ff_multiplier?,
         qk_norm: qk_norm?,
+        rope: rope?,
         dtype: dtype?,
         parts: parts?,
     })

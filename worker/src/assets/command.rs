@@ -10,9 +10,10 @@ use super::evaluators::Coded;
 use super::manifest::{FileEntry, Manifest, digest_of};
 use super::train::{Clips, Workshop, in_chunks};
 use super::words::tokenizer;
-use super::{Assets, AssetsError, BACKBONE, EVALUATORS, Recipe, TEXT, VAE, write_tensors};
+use super::{Assets, AssetsError, BACKBONE, EVALUATORS, Recipe, TEXT, VAE};
 use crate::data::{self, ClipSource, DataError, Split, name_of, to_tensor};
 use crate::models::vae::Vae;
+use crate::weights::save_tensors;
 
 /// Train the small pretrained parts of a dataset: VAE, text encoder, backbone and evaluators.
 #[derive(Debug, Args)]
@@ -56,16 +57,14 @@ pub fn command(args: &AssetsArgs) -> anyhow::Result<()> {
         std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
     }
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    let shop = Workshop {
-        source: source.as_ref(),
-        recipe: &recipe,
-        folder,
-    };
+    let shop = Workshop::new(source.as_ref(), &recipe, folder).context("the recipe trains nothing")?;
     let manifest = make(&shop, &args.dataset, &args.out.join(name_of(&args.dataset)))?;
     for (name, share) in &manifest.accuracies {
         println!("{name}: {share:.4}");
     }
-    println!("reconstruction error: {:.2} of 255", manifest.reconstruction_error);
+    if let Some(error) = manifest.reconstruction_error {
+        println!("reconstruction error: {error:.2} of 255");
+    }
     Ok(())
 }
 
@@ -98,7 +97,7 @@ fn make(shop: &Workshop<'_>, dataset: &str, out: &Path) -> Result<Manifest, Asse
     let mut files = std::collections::BTreeMap::new();
     for (name, tensors) in parts {
         let path = out.join(name);
-        write_tensors(&tensors, &path)?;
+        save_tensors(tensors, &path)?;
         files.insert(name.to_owned(), FileEntry::of(&path)?);
     }
     let manifest = Manifest {
@@ -107,8 +106,8 @@ fn make(shop: &Workshop<'_>, dataset: &str, out: &Path) -> Result<Manifest, Asse
         clips: shop.source.settings(),
         recipe: shop.recipe.clone(),
         accuracies,
-        reconstruction_error: reconstruction_error(&vae, &held_out, &held_out_latents),
-        vocabulary: shop.source.vocabulary(),
+        reconstruction_error: Some(reconstruction_error(&vae, &held_out, &held_out_latents)),
+        vocabulary: Some(shop.source.vocabulary()),
         tokenizer,
         held_out_prompts: shop.source.prompts(Split::HeldOut),
         files,
@@ -142,6 +141,7 @@ impl Assets {
     /// # Errors
     /// Where the clips are not there, or are others.
     pub(crate) fn source(&self, cache: &Path) -> Result<Box<dyn ClipSource>, AssetsError> {
+        self.require_clips()?;
         let source = data::open(&self.manifest.dataset, cache)?;
         if source.settings() != self.manifest.clips {
             let problem = format!("its clips are {}, here are {}", self.manifest.clips, source.settings());
@@ -174,23 +174,19 @@ mod tests {
             learning_rate: 1e-3,
         };
         let recipe = Recipe {
-            training: Training {
+            training: Recipe::shapes().training.map(|training| Training {
                 vae_spatial: few,
                 vae_temporal: few,
                 backbone: few,
                 frame_reader: few,
                 clip_reader: few,
-                ..Recipe::shapes().training
-            },
+                ..training
+            }),
             ..Recipe::shapes()
         };
         let (work, out) = (folder.join("work"), folder.join("out"));
         std::fs::create_dir_all(&work).unwrap();
-        let shop = Workshop {
-            source: &source,
-            recipe: &recipe,
-            folder: work,
-        };
+        let shop = Workshop::new(&source, &recipe, work).unwrap();
         make(&shop, "shapes", &out).unwrap();
         [VAE, TEXT, BACKBONE, EVALUATORS, super::super::MANIFEST]
             .map(|name| std::fs::read(out.join(name)).unwrap())

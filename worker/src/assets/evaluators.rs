@@ -15,7 +15,7 @@ use super::AssetsError;
 use super::train::{Workshop, draw, in_chunks, pick};
 use crate::data::{Attributes, FRAMES, Prompt, Split, Vocabulary};
 use crate::models::seeded::{normal_from, seed_weights, standard_normal};
-use crate::models::text::Tokenizer;
+use crate::models::tokenizer::Tokenizer;
 use crate::models::vae::Vae;
 use crate::scoring::evaluators::{ClipReader, Evaluators, FrameReader};
 
@@ -52,11 +52,11 @@ impl Workshop<'_> {
         let vs = nn::VarStore::new(Device::Cpu);
         let frames = FrameReader::new(
             &(vs.root() / "frames"),
-            self.recipe.evaluators,
+            self.evaluators,
             vocabulary.objects.len() as i64,
             vocabulary.colors.len() as i64,
         );
-        let clips = ClipReader::new(&(vs.root() / "clips"), self.recipe.evaluators, tokenizer.size());
+        let clips = ClipReader::new(&(vs.root() / "clips"), self.evaluators, tokenizer.size());
         seed_weights(&vs, self.recipe.seed);
         let material = self.material("evaluator-material", vae, train)?;
         self.frame_reader(&vs, &frames, &material, train.prompts, &vocabulary)?;
@@ -99,7 +99,7 @@ impl Workshop<'_> {
     ) -> Result<(), AssetsError> {
         const NAME: &str = "frame-reader";
         only(vs, "frames.");
-        let schedule = self.recipe.training.frame_reader;
+        let schedule = self.training.frame_reader;
         let none = (vocabulary.objects.len() as i64, vocabulary.colors.len() as i64);
         self.stage(NAME, schedule).run(vs, |step| {
             let mut rng = self.rng(NAME, step);
@@ -137,7 +137,7 @@ impl Workshop<'_> {
     ) -> Result<(), AssetsError> {
         const NAME: &str = "clip-reader";
         only(vs, "clips.");
-        let schedule = self.recipe.training.clip_reader;
+        let schedule = self.training.clip_reader;
         let mut captions: Vec<&str> = prompts.iter().map(|p| &*p.caption).collect();
         captions.sort_unstable();
         captions.dedup();

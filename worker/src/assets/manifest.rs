@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::{AssetsError, MANIFEST, Recipe};
 use crate::data::{Prompt, Vocabulary};
-use crate::models::text::Tokenizer;
+use crate::models::tokenizer::Tokenizer;
 
 /// What stands in `manifest.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -23,14 +25,18 @@ pub struct Manifest {
     /// Sizes and steps.
     pub recipe: Recipe,
     /// Shares that the evaluators get right on clips they were not trained on, by what was asked.
+    #[serde(default)]
     pub accuracies: BTreeMap<String, f64>,
-    /// Mean absolute error of decoded held-out clips, of 255.
-    pub reconstruction_error: f64,
-    /// Names of what can be seen.
-    pub vocabulary: Vocabulary,
-    /// The words of the captions.
+    /// Mean absolute error of decoded held-out clips, of 255; not measured of imported parts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reconstruction_error: Option<f64>,
+    /// Names of what can be seen; the evaluators' own, so imported parts have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vocabulary: Option<Vocabulary>,
+    /// Captions to tokens.
     pub tokenizer: Tokenizer,
     /// Prompts that were never trained on.
+    #[serde(default)]
     pub held_out_prompts: Vec<Prompt>,
     /// The files by name.
     pub files: BTreeMap<String, FileEntry>,
@@ -47,13 +53,23 @@ pub struct FileEntry {
 
 impl FileEntry {
     pub(super) fn of(path: &Path) -> Result<Self, AssetsError> {
-        let bytes = std::fs::read(path).map_err(|source| AssetsError::File {
+        let failed = |source| AssetsError::File {
             path: path.to_owned(),
             source,
-        })?;
+        };
+        let mut file = File::open(path).map_err(failed)?;
+        let (mut digest, mut bytes, mut some) = (Sha256::new(), 0, vec![0; 1 << 20]);
+        loop {
+            let count = file.read(&mut some).map_err(failed)?;
+            if count == 0 {
+                break;
+            }
+            digest.update(&some[..count]);
+            bytes += count as u64;
+        }
         Ok(Self {
-            bytes: bytes.len() as u64,
-            sha256: sha256(&bytes),
+            bytes,
+            sha256: hexadecimal(&digest.finalize()),
         })
     }
 }
@@ -111,7 +127,11 @@ impl Manifest {
 
 /// SHA-256 in hexadecimal.
 pub(super) fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {
+    hexadecimal(&Sha256::digest(bytes))
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
     })

@@ -1,10 +1,11 @@
 //! The small pretrained parts: VAE, text encoder, backbone and evaluators of a dataset, as files with a manifest.
 //!
 //! They are trained by `temponas-worker assets` from clips that anyone can make again, and say in their manifest how
-//! good they are.
+//! good they are; or they are published weights that `temponas-worker import` laid out, without evaluators.
 
 mod command;
 mod evaluators;
+mod import;
 mod latents;
 mod manifest;
 mod recipe;
@@ -22,16 +23,18 @@ use crate::data::latents::TrainingSet;
 use crate::data::sharded::ShardError;
 use crate::data::{DataError, Prompt, Vocabulary, name_of};
 use crate::models::text::{Text, TextEncoder};
+use crate::models::tokenizer::TokenizerError;
 use crate::models::unet::is_temporal;
 use crate::models::vae::Vae;
 use crate::scoring::evaluators::{ClipReader, Evaluators, FrameReader};
+use crate::weights::{self, Layout, WeightsError};
 
 pub use command::{AssetsArgs, command};
+pub use import::{ImportArgs, command as import_command};
 pub use latents::{LatentsArgs, latents_command};
 pub(crate) use manifest::digest_of;
 pub use manifest::{FileEntry, Manifest};
 pub use recipe::{Recipe, Schedule, Training};
-use stage::{read_tensors, write_tensors};
 
 const MANIFEST: &str = "manifest.json";
 pub(crate) const VAE: &str = "vae.safetensors";
@@ -58,6 +61,12 @@ pub enum AssetsError {
         /// What libtorch says.
         source: tch::TchError,
     },
+    /// A tokenizer cannot be read.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// Weights do not fit their model.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
     /// A file holds something else than it should.
     #[error("{path}: {problem}")]
     Content {
@@ -109,8 +118,8 @@ pub struct Assets {
     pub vae: Vae,
     /// Captions to embeddings.
     pub text: Text,
-    /// What reads sampled clips.
-    pub evaluators: Evaluators,
+    /// What reads sampled clips; imported parts have none.
+    pub evaluators: Option<Evaluators>,
     folder: PathBuf,
     device: Device,
 }
@@ -125,21 +134,13 @@ impl Assets {
         let manifest = Manifest::read(&folder)?;
         manifest.check_files(&folder)?;
         let recipe = &manifest.recipe;
-        let vae = load(&folder.join(VAE), device, |vs| Vae::new(&vs.root(), &recipe.vae))?;
-        let encoder = |vs: &nn::VarStore| TextEncoder::new(&vs.root(), &recipe.text, manifest.tokenizer.size());
-        let text = load(&folder.join(TEXT), device, encoder)?;
-        let Vocabulary { objects, colors, .. } = &manifest.vocabulary;
-        let (frames, clips) = load(&folder.join(EVALUATORS), device, |vs| {
-            let root = vs.root();
-            let (objects, colors) = (objects.len() as i64, colors.len() as i64);
-            (
-                FrameReader::new(&(&root / "frames"), recipe.evaluators, objects, colors),
-                ClipReader::new(&(&root / "clips"), recipe.evaluators, manifest.tokenizer.size()),
-            )
+        let vae = load(&folder.join(VAE), &Layout::VAE, device, |vs| {
+            Vae::new(&vs.root(), &recipe.vae)
         })?;
-        let (tokenizer, vocabulary) = (manifest.tokenizer.clone(), manifest.vocabulary.clone());
-        let evaluators = Evaluators::new(frames, clips, tokenizer.clone(), recipe.text.tokens, vocabulary);
-        let text = Text::new(text, tokenizer, &recipe.text, device);
+        let encoder = |vs: &nn::VarStore| TextEncoder::new(&vs.root(), &recipe.text, manifest.tokenizer.size());
+        let text = load(&folder.join(TEXT), &Layout::CLIP_TEXT, device, encoder)?;
+        let evaluators = evaluators(&manifest, &folder, device)?;
+        let text = Text::new(text, manifest.tokenizer.clone(), &recipe.text, device);
         Ok(Self {
             vae,
             text,
@@ -153,14 +154,18 @@ impl Assets {
     /// Copies the backbone's weights into every spatial variable of `vs`; temporal layers stay as they are.
     ///
     /// # Errors
-    /// Where a spatial variable is missing in the file or has another shape: the UNet is not the one that was trained.
+    /// Where the file does not hold exactly the spatial variables: the UNet is not the one that was trained.
     pub fn load_backbone(&self, vs: &nn::VarStore) -> Result<(), AssetsError> {
         let spatial: HashMap<String, Tensor> = vs
             .variables()
             .into_iter()
             .filter(|(name, _)| !is_temporal(name))
             .collect();
-        fill(spatial, &self.folder.join(BACKBONE))
+        Ok(weights::load_into(
+            spatial,
+            &self.folder.join(BACKBONE),
+            &Layout::PLAIN,
+        )?)
     }
 
     /// Latents and texts to train candidates on: from the file beside the parts, else made under `cache` where they
@@ -206,6 +211,9 @@ impl Assets {
     #[must_use]
     pub fn evaluator_line(&self) -> String {
         let accuracy = |name: &str| self.manifest.accuracies.get(name).copied().unwrap_or(0.0);
+        if self.evaluators.is_none() {
+            return format!("none: {} was imported", self.manifest.dataset);
+        }
         format!(
             "built-in {} {} (right on held-out clips: consistency {:.3}, object {:.3}, color {:.3})",
             self.manifest.dataset,
@@ -217,35 +225,43 @@ impl Assets {
     }
 }
 
+/// The evaluators of the parts, where they have some.
+fn evaluators(manifest: &Manifest, folder: &Path, device: Device) -> Result<Option<Evaluators>, AssetsError> {
+    let (Some(config), Some(vocabulary)) = (manifest.recipe.evaluators, &manifest.vocabulary) else {
+        return Ok(None);
+    };
+    let Vocabulary { objects, colors, .. } = vocabulary;
+    let tokenizer = &manifest.tokenizer;
+    let (frames, clips) = load(&folder.join(EVALUATORS), &Layout::PLAIN, device, |vs| {
+        let root = vs.root();
+        let (objects, colors) = (objects.len() as i64, colors.len() as i64);
+        (
+            FrameReader::new(&(&root / "frames"), config, objects, colors),
+            ClipReader::new(&(&root / "clips"), config, tokenizer.size()),
+        )
+    })?;
+    let tokens = manifest.recipe.text.tokens;
+    Ok(Some(Evaluators::new(
+        frames,
+        clips,
+        tokenizer.clone(),
+        tokens,
+        vocabulary.clone(),
+    )))
+}
+
 /// Builds a part and fills it from a file.
-fn load<T>(path: &Path, device: Device, build: impl FnOnce(&nn::VarStore) -> T) -> Result<T, AssetsError> {
+fn load<T>(
+    path: &Path,
+    layout: &Layout,
+    device: Device,
+    build: impl FnOnce(&nn::VarStore) -> T,
+) -> Result<T, AssetsError> {
     let vs = nn::VarStore::new(device);
     let part = build(&vs);
-    fill(vs.variables(), path)?;
+    weights::load(&vs, path, layout)?;
     for (_, variable) in vs.variables() {
         let _ = variable.set_requires_grad(false);
     }
     Ok(part)
-}
-
-fn fill(variables: HashMap<String, Tensor>, path: &Path) -> Result<(), AssetsError> {
-    let tensors = read_tensors(path)?;
-    for (name, mut variable) in variables {
-        let broken = |problem: String| AssetsError::Content {
-            path: path.to_owned(),
-            problem,
-        };
-        let saved = tensors
-            .get(&name)
-            .ok_or_else(|| broken(format!("no tensor `{name}`")))?;
-        if saved.size() != variable.size() {
-            return Err(broken(format!(
-                "`{name}` has shape {:?}, needed is {:?}",
-                saved.size(),
-                variable.size()
-            )));
-        }
-        tch::no_grad(|| variable.copy_(saved));
-    }
-    Ok(())
 }

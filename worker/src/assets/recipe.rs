@@ -20,10 +20,12 @@ pub struct Recipe {
     pub text: TextConfig,
     /// The backbone; number format and parts do not matter to it.
     pub backbone: UnetConfig,
-    /// The evaluators.
-    pub evaluators: EvaluatorConfig,
-    /// Steps, batches and learning rates.
-    pub training: Training,
+    /// The evaluators; none came with imported parts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluators: Option<EvaluatorConfig>,
+    /// Steps, batches and learning rates; imported parts were trained elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<Training>,
 }
 
 /// Steps, batch and learning rate of each stage.
@@ -62,6 +64,15 @@ const fn schedule(steps: u64, batch: u64, learning_rate: f64) -> Schedule {
         learning_rate,
     }
 }
+
+const SHAPES_TRAINING: Training = Training {
+    vae_spatial: schedule(1800, 16, 3e-3),
+    vae_temporal: schedule(1500, 8, 3e-3),
+    backbone: schedule(4000, 48, 2e-3),
+    backbone_times: (0.5, 1.2),
+    frame_reader: schedule(2000, 32, 2e-3),
+    clip_reader: schedule(1500, 24, 2e-3),
+};
 
 impl Recipe {
     /// The recipe of a dataset, where there is one; that of `emoji` serves any folder of clips.
@@ -115,21 +126,15 @@ impl Recipe {
                 norm_groups: 8,
                 ff_multiplier: 2,
                 qk_norm: true,
+                rope: false,
                 dtype: Dtype::F32,
                 parts: 1,
             },
-            evaluators: EvaluatorConfig {
+            evaluators: Some(EvaluatorConfig {
                 width: 16,
                 embedding: 48,
-            },
-            training: Training {
-                vae_spatial: schedule(1800, 16, 3e-3),
-                vae_temporal: schedule(1500, 8, 3e-3),
-                backbone: schedule(4000, 48, 2e-3),
-                backbone_times: (0.5, 1.2),
-                frame_reader: schedule(2000, 32, 2e-3),
-                clip_reader: schedule(1500, 24, 2e-3),
-            },
+            }),
+            training: Some(SHAPES_TRAINING),
         }
     }
     /// The recipe for `emoji`: the sizes of `shapes` with longer captions.
@@ -146,14 +151,14 @@ impl Recipe {
                 text_tokens: TOKENS,
                 ..shapes.backbone
             },
-            training: Training {
+            training: Some(Training {
                 vae_spatial: schedule(1000, 16, 3e-3),
                 vae_temporal: schedule(800, 8, 3e-3),
                 backbone: schedule(2500, 48, 2e-3),
                 frame_reader: schedule(1000, 32, 2e-3),
                 clip_reader: schedule(1200, 24, 2e-3),
-                ..shapes.training
-            },
+                ..SHAPES_TRAINING
+            }),
             ..shapes
         }
     }

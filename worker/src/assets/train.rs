@@ -7,13 +7,15 @@ use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor, nn};
 
 use super::stage::{Stage, read_tensors, write_tensors};
-use super::{AssetsError, Recipe, Schedule};
+use super::{AssetsError, Recipe, Schedule, Training};
 use crate::data::{ClipSource, FRAME_BYTES, FRAMES, Prompt, Split, frames_to_tensor, to_tensor};
 use crate::flow;
 use crate::models::UNet;
 use crate::models::seeded::{generator, normal_from, seed_weights, stream_of};
-use crate::models::text::{TextEncoder, Tokenizer};
+use crate::models::text::TextEncoder;
+use crate::models::tokenizer::Tokenizer;
 use crate::models::vae::Vae;
+use crate::scoring::evaluators::EvaluatorConfig;
 
 /// Weight of the latents' pull towards the standard normal distribution, per element.
 const KL_WEIGHT: f64 = 1e-5;
@@ -28,6 +30,8 @@ const CHUNK: usize = 16;
 pub(super) struct Workshop<'a> {
     pub source: &'a dyn ClipSource,
     pub recipe: &'a Recipe,
+    pub evaluators: EvaluatorConfig,
+    pub training: Training,
     /// Checkpoints and intermediate tensors.
     pub folder: PathBuf,
 }
@@ -42,6 +46,19 @@ impl Clips {
     pub(super) fn tensor(&self, indices: &[usize]) -> Tensor {
         let clips: Vec<&[u8]> = indices.iter().map(|&i| self.frames[i].as_slice()).collect();
         to_tensor(&clips)
+    }
+}
+
+impl<'a> Workshop<'a> {
+    /// None where the recipe trains nothing.
+    pub(super) fn new(source: &'a dyn ClipSource, recipe: &'a Recipe, folder: PathBuf) -> Option<Self> {
+        Some(Self {
+            source,
+            recipe,
+            evaluators: recipe.evaluators?,
+            training: recipe.training?,
+            folder,
+        })
     }
 }
 
@@ -91,7 +108,7 @@ impl Workshop<'_> {
     fn vae_spatial(&self, vs: &nn::VarStore, vae: &Vae, clips: &Clips) -> Result<(), AssetsError> {
         const NAME: &str = "vae-spatial";
         train_only(vs, "spatial_vae.");
-        let schedule = self.recipe.training.vae_spatial;
+        let schedule = self.training.vae_spatial;
         self.stage(NAME, schedule).run(vs, |step| {
             let mut rng = self.rng(NAME, step);
             let indices = draw(&mut rng, clips.frames.len(), schedule.batch);
@@ -110,7 +127,7 @@ impl Workshop<'_> {
     fn vae_temporal(&self, vs: &nn::VarStore, vae: &Vae, per_frame: &Tensor) -> Result<(), AssetsError> {
         const NAME: &str = "vae-temporal";
         train_only(vs, "temporal_vae.");
-        let schedule = self.recipe.training.vae_temporal;
+        let schedule = self.training.vae_temporal;
         // The loss must not depend on the scale that the first stage happened to find.
         let spread = per_frame.std(true).double_value(&[]);
         self.stage(NAME, schedule).run(vs, |step| {
@@ -141,8 +158,8 @@ impl Workshop<'_> {
         let unet = UNet::new(&vs.root(), &self.recipe.backbone, &[]);
         let text = TextEncoder::new(&vs.root(), &self.recipe.text, tokenizer.size());
         seed_weights(&vs, self.recipe.seed);
-        let schedule = self.recipe.training.backbone;
-        let (mean, std) = self.recipe.training.backbone_times;
+        let schedule = self.training.backbone;
+        let (mean, std) = self.training.backbone_times;
         let frames = latents.transpose(1, 2).flatten(0, 1).unsqueeze(2); // [n*t, 4, 1, h, w]
         let per_clip = latents.size()[2] as usize;
         self.stage(NAME, schedule).run(&vs, |step| {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::data::{Prompt, Vocabulary};
-use crate::models::text::{Tokenizer, words};
+use crate::models::tokenizer::{Tokenizer, words};
 
 /// Knows the names of what can be seen and every word of two captions that differ in more than colour.
 ///

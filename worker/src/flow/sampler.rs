@@ -187,6 +187,7 @@ mod tests {
             norm_groups: 4,
             ff_multiplier: 2,
             qk_norm: true,
+            rope: false,
             dtype: Dtype::F32,
             parts: 1,
         };

@@ -116,6 +116,11 @@ pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
     Tensor::scaled_dot_product_attention(q, k, v, None::<Tensor>, 0.0, false, None, false)
 }
 
+/// As [`attend`] where `n` = `m` and nothing sees what comes after it.
+pub fn attend_to_earlier(q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
+    Tensor::scaled_dot_product_attention(q, k, v, None::<Tensor>, 0.0, true, None, false)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -37,6 +37,18 @@ impl Rotary {
         Self::from_angles(&all, kind)
     }
 
+    /// Places in a frame, in the order row, column: half of `head_dim` each, the rows' half rounded down to even.
+    pub fn over_frame(height: i64, width: i64, head_dim: i64, kind: Kind, device: Device) -> Self {
+        let for_rows = head_dim / 4 * 2;
+        let rows = angles(height, for_rows, device)
+            .unsqueeze(1)
+            .expand([-1, width, -1], false);
+        let columns = angles(width, head_dim - for_rows, device)
+            .unsqueeze(0)
+            .expand([height, -1, -1], false);
+        Self::from_angles(&Tensor::cat(&[rows, columns], -1).flatten(0, 1), kind)
+    }
+
     /// `angles`: `[places, head_dim / 2]`.
     fn from_angles(angles: &Tensor, kind: Kind) -> Self {
         Self {
@@ -124,6 +136,36 @@ mod tests {
             1e-12,
             false
         ));
+    }
+
+    #[test]
+    fn a_frame_turns_one_half_by_row_and_the_other_by_column() {
+        let (height, width, head_dim) = (3, 4, 40);
+        let xs = crate::models::seeded::normal(&[height * width, head_dim], 3, Device::Cpu).to_kind(Kind::Double);
+        let turned = Rotary::over_frame(height, width, head_dim, Kind::Double, Device::Cpu).apply(&xs);
+        for (row, column) in [(0, 0), (2, 1), (1, 3)] {
+            let place = row * width + column;
+            for channel in 0..head_dim {
+                // Pair i of the half's 20 channels turns by place · θ^(−2i/20).
+                let (at, within) = if channel < 20 {
+                    (row, channel)
+                } else {
+                    (column, channel - 20)
+                };
+                let angle = at as f64 * THETA.powf(-((within / 2 * 2) as f64) / 20.0);
+                let x = |c: i64| xs.double_value(&[place, c]);
+                let expected = match channel % 2 {
+                    0 => x(channel) * angle.cos() - x(channel + 1) * angle.sin(),
+                    _ => x(channel) * angle.cos() + x(channel - 1) * angle.sin(),
+                };
+                assert!((turned.double_value(&[place, channel]) - expected).abs() < 1e-12);
+            }
+        }
+        // Of a narrow head the columns take what is left.
+        assert_eq!(
+            Rotary::over_frame(2, 2, 2, Kind::Double, Device::Cpu).cos.size(),
+            [4, 1]
+        );
     }
 
     #[test]

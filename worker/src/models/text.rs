@@ -1,16 +1,17 @@
-//! The text encoder in CLIP's layout and keys (spec section 1.2), with a tokenizer of whole words.
+//! The text encoder in CLIP's layout and keys (spec section 1.2).
 //!
 //! The tiny configuration is trained together with the backbone. Its vocabulary is the words of the training captions.
-
-use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, nn};
 
+use super::attention::attend_to_earlier;
 use super::norm::{Start, layer_norm, linear};
+use super::tokenizer::Tokenizer;
 
 /// Sizes of a [`TextEncoder`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TextConfig {
     /// Tokens of a caption with its marks of beginning and end; longer ones are cut.
     pub tokens: i64,
@@ -22,68 +23,32 @@ pub struct TextConfig {
     pub layers: i64,
 }
 
-const BEGIN: i64 = 0;
-/// End of the caption, and what fills the rest, as in CLIP.
-const END: i64 = 1;
-const UNKNOWN: i64 = 2;
-const FIRST_WORD: i64 = 3;
-
-/// Words to numbers: `begin words… end end…`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Tokenizer {
-    words: Vec<String>,
-}
-
-impl Tokenizer {
-    /// The words of these captions, in alphabetical order.
-    pub fn from_captions<'a>(captions: impl IntoIterator<Item = &'a str>) -> Self {
-        let words: BTreeSet<String> = captions.into_iter().flat_map(words).collect();
-        Self {
-            words: words.into_iter().collect(),
-        }
-    }
-
-    /// Number of tokens, with the three marks.
-    #[must_use]
-    pub fn size(&self) -> i64 {
-        self.words.len() as i64 + FIRST_WORD
-    }
-
-    /// The tokens of a caption, `length` of them; a word that is not known has a mark of its own.
-    #[must_use]
-    pub fn encode(&self, caption: &str, length: i64) -> Vec<i64> {
-        let known = |word: String| {
-            self.words
-                .binary_search(&word)
-                .map_or(UNKNOWN, |i| i as i64 + FIRST_WORD)
-        };
-        let inside = words(caption).map(known).take(length.max(2) as usize - 2);
-        let mut tokens: Vec<i64> = std::iter::once(BEGIN).chain(inside).collect();
-        tokens.resize(length as usize, END);
-        tokens
-    }
-
-    /// Tokens of several captions.
+impl TextConfig {
+    /// Looks whether an encoder of these sizes can be built.
     ///
-    /// # Shapes
-    /// - output: `[captions, length]`, int64
-    pub fn encode_all(&self, captions: &[&str], length: i64) -> Tensor {
-        let tokens: Vec<i64> = captions
-            .iter()
-            .flat_map(|caption| self.encode(caption, length))
-            .collect();
-        Tensor::from_slice(&tokens).reshape([captions.len() as i64, length])
+    /// # Errors
+    /// The size that cannot be, what it is and what is allowed.
+    pub fn check(&self) -> Result<(), String> {
+        let least = |name: &str, found: i64, least: i64| match found {
+            found if (least..=LARGEST).contains(&found) => Ok(()),
+            found => Err(format!("text.{name} is {found}; allowed is {least} to {LARGEST}")),
+        };
+        least("tokens", self.tokens, 2)?;
+        least("width", self.width, 1)?;
+        least("layers", self.layers, 1)?;
+        least("heads", self.heads, 1)?;
+        if self.width % self.heads != 0 {
+            let (found, width) = (self.heads, self.width);
+            return Err(format!(
+                "text.heads is {found}; allowed are divisors of the width {width}"
+            ));
+        }
+        Ok(())
     }
 }
 
-/// The words of a caption, in lower case.
-pub(crate) fn words(caption: &str) -> impl Iterator<Item = String> {
-    caption
-        .split(|c: char| !c.is_alphanumeric())
-        .filter(|word| !word.is_empty())
-        .map(str::to_lowercase)
-}
+/// The largest size of any dimension that is asked for in a file.
+pub(super) const LARGEST: i64 = 1 << 16;
 
 /// A causal transformer over tokens: pre-norm, quick GELU, the last hidden states after the final norm.
 ///
@@ -119,12 +84,21 @@ impl TextEncoder {
         let length = tokens.size()[1];
         let mut xs = Tensor::embedding(&self.token_embedding, tokens, -1, false, false)
             + self.position_embedding.narrow(0, 0, length);
-        let later = Tensor::full([length, length], f64::NEG_INFINITY, (Kind::Float, xs.device())).triu(1);
         for layer in &self.layers {
-            xs = layer.forward(&xs, &later);
+            xs = layer.forward(&xs);
         }
         xs.apply(&self.final_layer_norm)
     }
+}
+
+/// The hidden state at each caption's first `end` token.
+///
+/// # Shapes
+/// - `hidden`: `[b, tokens, width]`; `tokens`: `[b, tokens]`, each row with an `end`; output `[b, width]`
+pub fn pooled(hidden: &Tensor, tokens: &Tensor, end: i64) -> Tensor {
+    let first = tokens.eq(end).to_kind(Kind::Int64).argmax(1, true); // [b, 1], the first of equals
+    let index = first.unsqueeze(-1).expand([-1, -1, hidden.size()[2]], false);
+    hidden.gather(1, &index, false).squeeze_dim(1)
 }
 
 #[derive(Debug)]
@@ -158,21 +132,18 @@ impl Layer {
         }
     }
 
-    fn forward(&self, xs: &Tensor, later: &Tensor) -> Tensor {
-        let xs = xs + self.attend(&xs.apply(&self.layer_norm1), later);
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        let xs = xs + self.attend(&xs.apply(&self.layer_norm1));
         let hidden = xs.apply(&self.layer_norm2).apply(&self.fc1);
         let quick_gelu = &hidden * (&hidden * 1.702).sigmoid();
         xs + quick_gelu.apply(&self.fc2)
     }
 
-    fn attend(&self, xs: &Tensor, later: &Tensor) -> Tensor {
-        let (b, l, width) = (xs.size()[0], xs.size()[1], xs.size()[2]);
-        let d = width / self.heads;
-        let split = |ys: Tensor| ys.reshape([b, l, self.heads, d]).transpose(1, 2); // [b, heads, l, d]
-        let (q, k, v) = (xs.apply(&self.q_proj), xs.apply(&self.k_proj), xs.apply(&self.v_proj));
-        let scores = split(q).matmul(&split(k).transpose(2, 3)) / (d as f64).sqrt() + later;
-        let mixed = scores.softmax(-1, Kind::Float).matmul(&split(v)); // [b, heads, l, d]
-        mixed.transpose(1, 2).reshape([b, l, width]).apply(&self.out_proj)
+    fn attend(&self, xs: &Tensor) -> Tensor {
+        let split = |ys: Tensor| ys.unflatten(-1, [self.heads, -1]).transpose(1, 2); // [b, heads, l, d]
+        let [q, k, v] = [&self.q_proj, &self.k_proj, &self.v_proj].map(|project| split(xs.apply(project)));
+        let mixed = attend_to_earlier(&q, &k, &v);
+        mixed.transpose(1, 2).flatten(2, 3).apply(&self.out_proj)
     }
 }
 
@@ -197,46 +168,46 @@ impl Text {
         }
     }
 
-    /// Embeddings of captions; the empty caption is the null text of guidance.
+    /// Embeddings of captions by token; the empty caption is the null text of guidance.
     ///
     /// # Shapes
     /// - output: `[captions, tokens, width]`
     pub fn embed(&self, captions: &[&str]) -> Tensor {
-        let tokens = self.tokenizer.encode_all(captions, self.tokens).to_device(self.device);
-        tch::no_grad(|| self.encoder.forward(&tokens))
+        self.embed_both(captions).tokens
     }
+
+    /// Embeddings of captions by token and as a whole. Ask once for each caption and keep them.
+    pub fn embed_both(&self, captions: &[&str]) -> Embedded {
+        let _guard = tch::no_grad_guard();
+        let some = captions.chunks(CAPTIONS_AT_ONCE).map(|captions| {
+            let numbers = self.tokenizer.encode_all(captions, self.tokens).to_device(self.device);
+            let tokens = self.encoder.forward(&numbers);
+            (pooled(&tokens, &numbers, self.tokenizer.end()), tokens)
+        });
+        let (pooled, tokens): (Vec<Tensor>, Vec<Tensor>) = some.unzip();
+        Embedded {
+            tokens: Tensor::cat(&tokens, 0),
+            pooled: Tensor::cat(&pooled, 0),
+        }
+    }
+}
+
+/// Captions that go through the encoder together.
+const CAPTIONS_AT_ONCE: usize = 64;
+
+/// What the text encoder makes of captions.
+#[derive(Debug)]
+pub struct Embedded {
+    /// `[captions, tokens, width]`: the last hidden states.
+    pub tokens: Tensor,
+    /// `[captions, width]`: the state of the first end mark, which has seen the whole caption.
+    pub pooled: Tensor,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::models::seeded::seed_weights;
-
-    #[test]
-    fn captions_become_marked_and_filled_tokens() {
-        let tokenizer = Tokenizer::from_captions(["a red circle", "a blue star"]);
-        assert_eq!(tokenizer.size(), 8);
-        // Words in alphabetical order: a 3, blue 4, circle 5, red 6, star 7.
-        assert_eq!(tokenizer.encode("A red, star!", 6), [BEGIN, 3, 6, 7, END, END]);
-        assert_eq!(tokenizer.encode("a green star", 6), [BEGIN, 3, UNKNOWN, 7, END, END]);
-        assert_eq!(tokenizer.encode("a red blue star circle", 4), [BEGIN, 3, 6, END]);
-        assert_eq!(tokenizer.encode("", 3), [BEGIN, END, END]);
-    }
-
-    /// Counts of CLIP ViT-L/14's text encoder (spec section 1.2).
-    #[test]
-    fn the_large_configuration_has_the_published_parameters() {
-        let vs = nn::VarStore::new(Device::Cpu);
-        let cfg = TextConfig {
-            tokens: 77,
-            width: 768,
-            heads: 12,
-            layers: 12,
-        };
-        let _ = TextEncoder::new(&vs.root(), &cfg, 49408);
-        assert_eq!(vs.len(), 196);
-        assert_eq!(vs.variables().values().map(Tensor::numel).sum::<usize>(), 123_060_480);
-    }
 
     #[test]
     fn a_token_does_not_see_later_ones() {
@@ -259,5 +230,27 @@ mod tests {
             (0..5).map(differs).collect::<Vec<_>>(),
             [false, false, false, true, true]
         );
+    }
+    #[test]
+    fn the_pooled_output_is_the_state_of_the_first_end_mark() {
+        let cfg = TextConfig {
+            tokens: 6,
+            width: 8,
+            heads: 2,
+            layers: 1,
+        };
+        let tokenizer = Tokenizer::from_captions(["a red circle"]);
+        let vs = nn::VarStore::new(Device::Cpu);
+        let encoder = TextEncoder::new(&vs.root(), &cfg, tokenizer.size());
+        seed_weights(&vs, 4);
+        let text = Text::new(encoder, tokenizer, &cfg, Device::Cpu);
+        // More captions than go through together.
+        let captions = ["", "a", "a red circle", "a red circle a red circle"].repeat(20);
+        let Embedded { tokens, pooled } = text.embed_both(&captions);
+        assert_eq!((tokens.size(), pooled.size()), (vec![80, 6, 8], vec![80, 8]));
+        for (i, end) in [1, 2, 4, 5].into_iter().cycle().enumerate().take(80) {
+            assert_eq!(pooled.get(i as i64), tokens.get(i as i64).get(end), "caption {i}");
+        }
+        assert!(tokens.narrow(0, 0, 1).allclose(&text.embed(&[""]), 1e-5, 1e-6, false));
     }
 }

@@ -5,6 +5,7 @@ use tch::{Tensor, nn};
 use super::attention::{Attention, AttentionConfig, Turn};
 use super::chain::Chain;
 use super::norm::{Start, TRANSFORMER_EPS, conv2d, group_norm, layer_norm, linear};
+use super::rotary::Rotary;
 
 /// Sizes of a [`SpatialTransformer`].
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +22,8 @@ pub struct TransformerConfig {
     pub ff_multiplier: i64,
     /// Whether attention normalises queries and keys.
     pub qk_norm: bool,
+    /// Whether queries and keys of the self-attention are turned by row and column.
+    pub rope: bool,
 }
 
 /// GEGLU feed-forward, `W₂(a · GELU(g)) + b₂` with `(a, g) = W₁ x + b₁` (Shazeer 2020).
@@ -57,7 +60,7 @@ impl nn::Module for FeedForward {
 /// Group norm → 1×1 in → {self-attention, text cross-attention, feed-forward, each after a layer norm and with its
 /// residual} → 1×1 out, plus the input (Stable Diffusion 1.5's layout and keys, spec section 1.1).
 ///
-/// Self-attention stays within a frame. Queries of the cross-attention do not interact, so all frames of a clip share
+/// Self-attention stays within a frame, and knows rows and columns where asked for. Queries of the cross-attention do not interact, so all frames of a clip share
 /// one set of text keys and values.
 /// # Shapes
 /// - `xs`: `[batch · frames, channels, h, w]`; `text`: `[batch, tokens, text_width]`; output as `xs`
@@ -72,6 +75,8 @@ pub struct SpatialTransformer {
     norm3: nn::LayerNorm,
     ff: FeedForward,
     proj_out: nn::Conv2D,
+    /// Channels of a head, where the self-attention knows places.
+    turned: Option<i64>,
 }
 
 impl SpatialTransformer {
@@ -84,6 +89,7 @@ impl SpatialTransformer {
             groups,
             ff_multiplier,
             qk_norm,
+            rope,
         } = cfg;
         let block = &vs / "transformer_blocks" / "0";
         let attention = |context| AttentionConfig {
@@ -103,6 +109,7 @@ impl SpatialTransformer {
             norm3: layer_norm(&block / "norm3", channels),
             ff: FeedForward::new(&block / "ff", channels, ff_multiplier),
             proj_out: conv2d(&vs / "proj_out", channels, channels, 1, 1),
+            turned: rope.then_some(channels / heads),
         }
     }
 
@@ -115,7 +122,9 @@ impl SpatialTransformer {
             .through(&self.proj_in)
             .flatten(2, 3)
             .transpose(1, 2); // [b*t, h*w, c]
-        tokens = &tokens + tokens.apply(&self.norm1).then(|x| self.attn1.forward(x, x, Turn::None));
+        let rotary = self.turned.map(|d| Rotary::over_frame(h, w, d, xs.kind(), xs.device()));
+        let turn = rotary.as_ref().map_or(Turn::None, Turn::Both);
+        tokens = &tokens + tokens.apply(&self.norm1).then(|x| self.attn1.forward(x, x, turn));
         tokens = tokens.reshape([batch, -1, channels]); // [b, t*h*w, c]
         tokens = &tokens
             + tokens

@@ -204,6 +204,7 @@ impl TransformerConfig {
             groups: config.norm_groups as i64,
             ff_multiplier: config.ff_multiplier as i64,
             qk_norm: config.qk_norm,
+            rope: config.rope,
         }
     }
 }

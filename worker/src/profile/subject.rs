@@ -1,19 +1,20 @@
 //! A block of a look-up table as something that runs: its module with fresh weights, and inputs for it.
 
-use search_spaces::{Block, Dtype, Operator, Shape, Space};
+use search_spaces::{Block, Dtype, Operator, Shape, Space, UnetConfig};
 use tch::{Device, Kind, Tensor, nn, nn::Module};
 
 use crate::assets::Recipe;
 use crate::models::blocks::{Downsample, Head, Layer, MidBlock, TimeEmbedding, Upsample};
 use crate::models::chain::Chain;
 use crate::models::norm::conv2d;
+use crate::models::published;
 use crate::models::resnet::ResnetConfig;
 use crate::models::seeded::{normal, seed_weights};
 use crate::models::temporal::{Clip, TemporalConfig, TemporalOperator};
 use crate::models::text::{TextConfig, TextEncoder};
 use crate::models::transformer::TransformerConfig;
 use crate::models::unet::conv_in;
-use crate::models::vae::{CHUNK_FRAMES, CHUNK_LATENTS, Vae};
+use crate::models::vae::{CHUNK_FRAMES, CHUNK_LATENTS, Vae, VaeConfig};
 
 /// Seed of weights and inputs; their values do not change what is measured.
 const SEED: u64 = 1;
@@ -201,7 +202,7 @@ impl Dimensions<'_> {
                 self.get("groups")?,
             )),
             "text_encoder" => Kernel::Text(self.text_encoder(vs, space)?),
-            "vae.decode" => Kernel::Decoder(Box::new(Vae::new(vs, &recipe(space)?.vae))),
+            "vae.decode" => Kernel::Decoder(Box::new(Vae::new(vs, &vae(space)?))),
             other => {
                 return Err(format!(
                     "`{other}` is no operator of this worker; allowed: the six temporal operators, unet.*, text_encoder, vae.decode"
@@ -250,6 +251,7 @@ impl Dimensions<'_> {
             groups: self.divisor("groups", channels)?,
             ff_multiplier: self.get("ff")?,
             qk_norm: self.get("qk_norm")? != 0,
+            rope: self.shape.get("rope").is_some_and(|rope| rope != 0),
         })
     }
 
@@ -268,13 +270,11 @@ impl Dimensions<'_> {
         let (tokens, width) = (self.get("l")?, self.get("d")?);
         let large = TextConfig {
             tokens,
-            width,
-            heads: 12,
-            layers: 12,
+            ..published::clip_vit_l14()
         };
         let (config, vocabulary) = match recipe(space) {
             Ok(recipe) if recipe.text.width == width => (TextConfig { tokens, ..recipe.text }, 64),
-            _ if width == 768 => (large, 49_408),
+            _ if width == large.width => (large, published::CLIP_VOCABULARY),
             _ => return Err(format!("no text encoder of width {width} is known")),
         };
         Ok(TextEncoder::new(vs, &config, vocabulary))
@@ -287,6 +287,16 @@ impl Dimensions<'_> {
         } else {
             Err(format!("`{name}` is {found}, it must divide {of}"))
         }
+    }
+}
+
+/// The VAE of the space's dataset, or the large one where the text is CLIP's.
+fn vae(space: &Space) -> Result<VaeConfig, String> {
+    let large = |unet: &UnetConfig| unet.text_width as i64 == published::clip_vit_l14().width;
+    match recipe(space) {
+        Ok(recipe) => Ok(recipe.vae),
+        Err(_) if space.unet().is_some_and(large) => Ok(published::open_sora_vae()),
+        Err(problem) => Err(problem),
     }
 }
 

@@ -8,7 +8,7 @@ use tch::{Kind, Tensor, nn};
 
 use crate::data::{Prompt, Vocabulary};
 use crate::models::norm::{RESNET_EPS, Start, conv2d, group_norm, linear};
-use crate::models::text::Tokenizer;
+use crate::models::tokenizer::Tokenizer;
 
 /// Sizes of the evaluators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -21,6 +21,7 @@ use crate::flow::Sampler;
 use crate::models::UNet;
 use crate::models::seeded::{generator, normal_from, stream_of};
 pub use estimate::{PromptScore, mean_of_prompts, quality};
+use evaluators::Evaluators;
 pub use motion::{is_dynamic, temporal_flickering};
 pub use pictures::{animation, sheet};
 
@@ -52,6 +53,14 @@ pub enum ScoringError {
         found: u32,
         /// What it must be.
         least: u32,
+    },
+    /// The parts bring no evaluators.
+    #[error(
+        "the parts of `{dataset}` were imported and have no built-in evaluators; name another scorer as `evaluation.evaluator`"
+    )]
+    NoEvaluators {
+        /// Whose parts.
+        dataset: String,
     },
     /// A picture could not be encoded.
     #[error("a picture of the samples could not be encoded: {0}")]
@@ -101,6 +110,9 @@ pub fn score(
     progress: &mut dyn FnMut(&SoFar),
 ) -> Result<Score, ScoringError> {
     check(evaluation)?;
+    let evaluators = assets.evaluators.as_ref().ok_or_else(|| ScoringError::NoEvaluators {
+        dataset: assets.manifest.dataset.clone(),
+    })?;
     let prompts = assets.prompts(evaluation.prompts as usize);
     let videos = evaluation.videos_per_prompt as usize;
     let jobs: Vec<(usize, usize)> = (0..prompts.len())
@@ -129,7 +141,7 @@ pub fn score(
         let clips = tch::no_grad(|| assets.vae.decode(&latents, FRAMES as i64));
         for (i, (prompt, video)) in batch.iter().enumerate() {
             let clip = clips.narrow(0, i as i64, 1);
-            readings[*prompt].push(read(assets, &clip, &prompts[*prompt]));
+            readings[*prompt].push(read(evaluators, &clip, &prompts[*prompt]));
             if *video == 0 && shown.len() < SHOWN {
                 shown.push(clip.get(0));
             }
@@ -180,8 +192,8 @@ fn noise(seed: u64, prompt: &Prompt, video: usize, shape: &[i64]) -> Tensor {
     normal_from(&mut rng, shape, Device::Cpu)
 }
 
-fn read(assets: &Assets, clip: &Tensor, prompt: &Prompt) -> BTreeMap<String, f64> {
-    let reading = assets.evaluators.read(clip, prompt);
+fn read(evaluators: &Evaluators, clip: &Tensor, prompt: &Prompt) -> BTreeMap<String, f64> {
+    let reading = evaluators.read(clip, prompt);
     let frames = clip.get(0);
     let mut values = BTreeMap::from([
         (OVERALL_CONSISTENCY.to_owned(), reading.overall_consistency),

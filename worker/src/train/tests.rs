@@ -22,6 +22,7 @@ fn config() -> UnetConfig {
         norm_groups: 4,
         ff_multiplier: 2,
         qk_norm: true,
+        rope: false,
         dtype: Dtype::F32,
         parts: 1,
     }

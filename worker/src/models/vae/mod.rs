@@ -2,14 +2,19 @@
 //!
 //! Encode: a 2-D VAE on each frame (8× in space) → × 0.18215 → a causal temporal encoder (4× in time) →
 //! `(z − shift) / scale`. Decode is the reverse. Clips are coded in chunks of 17 frames, each into 5 latent frames,
-//! independently of each other.
+//! independently of each other, and within a chunk the per-frame stage takes a few frames at a time: memory does not
+//! grow with the length of a clip. Decoding a chunk goes over time first, then frame by frame (SnapGen-V, Appendix B).
 
 mod spatial;
 mod temporal;
 
+use std::convert::Infallible;
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, nn};
 
+use super::text::LARGEST;
 pub use spatial::{SpatialConfig, SpatialVae};
 pub use temporal::{TemporalConfig, TemporalVae};
 
@@ -19,6 +24,10 @@ pub const CHUNK_FRAMES: i64 = 17;
 pub const CHUNK_LATENTS: i64 = 5;
 /// Frames per latent frame.
 const TIME_FACTOR: i64 = 4;
+/// Frames that the per-frame stage takes together, Open-Sora's `micro_batch_size`; more where they are small.
+const FRAMES_TOGETHER: i64 = 4;
+/// Pixels that it takes together where more than [`FRAMES_TOGETHER`] have no more: as many as those at 512×512.
+const PIXELS_TOGETHER: i64 = FRAMES_TOGETHER * 512 * 512;
 /// Open-Sora's factor between the two stages, whatever the spatial VAE's own configuration says (spec section 3).
 const SPATIAL_SCALING: f64 = 0.18215;
 
@@ -27,11 +36,59 @@ const LOG_VARIANCE_AT_START: f64 = -6.0;
 
 /// Sizes of the VAE.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct VaeConfig {
     /// The per-frame stage.
     pub spatial: SpatialConfig,
     /// The stage over time.
     pub temporal: TemporalConfig,
+}
+
+impl VaeConfig {
+    /// Looks whether a VAE of these sizes can be built.
+    ///
+    /// # Errors
+    /// The size that cannot be, what it is and what is allowed.
+    pub fn check(&self) -> Result<(), String> {
+        let (spatial, temporal) = (&self.spatial, &self.temporal);
+        for (name, found) in [
+            ("spatial.layers_per_block", spatial.layers_per_block),
+            ("spatial.norm_groups", spatial.norm_groups),
+            ("spatial.latent_channels", spatial.latent_channels),
+            ("temporal.filters", temporal.filters),
+            ("temporal.res_blocks", temporal.res_blocks),
+            ("temporal.norm_groups", temporal.norm_groups),
+        ] {
+            if !(1..=LARGEST).contains(&found) {
+                return Err(format!("vae.{name} is {found}; allowed is 1 to {LARGEST}"));
+            }
+        }
+        let positive = |list: &[i64]| list.iter().all(|size| (1..=LARGEST).contains(size));
+        let widths = &spatial.block_out_channels;
+        if !(1..=8).contains(&widths.len()) || !positive(widths) {
+            return Err(format!(
+                "vae.spatial.block_out_channels is {widths:?}; allowed are 1 to 8 numbers from 1"
+            ));
+        }
+        let multipliers = &temporal.channel_multipliers;
+        if multipliers.len() != 4 || !positive(multipliers) {
+            return Err(format!(
+                "vae.temporal.channel_multipliers is {multipliers:?}; allowed are 4 numbers from 1, as two of four levels halve time"
+            ));
+        }
+        let filters = multipliers.iter().map(|multiplier| multiplier * temporal.filters);
+        divides("spatial.norm_groups", spatial.norm_groups, widths.iter().copied())?;
+        divides("temporal.norm_groups", temporal.norm_groups, filters)
+    }
+}
+
+fn divides(name: &str, groups: i64, mut widths: impl Iterator<Item = i64>) -> Result<(), String> {
+    match widths.find(|width| width % groups != 0) {
+        Some(width) => Err(format!(
+            "vae.{name} is {groups}; allowed are divisors of all channels, also {width}"
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Latent frames of `frames` frames: 5 of every whole chunk of 17, ⌈T/4⌉ of the rest.
@@ -69,7 +126,30 @@ impl Vae {
     /// # Shapes
     /// - `frames`: `[b, 3, t, 8h, 8w]` in −1..1; output `[b, 4, latent_frames(t), h, w]`
     pub fn encode(&self, frames: &Tensor) -> Tensor {
-        (self.encode_raw(&self.encode_frames(frames)) - &self.shift) / &self.scale
+        let read = |range: Range<i64>| Ok::<_, Infallible>(frames.narrow(2, range.start, range.end - range.start));
+        let Ok(latents) = self.encode_from(frames.size()[2], read);
+        latents
+    }
+
+    /// As [`Self::encode`] for a clip that is read while it is encoded: `read` gives the frames of a range, which are
+    /// asked for in order and at most 17 at once.
+    ///
+    /// # Errors
+    /// The first of `read`.
+    pub fn encode_from<E>(
+        &self,
+        frames: i64,
+        mut read: impl FnMut(Range<i64>) -> Result<Tensor, E>,
+    ) -> Result<Tensor, E> {
+        let mut chunks = Vec::new();
+        let mut first = 0;
+        while first < frames {
+            let next = (first + CHUNK_FRAMES).min(frames);
+            let per_frame = self.encode_frames(&read(first..next)?);
+            chunks.push((self.temporal.encode(&per_frame).0 - &self.shift) / &self.scale);
+            first = next;
+        }
+        Ok(Tensor::cat(&chunks, 2))
     }
 
     /// The first stage alone, scaled for the second.
@@ -77,7 +157,7 @@ impl Vae {
     /// # Shapes
     /// - `frames`: `[b, 3, t, 8h, 8w]`; output `[b, 4, t, h, w]`
     pub fn encode_frames(&self, frames: &Tensor) -> Tensor {
-        per_frame(frames, |xs| self.spatial.encode(xs)) * SPATIAL_SCALING
+        per_frame(frames, pixels_of(frames), |xs| self.spatial.encode(xs)) * SPATIAL_SCALING
     }
 
     /// The second stage alone, before the latent statistics are taken out.
@@ -98,18 +178,39 @@ impl Vae {
     /// # Shapes
     /// - `latents`: `[b, 4, latent_frames(frames), h, w]`; output `[b, 3, frames, 8h, 8w]` in about −1..1
     pub fn decode(&self, latents: &Tensor, frames: i64) -> Tensor {
-        let raw = latents * &self.scale + &self.shift;
+        let mut all = Vec::new();
+        let Ok(()) = self.decode_into(latents, frames, |some| {
+            all.push(some);
+            Ok::<_, Infallible>(())
+        });
+        Tensor::cat(&all, 2)
+    }
+
+    /// As [`Self::decode`], handing out the frames in order as they come, a few at a time: a clip of any length never
+    /// stands decoded as a whole.
+    ///
+    /// # Shapes
+    /// - what `sink` gets: `[b, 3, n, 8h, 8w]`, of all clips of the batch
+    ///
+    /// # Errors
+    /// The first of `sink`.
+    pub fn decode_into<E>(
+        &self,
+        latents: &Tensor,
+        frames: i64,
+        mut sink: impl FnMut(Tensor) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let together = (frames_together(self.pixels_from(latents)) / latents.size()[0]).max(1);
         let mut left = frames;
-        let chunks: Vec<Tensor> = raw
-            .split(CHUNK_LATENTS, 2)
-            .iter()
-            .map(|chunk| {
-                let count = left.min(CHUNK_FRAMES);
-                left -= count;
-                self.temporal.decode(chunk, count)
-            })
-            .collect();
-        self.decode_frames(&Tensor::cat(&chunks, 2))
+        for chunk in latents.split(CHUNK_LATENTS, 2) {
+            let count = left.min(CHUNK_FRAMES);
+            left -= count;
+            let per_frame = self.temporal.decode(&(chunk * &self.scale + &self.shift), count);
+            for some in per_frame.split(together, 2) {
+                sink(self.decode_frames(&some))?;
+            }
+        }
+        Ok(())
     }
 
     /// The reverse of [`Self::encode_frames`].
@@ -117,7 +218,13 @@ impl Vae {
     /// # Shapes
     /// - `xs`: `[b, 4, t, h, w]`; output `[b, 3, t, 8h, 8w]`
     pub fn decode_frames(&self, xs: &Tensor) -> Tensor {
-        per_frame(&(xs / SPATIAL_SCALING), |xs| self.spatial.decode(xs))
+        let pixels = self.pixels_from(xs);
+        per_frame(&(xs / SPATIAL_SCALING), pixels, |xs| self.spatial.decode(xs))
+    }
+
+    /// Pixels of a frame that is decoded from latents.
+    fn pixels_from(&self, latents: &Tensor) -> i64 {
+        pixels_of(latents) * self.spatial.factor() * self.spatial.factor()
     }
 
     /// Before training: lets both stages begin with little noise in their latents, or they learn nothing for long.
@@ -144,11 +251,28 @@ impl Vae {
     }
 }
 
-/// Runs a 2-D network on every frame of `[b, c, t, h, w]`.
-fn per_frame(xs: &Tensor, network: impl Fn(&Tensor) -> Tensor) -> Tensor {
+/// Places of a frame of `[b, c, t, h, w]`.
+fn pixels_of(xs: &Tensor) -> i64 {
+    xs.size()[3] * xs.size()[4]
+}
+
+/// How many frames of so many pixels the per-frame stage takes together.
+fn frames_together(pixels: i64) -> i64 {
+    (PIXELS_TOGETHER / pixels.max(1)).max(FRAMES_TOGETHER)
+}
+
+/// Runs a 2-D network on every frame of `[b, c, t, h, w]`; `pixels` is the size of a frame in pixels.
+fn per_frame(xs: &Tensor, pixels: i64, network: impl Fn(&Tensor) -> Tensor) -> Tensor {
     let (b, t) = (xs.size()[0], xs.size()[2]);
     let frames = xs.transpose(1, 2).flatten(0, 1); // [b*t, c, h, w]
-    network(&frames).unflatten(0, [b, t]).transpose(1, 2).contiguous()
+    let mut done: Vec<Tensor> = frames.split(frames_together(pixels), 0).iter().map(network).collect();
+    let all = if done.len() == 1 {
+        done.remove(0)
+    } else {
+        Tensor::cat(&done, 0)
+    };
+    drop(done);
+    all.unflatten(0, [b, t]).transpose(1, 2).contiguous()
 }
 
 #[cfg(test)]
@@ -156,23 +280,8 @@ mod tests {
     use tch::{Device, Kind};
 
     use super::*;
-
-    fn open_sora() -> VaeConfig {
-        VaeConfig {
-            spatial: SpatialConfig {
-                block_out_channels: vec![128, 256, 512, 512],
-                layers_per_block: 2,
-                norm_groups: 32,
-                latent_channels: 4,
-            },
-            temporal: TemporalConfig {
-                filters: 128,
-                channel_multipliers: vec![1, 2, 2, 4],
-                res_blocks: 4,
-                norm_groups: 32,
-            },
-        }
-    }
+    use crate::models::seeded::{normal, seed_weights};
+    use crate::shim::measure_peak;
 
     fn tiny() -> VaeConfig {
         VaeConfig {
@@ -209,6 +318,103 @@ mod tests {
         }
     }
 
+    fn tiny_vae() -> Vae {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let mut vae = Vae::new(&vs.root(), &tiny());
+        seed_weights(&vs, 3);
+        vae.set_statistics(&normal(&[3, 4, 2, 2, 2], 5, Device::Cpu));
+        for (_, variable) in vs.variables() {
+            let _ = variable.set_requires_grad(false);
+        }
+        vae
+    }
+
+    /// What is coded of a clip is what is coded of its chunks, whether it is given whole or read while it is encoded,
+    /// and decoded whole or handed out.
+    #[test]
+    fn chunks_do_not_meet() {
+        let vae = tiny_vae();
+        let clip = normal(&[1, 3, 38, 16, 16], 1, Device::Cpu);
+        let whole = vae.encode(&clip);
+        assert_eq!(whole.size()[2], 11);
+        let parts = [(0, 17), (17, 17), (34, 4)].map(|(first, count)| vae.encode(&clip.narrow(2, first, count)));
+        assert!(whole.allclose(&Tensor::cat(&parts, 2), 1e-5, 1e-6, false));
+        let mut asked = Vec::new();
+        let read = vae.encode_from(38, |range| {
+            asked.push((range.start, range.end));
+            Ok::<_, String>(clip.narrow(2, range.start, range.end - range.start))
+        });
+        assert_eq!(asked, [(0, 17), (17, 34), (34, 38)]);
+        assert!(read.unwrap().allclose(&whole, 1e-5, 1e-6, false));
+        let decoded = vae.decode(&whole, 38);
+        let parts = [(0, 5, 17), (5, 5, 17), (10, 1, 4)];
+        let parts = parts.map(|(first, count, frames)| vae.decode(&whole.narrow(2, first, count), frames));
+        assert!(decoded.allclose(&Tensor::cat(&parts, 2), 1e-5, 1e-6, false));
+    }
+
+    #[test]
+    fn an_error_of_the_sink_or_the_source_ends_the_work() {
+        let vae = tiny_vae();
+        let mut seen = 0;
+        let latents = Tensor::zeros([1, 4, 10, 2, 2], (Kind::Float, Device::Cpu));
+        let ended = vae.decode_into(&latents, 34, |_| {
+            seen += 1;
+            Err("the disk is full")
+        });
+        assert_eq!((ended, seen), (Err("the disk is full"), 1));
+        assert_eq!(
+            vae.encode_from(34, |_| Err("no such file")).unwrap_err(),
+            "no such file"
+        );
+    }
+
+    #[test]
+    fn large_frames_are_decoded_four_at_a_time() {
+        assert_eq!(
+            [512 * 512, 432 * 768, 720 * 1280, 256 * 256].map(frames_together),
+            [4, 4, 4, 16]
+        );
+        let cfg = VaeConfig {
+            spatial: SpatialConfig {
+                block_out_channels: vec![2, 2, 2, 2],
+                ..tiny().spatial
+            },
+            ..tiny()
+        };
+        let vs = nn::VarStore::new(Device::Cpu);
+        let vae = Vae::new(&vs.root(), &cfg);
+        let _guard = tch::no_grad_guard();
+        let mut counts = Vec::new();
+        let latents = normal(&[1, 4, 2, 64, 64], 2, Device::Cpu);
+        let decoded = vae.decode_into(&latents, 6, |some| {
+            counts.push(some.size());
+            Ok::<_, Infallible>(())
+        });
+        assert_eq!(decoded, Ok(()));
+        assert_eq!(counts, [[1, 3, 4, 512, 512], [1, 3, 2, 512, 512]]);
+    }
+
+    #[test]
+    fn memory_does_not_grow_with_the_length_of_a_clip() {
+        let vae = tiny_vae();
+        let _guard = tch::no_grad_guard();
+        let decode = |chunks: i64| {
+            let latents = Tensor::zeros([1, 4, 5 * chunks, 4, 4], (Kind::Float, Device::Cpu));
+            let sink = |frames: Tensor| Ok::<_, Infallible>(drop(frames));
+            measure_peak(Device::Cpu, || vae.decode_into(&latents, 17 * chunks, sink)).1
+        };
+        assert_eq!(decode(1), decode(9));
+        let encode = |chunks: i64| {
+            let read = |range: Range<i64>| {
+                let count = range.end - range.start;
+                Ok::<_, Infallible>(Tensor::zeros([1, 3, count, 32, 32], (Kind::Float, Device::Cpu)))
+            };
+            measure_peak(Device::Cpu, || vae.encode_from(17 * chunks, read)).1.0
+        };
+        // The latents of 8 more chunks, of 4 × 5 × 4 × 4 floats each, and nothing else.
+        assert_eq!(encode(9) - encode(1), 8 * 4 * 4 * 5 * 4 * 4);
+    }
+
     #[test]
     fn shapes_go_there_and_back() {
         let vs = nn::VarStore::new(Device::Cpu);
@@ -219,19 +425,5 @@ mod tests {
             assert_eq!(code.size(), [2, 4, latents, 4, 2]);
             assert_eq!(vae.decode(&code, frames).size(), clip.size());
         }
-    }
-
-    /// Tensor and parameter counts of Open-Sora 1.2 (spec section 3): 267 tensors, 309,687,144; 248 and 83,653,863.
-    #[test]
-    fn the_large_configuration_has_the_published_parameters() {
-        let cfg = open_sora();
-        let vs = nn::VarStore::new(Device::Cpu);
-        let _guard = tch::no_grad_guard();
-        let spatial = nn::VarStore::new(Device::Cpu);
-        let _ = TemporalVae::new(&vs.root(), &cfg.temporal, 4);
-        let _ = SpatialVae::new(&spatial.root(), &cfg.spatial);
-        let count = |vs: &nn::VarStore| (vs.len(), vs.variables().values().map(Tensor::numel).sum::<usize>());
-        assert_eq!(count(&vs), (267, 309_687_144));
-        assert_eq!(count(&spatial), (248, 83_653_863));
     }
 }

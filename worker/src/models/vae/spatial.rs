@@ -3,10 +3,13 @@
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, nn};
 
+use crate::models::attention::attend;
+use crate::models::chain::Chain;
 use crate::models::norm::{Start, TRANSFORMER_EPS as EPS, conv2d, group_norm, linear};
 
 /// Sizes of a [`SpatialVae`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SpatialConfig {
     /// Channels of each level; every level but the last halves height and width.
     pub block_out_channels: Vec<i64>,
@@ -42,6 +45,11 @@ impl SpatialVae {
         }
     }
 
+    /// Pixels of a latent in height and width.
+    pub(super) const fn factor(&self) -> i64 {
+        1 << (self.decoder.levels.len() - 1)
+    }
+
     /// Means of the latents.
     pub fn encode(&self, frames: &Tensor) -> Tensor {
         self.moments(frames).0
@@ -62,7 +70,7 @@ impl SpatialVae {
 
     /// Frames from latents.
     pub fn decode(&self, latents: &Tensor) -> Tensor {
-        self.decoder.forward(&latents.apply(&self.post_quant_conv))
+        latents.apply(&self.post_quant_conv).then(|x| self.decoder.forward(x))
     }
 }
 
@@ -107,10 +115,13 @@ impl Encoder {
                 xs = resnet.forward(&xs);
             }
             if let Some(conv) = downsample {
-                xs = xs.constant_pad_nd([0, 1, 0, 1]).apply(conv);
+                xs = xs.constant_pad_nd([0, 1, 0, 1]).through(conv);
             }
         }
-        self.middle.forward(&xs).apply(&self.norm).silu().apply(&self.conv_out)
+        xs.then(|x| self.middle.forward(x))
+            .through(&self.norm)
+            .then(Tensor::silu)
+            .through(&self.conv_out)
     }
 }
 
@@ -145,17 +156,19 @@ impl Decoder {
     }
 
     fn forward(&self, latents: &Tensor) -> Tensor {
-        let mut xs = self.middle.forward(&latents.apply(&self.conv_in));
+        let mut xs = latents.apply(&self.conv_in).then(|x| self.middle.forward(x));
         for (resnets, upsample) in &self.levels {
             for resnet in resnets {
                 xs = resnet.forward(&xs);
             }
             if let Some(conv) = upsample {
                 let (height, width) = (xs.size()[2], xs.size()[3]);
-                xs = xs.upsample_nearest2d([2 * height, 2 * width], None, None).apply(conv);
+                xs = xs
+                    .then(|x| x.upsample_nearest2d([2 * height, 2 * width], None, None))
+                    .through(conv);
             }
         }
-        xs.apply(&self.norm).silu().apply(&self.conv_out)
+        xs.through(&self.norm).then(Tensor::silu).through(&self.conv_out)
     }
 }
 
@@ -186,7 +199,10 @@ impl Middle {
     }
 
     fn forward(&self, xs: &Tensor) -> Tensor {
-        self.second.forward(&self.attention.forward(&self.first.forward(xs)))
+        self.first
+            .forward(xs)
+            .then(|x| self.attention.forward(x))
+            .then(|x| self.second.forward(x))
     }
 }
 
@@ -214,11 +230,11 @@ impl Resnet {
     fn forward(&self, xs: &Tensor) -> Tensor {
         let branch = xs
             .apply(&self.norm1)
-            .silu()
-            .apply(&self.conv1)
-            .apply(&self.norm2)
-            .silu()
-            .apply(&self.conv2);
+            .then(Tensor::silu)
+            .through(&self.conv1)
+            .through(&self.norm2)
+            .then(Tensor::silu)
+            .through(&self.conv2);
         match &self.shortcut {
             Some(shortcut) => xs.apply(shortcut) + branch,
             None => xs + branch,
@@ -250,13 +266,8 @@ impl Attention {
 
     fn forward(&self, xs: &Tensor) -> Tensor {
         let tokens = xs.apply(&self.norm).flatten(2, 3).transpose(1, 2); // [n, h*w, c]
-        let (q, k, v) = (
-            tokens.apply(&self.to_q),
-            tokens.apply(&self.to_k),
-            tokens.apply(&self.to_v),
-        );
-        let scores = q.matmul(&k.transpose(1, 2)) / (q.size()[2] as f64).sqrt();
-        let mixed = scores.softmax(-1, tch::Kind::Float).matmul(&v).apply(&self.to_out);
+        let [q, k, v] = [&self.to_q, &self.to_k, &self.to_v].map(|project| tokens.apply(project).unsqueeze(1));
+        let mixed = attend(&q, &k, &v).squeeze_dim(1).through(&self.to_out);
         xs + mixed.transpose(1, 2).reshape(xs.size())
     }
 }

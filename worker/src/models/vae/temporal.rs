@@ -1,9 +1,10 @@
 //! The stage over time: causal 3-D convolutions, with Open-Sora 1.2's keys (spec section 3).
 
 use serde::{Deserialize, Serialize};
-use tch::{Tensor, nn};
+use tch::{Tensor, nn, nn::Module};
 
 use super::TIME_FACTOR;
+use crate::models::chain::Chain;
 use crate::models::norm::{RESNET_EPS as EPS, group_norm};
 
 /// Which levels are followed by a halving of the frames: the second and the third.
@@ -11,6 +12,7 @@ const HALVES_TIME: [bool; 3] = [false, true, true];
 
 /// Sizes of a [`TemporalVae`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TemporalConfig {
     /// Channels of the first level.
     pub filters: i64,
@@ -49,7 +51,7 @@ impl TemporalVae {
     /// multiple of 4.
     pub fn encode(&self, xs: &Tensor) -> (Tensor, Tensor) {
         let padded = xs.constant_pad_nd([0, 0, 0, 0, padding(xs.size()[2]), 0]);
-        let moments = self.quant_conv.forward(&self.encoder.forward(&padded));
+        let moments = padded.then(|x| self.encoder.forward(x)).through(&self.quant_conv);
         let mut halves = moments.chunk(2, 1);
         let log_variance = halves.remove(1).clamp(-30.0, 20.0);
         (halves.remove(0), log_variance)
@@ -62,7 +64,7 @@ impl TemporalVae {
 
     /// `frames` frames; those that stand for the padding are dropped.
     pub fn decode(&self, latents: &Tensor, frames: i64) -> Tensor {
-        let all = self.decoder.forward(&self.post_quant_conv.forward(latents));
+        let all = latents.apply(&self.post_quant_conv).then(|x| self.decoder.forward(x));
         all.narrow(2, padding(frames), frames)
     }
 }
@@ -106,11 +108,13 @@ impl Encoder {
         for (blocks, conv) in &self.levels {
             xs = through(blocks, xs);
             if let Some(conv) = conv {
-                xs = conv.forward(&xs);
+                xs = xs.through(conv);
             }
         }
-        self.conv2
-            .forward(&through(&self.res_blocks, xs).apply(&self.norm1).silu())
+        through(&self.res_blocks, xs)
+            .through(&self.norm1)
+            .then(Tensor::silu)
+            .through(&self.conv2)
     }
 }
 
@@ -152,10 +156,10 @@ impl Decoder {
         for (blocks, conv) in &self.levels {
             xs = through(blocks, xs);
             if let Some(conv) = conv {
-                xs = unfold_time(&conv.forward(&xs));
+                xs = xs.through(conv).then(unfold_time);
             }
         }
-        self.conv_out.forward(&xs.apply(&self.norm1).silu())
+        xs.through(&self.norm1).then(Tensor::silu).through(&self.conv_out)
     }
 }
 
@@ -202,10 +206,15 @@ impl ResBlock {
     }
 
     fn forward(&self, xs: &Tensor) -> Tensor {
-        let branch = self.conv1.forward(&xs.apply(&self.norm1).silu());
-        let branch = self.conv2.forward(&branch.apply(&self.norm2).silu());
+        let branch = xs
+            .apply(&self.norm1)
+            .then(Tensor::silu)
+            .through(&self.conv1)
+            .through(&self.norm2)
+            .then(Tensor::silu)
+            .through(&self.conv2);
         match &self.conv3 {
-            Some(shortcut) => shortcut.forward(xs) + branch,
+            Some(shortcut) => xs.apply(shortcut) + branch,
             None => xs + branch,
         }
     }
@@ -235,7 +244,9 @@ impl CausalConv3d {
             stride,
         }
     }
+}
 
+impl nn::Module for CausalConv3d {
     fn forward(&self, xs: &Tensor) -> Tensor {
         let space = self.kernel / 2;
         let front = self.kernel - 1 + 1 - self.stride;
