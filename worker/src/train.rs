@@ -188,6 +188,7 @@ mod tests {
             checkpoint_every: 10,
             train_seed: 5,
             score_seed: 6,
+            ranks: 1,
         }
     }
 
