@@ -5,6 +5,7 @@ pub mod assets;
 pub mod checkpoint;
 pub mod client;
 pub mod data;
+pub mod distributed;
 #[cfg(test)]
 mod fake_coordinator;
 pub mod flow;
@@ -17,5 +18,6 @@ pub mod profile;
 pub mod proxy_check;
 pub mod runtime;
 pub mod scoring;
+mod seat;
 pub mod shim;
 pub mod train;
