@@ -186,8 +186,7 @@ pub(super) fn front(front: &FrontView) -> Table {
     let is_verified = |metric: &&&str| front.points.iter().any(|point| point.verified.contains_key(**metric));
     let verified: Vec<&str> = metrics.iter().filter(is_verified).copied().collect();
     heads.extend(verified.iter().map(|metric| format!("{} verified", head(metric))));
-    let mut table = table(Vec::<String>::new());
-    table.set_header(heads);
+    let mut table = table(heads);
     let cell = |metrics: &Metrics, metric: &str| {
         metrics
             .get(metric)
