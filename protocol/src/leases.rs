@@ -1,5 +1,7 @@
 //! Taking a job, keeping it, ending it.
 
+use std::net::SocketAddr;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -38,6 +40,63 @@ pub struct LeasedJob {
     /// The last checkpoint an earlier attempt uploaded: go on from there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<ArtifactRef>,
+    /// The worker's place where several do the job together: it begins once they have met
+    /// (`POST /v1/jobs/{id}/rendezvous`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seat: Option<Seat>,
+}
+
+/// A place in a gang: workers that do one job together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Seat {
+    /// From 0. Rank 0 reports progress, checkpoints and the result; the others say when they are done.
+    pub rank: u32,
+    /// How many workers do the job.
+    pub ranks: u32,
+}
+
+/// Waits for the rest of a gang (`POST /v1/jobs/{id}/rendezvous`), and keeps the seat meanwhile.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct RendezvousRequest {
+    /// The seat's.
+    pub lease_token: LeaseToken,
+    /// Where rank 0's store listens, for the others to reach; no other rank gives one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "10.0.0.7:29500")]
+    pub address: Option<SocketAddr>,
+    /// How long to wait for the rest, in seconds, at most 60.
+    #[serde(default)]
+    pub wait_seconds: u32,
+}
+
+/// How far a gang is.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct RendezvousReply {
+    /// When the seat is lost unless a heartbeat or another such request renews it.
+    pub expires_at: DateTime<Utc>,
+    /// Where to meet; absent until all are there: ask again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub meeting: Option<Meeting>,
+}
+
+/// Where and as what a gang meets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Meeting {
+    /// Where rank 0's store listens.
+    #[schema(value_type = String, example = "10.0.0.7:29500")]
+    pub store: SocketAddr,
+    /// Differs between any two attempts at any jobs, so that a late rank of another one is told apart.
+    pub generation: String,
+}
+
+/// Ends the share of a rank other than 0 (`POST /v1/jobs/{id}/done`).
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct DoneReport {
+    /// The seat's.
+    pub lease_token: LeaseToken,
+    /// What this rank held its device for.
+    #[serde(default)]
+    pub device_seconds: DeviceSeconds,
 }
 
 /// Renews a lease and says how far the job is (`POST /v1/jobs/{id}/heartbeat`).

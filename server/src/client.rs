@@ -9,7 +9,7 @@ use protocol::{
     artifacts::UPLOAD_OFFSET,
     devices::{DeviceView, WorkerView},
     events::Event,
-    jobs::{JobState, JobView},
+    jobs::{JobKind, JobRequest, JobState, JobView},
     luts::{BlockEstimate, LutEntryView, ProfileReply, ProfileRequest, TableSummary},
     searches::{CandidateDetail, CandidateView, FrontView, NewSearch, Recommendation, SearchEstimate, SearchView},
 };
@@ -265,14 +265,20 @@ impl Client {
         self.retry(|| self.request(Method::POST, &path).json(wish)).await
     }
 
-    /// Jobs, oldest first: of one search or of all, in one state or in any.
+    /// Jobs, oldest first: of one search or of all, in one state or in any, of one kind or of all.
     ///
     /// # Errors
     /// When there is no such search, or the coordinator cannot be reached.
-    pub async fn jobs(&self, search: Option<SearchId>, state: Option<JobState>) -> Result<Vec<JobView>, ClientError> {
+    pub async fn jobs(
+        &self,
+        search: Option<SearchId>,
+        state: Option<JobState>,
+        kind: Option<JobKind>,
+    ) -> Result<Vec<JobView>, ClientError> {
         let search = search.map(|id| id.to_string());
         let state = state.map(JobState::as_str);
-        let wishes = [("search", search.as_deref()), ("state", state)];
+        let kind = kind.map(JobKind::as_str);
+        let wishes = [("search", search.as_deref()), ("state", state), ("kind", kind)];
         let query: Vec<(&str, &str)> = wishes
             .into_iter()
             .filter_map(|(name, wish)| Some((name, wish?)))
@@ -288,6 +294,30 @@ impl Client {
         self.get(&format!("/v1/jobs/{id}")).await
     }
 
+    /// Asks for a job that belongs to no search.
+    ///
+    /// # Errors
+    /// When the coordinator refuses or cannot be reached. It is not sent again: it might be done twice.
+    pub async fn ask(&self, wish: &JobRequest) -> Result<JobView, ClientError> {
+        let request = self.request(Method::POST, "/v1/jobs").json(wish);
+        let reply = accepted(request.send().await.map_err(|source| self.unreachable(source))?).await?;
+        let (url, status) = (reply.url().to_string(), reply.status());
+        reply.json().await.map_err(|error| ClientError::Strange {
+            url,
+            status,
+            text: error.to_string(),
+        })
+    }
+
+    /// Ends a job that belongs to no search.
+    ///
+    /// # Errors
+    /// When there is none, it cannot be ended, or the coordinator cannot be reached.
+    pub async fn cancel_job(&self, id: JobId) -> Result<JobView, ClientError> {
+        self.retry(|| self.request(Method::POST, &format!("/v1/jobs/{id}/cancel")))
+            .await
+    }
+
     /// The job whose id begins or ends with `text`.
     ///
     /// # Errors
@@ -296,7 +326,12 @@ impl Client {
         if let Ok(id) = text.parse() {
             return Ok(id);
         }
-        let ids: Vec<JobId> = self.jobs(None, None).await?.into_iter().map(|job| job.id).collect();
+        let ids: Vec<JobId> = self
+            .jobs(None, None, None)
+            .await?
+            .into_iter()
+            .map(|job| job.id)
+            .collect();
         expand(text, "job", &ids)
     }
 

@@ -60,6 +60,10 @@ pub struct Settings {
     #[arg(long, env = "TEMPONAS_HEARTBEAT", value_name = "DURATION")]
     pub heartbeat: Option<Span>,
 
+    /// How long the first workers of a job for several wait for the rest, before they do something else [default: 5m]
+    #[arg(long, env = "TEMPONAS_GATHER", value_name = "DURATION")]
+    pub gather: Option<Span>,
+
     /// How often all running searches are looked at, whether or not something happened [default: 15s]
     #[arg(long, env = "TEMPONAS_SWEEP", value_name = "DURATION")]
     pub sweep: Option<Span>,
@@ -178,6 +182,8 @@ pub struct Config {
     pub lease: Duration,
     /// Time between heartbeats.
     pub heartbeat: Duration,
+    /// How long the first of a gang waits for the rest.
+    pub gather: Duration,
     /// Time between looks at all running searches.
     pub sweep: Duration,
 }
@@ -271,6 +277,7 @@ impl Settings {
             tokens: self.tokens.or(other.tokens),
             lease: self.lease.or(other.lease),
             heartbeat: self.heartbeat.or(other.heartbeat),
+            gather: self.gather.or(other.gather),
             sweep: self.sweep.or(other.sweep),
         }
     }
@@ -317,6 +324,7 @@ impl Settings {
             tokens: self.tokens.unwrap_or_default(),
             lease,
             heartbeat,
+            gather: self.gather.map_or(Duration::from_secs(300), |span| span.0),
             sweep: self.sweep.map_or(Duration::from_secs(15), |span| span.0),
         })
     }

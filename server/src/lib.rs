@@ -13,6 +13,7 @@ pub mod demo;
 pub mod dispatch;
 pub mod embedded_postgres;
 pub mod event_hub;
+pub mod job_requests;
 pub mod metrics;
 pub mod plots;
 pub mod samples;

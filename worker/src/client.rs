@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use protocol::artifacts::{ArtifactRef, ArtifactRole, UPLOAD_OFFSET};
 use protocol::devices::WorkerRegistration;
-use protocol::leases::{FailureReport, Heartbeat, HeartbeatReply, LeaseRequest, LeasedJob, ResultReport};
+use protocol::leases::{
+    DoneReport, FailureReport, Heartbeat, HeartbeatReply, LeaseRequest, LeasedJob, RendezvousReply, RendezvousRequest,
+    ResultReport,
+};
 use protocol::{ArtifactDigest, JobId, ProblemDocument, WorkerId};
 use reqwest::header::HeaderValue;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
@@ -160,6 +163,32 @@ impl Client {
     /// As [`ClientError`] says.
     pub async fn failure(&self, job: JobId, report: &FailureReport) -> Result<(), ClientError> {
         self.send(&format!("/v1/jobs/{job}/failure"), report).await
+    }
+
+    /// Waits for the rest of a gang, and keeps the seat meanwhile.
+    ///
+    /// # Errors
+    /// As [`ClientError`] says.
+    pub async fn rendezvous(&self, job: JobId, request: &RendezvousRequest) -> Result<RendezvousReply, ClientError> {
+        let request = self
+            .request(Method::POST, &format!("/v1/jobs/{job}/rendezvous"))
+            .timeout(Duration::from_secs(request.wait_seconds.into()) + PATIENCE)
+            .json(request);
+        Ok(accepted(request.send().await?).await?.json().await?)
+    }
+
+    /// Ends the share of a rank other than 0.
+    ///
+    /// # Errors
+    /// As [`ClientError`] says.
+    pub async fn done(&self, job: JobId, report: &DoneReport) -> Result<(), ClientError> {
+        self.send(&format!("/v1/jobs/{job}/done"), report).await
+    }
+
+    /// The coordinator's address.
+    #[must_use]
+    pub fn server(&self) -> &str {
+        &self.server
     }
 
     /// Keeps bytes in the cache under their digest, ready for [`Self::upload`].

@@ -20,6 +20,7 @@ pub mod proxy_check;
 pub mod recipes;
 pub mod runtime;
 pub mod scoring;
+mod seat;
 pub mod shim;
 pub mod train;
 pub mod weights;

@@ -71,15 +71,25 @@ struct RunArgs {
         long,
         env = "TEMPONAS_KINDS",
         value_delimiter = ',',
-        default_value = "evaluate,profile,verify"
+        default_value = "evaluate,profile,verify,encode_latents,prune_backbone,benchmark"
     )]
     kinds: Vec<JobKind>,
+    /// Evaluators that this worker brings: what scores a space or a benchmark must be among them.
+    #[arg(long, env = "TEMPONAS_EVALUATORS", value_delimiter = ',', default_value = "built-in")]
+    evaluators: Vec<String>,
+    /// Host by which other workers reach this one, for jobs that several do together [default: the address by which it
+    /// reaches the coordinator].
+    #[arg(long, env = "TEMPONAS_ADVERTISE", value_name = "HOST")]
+    advertise: Option<String>,
     /// Folder of clips, latents and artifacts.
     #[arg(long, env = "TEMPONAS_CACHE", default_value_os_t = default_cache())]
     cache_dir: PathBuf,
     /// Folder of the trained parts for jobs that name none.
     #[arg(long, env = "TEMPONAS_ASSETS", default_value = "assets")]
     assets: PathBuf,
+    /// Folder of datasets to encode, each a folder of captioned clips and images [default: `datasets` in the cache].
+    #[arg(long, env = "TEMPONAS_DATA")]
+    data_dir: Option<PathBuf>,
     /// End when standard input is closed: for a parent that must not leave workers behind.
     #[arg(long)]
     stop_on_stdin_eof: bool,
@@ -118,6 +128,7 @@ async fn run(args: RunArgs, cuda: bool) -> anyhow::Result<()> {
         threads: args.threads,
         cache: args.cache_dir.clone(),
         assets: args.assets.clone(),
+        data: args.data_dir.unwrap_or_else(|| args.cache_dir.join("datasets")),
         memory_bytes,
     };
     let registration = WorkerRegistration {
@@ -134,7 +145,7 @@ async fn run(args: RunArgs, cuda: bool) -> anyhow::Result<()> {
         },
         runtime: Some(profile::runtime_name(device, args.threads)),
         kinds: args.kinds,
-        evaluators: vec!["built-in".to_owned()],
+        evaluators: args.evaluators,
         memory_bytes,
     };
     let client = Client::new(&args.server, args.token.as_deref(), &args.cache_dir)?;
@@ -142,6 +153,7 @@ async fn run(args: RunArgs, cuda: bool) -> anyhow::Result<()> {
         registration,
         settings,
         client,
+        advertise: args.advertise,
     };
     let (sender, stop) = watch::channel(false);
     tokio::spawn(async move {
@@ -256,6 +268,48 @@ mod tests {
             .find(|argument| argument.get_id() == "server")
             .unwrap();
         assert_eq!(server.get_default_values(), ["http://127.0.0.1:8080"]);
+    }
+
+    #[test]
+    fn the_ready_files_for_clusters_name_what_a_worker_knows() {
+        use clap::CommandFactory as _;
+        let command = Cli::command();
+        let run = command.find_subcommand("run").unwrap();
+        let flags: Vec<&str> = run.get_arguments().filter_map(clap::Arg::get_long).collect();
+        let variables: Vec<&str> = run
+            .get_arguments()
+            .filter_map(|argument| argument.get_env()?.to_str())
+            .collect();
+        // Of the container's entry point, of `default_cache`, and of the batch script's own.
+        let others = ["TEMPONAS_TOKEN_FILE", "TEMPONAS_CACHE", "TEMPONAS_WORKER"];
+        let slurm = include_str!("../../deploy/slurm/worker.sbatch");
+        let started = slurm.split_once("\" run ").unwrap().1;
+        let deployment = include_str!("../../deploy/kubernetes/worker-deployment.yaml");
+        let job = include_str!("../../deploy/kubernetes/worker-job.yaml");
+        let arguments = |text: &'static str| text.split_once("args: [run").unwrap().1.split_once(']').unwrap().0;
+        for text in [started, arguments(deployment), arguments(job)] {
+            let words = text.split(|c: char| c.is_whitespace() || c == ',');
+            let named: Vec<&str> = words.filter_map(|word| word.strip_prefix("--")).collect();
+            assert!(named.len() >= 2, "{text}");
+            for name in named {
+                assert!(flags.contains(&name), "--{name}");
+            }
+            let kinds = text.split_once("--kinds").unwrap().1;
+            let kinds = kinds
+                .trim_start_matches([',', ' ', '"'])
+                .split(['"', '\n'])
+                .next()
+                .unwrap();
+            for kind in kinds.split(',') {
+                kind.parse::<JobKind>().unwrap();
+            }
+        }
+        for text in [slurm, deployment, job] {
+            let words = text.split(|c: char| !(c.is_ascii_uppercase() || c == '_'));
+            for name in words.filter(|word| word.starts_with("TEMPONAS_")) {
+                assert!(variables.contains(&name) || others.contains(&name), "{name}");
+            }
+        }
     }
 
     #[test]

@@ -12,15 +12,17 @@ use std::time::Duration;
 use anyhow::Context;
 use protocol::JobId;
 use protocol::devices::WorkerRegistration;
-use protocol::jobs::JobResult;
-use protocol::leases::{FailureReport, LeasedJob, ResultReport};
+use protocol::jobs::{DeviceSeconds, JobResult};
+use protocol::leases::{DoneReport, FailureReport, LeasedJob, ResultReport};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::checkpoint::write_atomically;
 use crate::client::{Client, ClientError};
+use crate::distributed::Gang;
 use crate::jobs::{self, JobContext, JobError, Pulse, Settings};
 use crate::lease::{Lease, Pauses};
+use crate::seat::{self, Met};
 
 /// How long one request waits for a job.
 const POLL: Duration = Duration::from_secs(30);
@@ -34,6 +36,8 @@ pub struct Worker {
     pub settings: Settings,
     /// The coordinator.
     pub client: Client,
+    /// Host by which other workers reach this one; else the address by which it reaches the coordinator.
+    pub advertise: Option<String>,
 }
 
 impl Worker {
@@ -85,7 +89,15 @@ impl Worker {
     async fn work(&self, job: LeasedJob, stop: &mut watch::Receiver<bool>) {
         let pulse = Arc::new(Pulse::default());
         let lease = Lease::new(&self.client, &job, &pulse);
-        let mut thread = self.start(&job, &pulse);
+        let gang = match self.gather(&job, stop).await {
+            Ok(gang) => gang,
+            Err(error) => {
+                tracing::info!(job.id = %job.job_id, %error, "the gang did not meet");
+                return;
+            }
+        };
+        let reports = gang.as_ref().is_none_or(|gang| gang.rank == 0);
+        let mut thread = self.start(&job, &pulse, gang);
         let attempt = async {
             let (ended, ()) = tokio::join!(ended(&mut thread, &pulse, stop), lease.upload_checkpoints());
             Ok(ended)
@@ -101,7 +113,8 @@ impl Worker {
             }
         };
         match outcome {
-            Ok(result) => self.hand_in(&job, &lease, result, stop).await,
+            Ok(result) if reports => self.hand_in(&job, &lease, result, stop).await,
+            Ok(result) => self.say_done(&job, &lease, &result).await,
             Err(error) => {
                 // The last checkpoint goes first: whoever comes next starts from it.
                 let _ = lease.beat().await;
@@ -120,15 +133,79 @@ impl Worker {
         }
     }
 
+    /// Waits for the others where several workers do the job together; a seat that cannot be used is given back.
+    async fn gather(&self, job: &LeasedJob, stop: &mut watch::Receiver<bool>) -> anyhow::Result<Option<Gang>> {
+        let Some(place) = job.seat else {
+            return Ok(None);
+        };
+        tracing::info!(job.id = %job.job_id, rank = place.rank, ranks = place.ranks, "waiting for the rest of the gang");
+        let address = match place.rank {
+            0 => seat::store_address(self.advertise.as_deref(), self.client.server()).map(Some),
+            _ => Ok(None),
+        };
+        let address = match address {
+            Ok(address) => address,
+            Err(error) => {
+                self.give_back(job, &error.to_string(), false).await;
+                return Err(error);
+            }
+        };
+        match seat::meet(&self.client, job, place, address, stop).await? {
+            Met::Gang(gang) => Ok(Some(gang)),
+            Met::Stopped => {
+                self.give_back(job, "stopped", true).await;
+                anyhow::bail!("the worker stops")
+            }
+        }
+    }
+
+    /// Frees a seat.
+    async fn give_back(&self, job: &LeasedJob, error: &str, released: bool) {
+        let report = FailureReport {
+            lease_token: job.lease_token,
+            error: error.to_owned(),
+            log: None,
+            retry: true,
+            released,
+            device_seconds: DeviceSeconds::default(),
+        };
+        if let Err(error) = self.client.failure(job.job_id, &report).await {
+            tracing::warn!(%error, "the seat was not given back; it expires");
+        }
+    }
+
+    /// Ends the share of a rank that reports no result.
+    async fn say_done(&self, job: &LeasedJob, lease: &Lease, result: &JobResult) {
+        let report = DoneReport {
+            lease_token: job.lease_token,
+            device_seconds: result.device_seconds,
+        };
+        let mut pauses = Pauses::default();
+        let said = lease.during(async {
+            loop {
+                match self.client.done(job.job_id, &report).await {
+                    Err(error) if error.is_passing() => tokio::time::sleep(pauses.next()).await,
+                    answer => return answer,
+                }
+            }
+        });
+        match tokio::time::timeout(seat::LAST_WORD, said).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "that this rank is done was not taken"),
+            Err(_) => tracing::warn!("that this rank is done could not be said"),
+        }
+    }
+
     /// Starts the job on a thread of its own.
-    fn start(&self, job: &LeasedJob, pulse: &Arc<Pulse>) -> JoinHandle<Outcome> {
+    fn start(&self, job: &LeasedJob, pulse: &Arc<Pulse>, gang: Option<Gang>) -> JoinHandle<Outcome> {
         let span = tracing::info_span!("job", job.id = %job.job_id, kind = %job.input.kind(), attempt = job.attempt);
-        let context = JobContext::new(
+        let mut context = JobContext::new(
             self.settings.clone(),
             pulse.clone(),
             job.checkpoint.clone(),
             self.client.clone(),
         );
+        context.gang = gang;
         let input = job.input.clone();
         tokio::task::spawn_blocking(move || span.in_scope(|| jobs::run(&context, &input)))
     }

@@ -1,20 +1,22 @@
 //! Job kinds with their inputs, their results, and how jobs are shown.
 
 mod model;
+mod request;
+mod view;
 
-use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    CandidateId, JobId, Metrics, SearchId, WorkerId, artifacts::ArtifactRef, devices::RuntimeName, luts::Block,
-    luts::EntryUpload,
+    CandidateId, Metrics, SearchId, artifacts::ArtifactRef, devices::RuntimeName, luts::Block, luts::EntryUpload,
 };
 
 pub use model::{
     BenchmarkInput, BenchmarkOutcome, Bucket, EncodeLatentsInput, EncodeLatentsOutcome, PruneBackboneInput,
     PruneBackboneOutcome, ResultTable, SkippedFile, VBENCH_EVALUATOR, one_rank,
 };
+pub use request::JobRequest;
+pub use view::{AttemptView, JobState, JobView, SeatView};
 
 /// Evaluator of a space that names none: whatever the worker brings.
 pub const OWN_EVALUATOR: &str = "own";
@@ -298,92 +300,4 @@ pub struct VerifyOutcome {
 pub struct LookupOutcome {
     /// The row's figures by column.
     pub metrics: Metrics,
-}
-
-/// Where a job stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[cfg_attr(
-    feature = "sqlx",
-    derive(sqlx::Type),
-    sqlx(type_name = "job_state", rename_all = "snake_case")
-)]
-#[serde(rename_all = "snake_case")]
-pub enum JobState {
-    /// Waiting for a worker.
-    Queued,
-    /// In a worker's hands.
-    Leased,
-    /// Done; its result counts.
-    Succeeded,
-    /// Given up; every attempt's error is kept.
-    Failed,
-    /// Not wanted any more.
-    Cancelled,
-}
-
-impl JobState {
-    /// The name on the wire and in the database.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Leased => "leased",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
-    }
-}
-
-/// How one attempt at a job ended.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct AttemptView {
-    /// From 1.
-    pub attempt: u32,
-    /// Who had it.
-    pub worker_id: Option<WorkerId>,
-    /// When it was leased.
-    pub started_at: DateTime<Utc>,
-    /// When it ended, if it did.
-    pub ended_at: Option<DateTime<Utc>>,
-    /// Why it failed; absent while it runs and where it succeeded.
-    pub error: Option<String>,
-    /// The end of its log.
-    pub log: Option<String>,
-    /// What it held its device for, as far as it told.
-    pub device_seconds: DeviceSeconds,
-}
-
-/// A job as it is shown.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct JobView {
-    /// The job.
-    pub id: JobId,
-    /// Its kind.
-    pub kind: JobKind,
-    /// Its state.
-    pub state: JobState,
-    /// The search it belongs to.
-    pub search_id: Option<SearchId>,
-    /// The candidate it is for.
-    pub candidate_id: Option<CandidateId>,
-    /// The device it must run on, where that matters.
-    pub device: Option<String>,
-    /// Who holds it.
-    pub worker_id: Option<WorkerId>,
-    /// Share done, 0 to 1.
-    pub progress: f64,
-    /// What it is doing, in a few words.
-    pub status: Option<String>,
-    /// Figures so far, of the attempt that runs or ran last.
-    #[serde(default)]
-    pub metrics: Metrics,
-    /// When it was created.
-    pub created_at: DateTime<Utc>,
-    /// When it ended.
-    pub ended_at: Option<DateTime<Utc>>,
-    /// Attempts so far, oldest first.
-    pub attempts: Vec<AttemptView>,
-    /// Device-seconds of all its attempts so far; absent before the first.
-    pub device_seconds: Option<DeviceSeconds>,
 }

@@ -40,6 +40,9 @@ pub(super) fn evaluation(section: Section) -> Option<Evaluation> {
         .and_then(|node| dimensions(&node));
     let seed = |key| section.integer_or(key, 0, 0..=i64::MAX as u64);
     let (train_seed, score_seed) = (seed("train_seed"), seed("score_seed"));
+    let ranks = section
+        .integer_or("ranks", 1, 1..=1024)
+        .and_then(|value| u32::try_from(value).ok());
     section.finish();
     Some(Evaluation {
         evaluator: evaluator?.to_owned(),
@@ -53,6 +56,7 @@ pub(super) fn evaluation(section: Section) -> Option<Evaluation> {
         dimensions: dimensions?,
         train_seed: train_seed?,
         score_seed: score_seed?,
+        ranks: ranks?,
     })
 }
 

@@ -235,6 +235,8 @@ pub struct Evaluation {
     pub train_seed: u64,
     /// Seed of sampling, shared by all candidates.
     pub score_seed: u64,
+    /// Workers that train one candidate together.
+    pub ranks: u32,
 }
 
 /// What surrounds the UNet when a clip is made on the device:

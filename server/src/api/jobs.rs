@@ -5,8 +5,8 @@ use std::sync::Arc;
 use axum::{extract::State, http::StatusCode};
 use protocol::{
     JobId, Page, ProblemDocument, SearchId,
-    jobs::{JobState, JobView},
-    leases::{FailureReport, Heartbeat, HeartbeatReply, ResultReport},
+    jobs::{JobKind, JobRequest, JobState, JobView},
+    leases::{DoneReport, FailureReport, Heartbeat, HeartbeatReply, RendezvousReply, RendezvousRequest, ResultReport},
 };
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -21,17 +21,21 @@ use super::{
 use crate::{
     app::App,
     dispatch::{self, DispatchError, Rules},
+    job_requests::{self, JobRequestError},
     search,
     store::jobs::JobFilter,
 };
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
-        .routes(routes!(list))
+        .routes(routes!(list, create))
         .routes(routes!(get))
+        .routes(routes!(cancel))
         .routes(routes!(heartbeat))
         .routes(routes!(result))
         .routes(routes!(failure))
+        .routes(routes!(rendezvous))
+        .routes(routes!(done))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -46,6 +50,8 @@ struct Listed {
     search: Option<SearchId>,
     /// Only jobs in this state.
     state: Option<JobState>,
+    /// Only jobs of this kind.
+    kind: Option<JobKind>,
 }
 
 /// Lists jobs, oldest first, with their attempts.
@@ -66,7 +72,7 @@ async fn list(State(app): State<Arc<App>>, Query(listed): Query<Listed>) -> Resu
     if let Some(search) = listed.search {
         searches::require(&app, search).await?;
     }
-    let filter = JobFilter::Listed(listed.search, listed.state, window.after::<JobId>()?);
+    let filter = JobFilter::Listed(listed.search, listed.state, listed.kind, window.after::<JobId>()?);
     Ok(Json(page(
         app.store.job_views(filter, limit + 1).await?,
         limit,
@@ -74,7 +80,37 @@ async fn list(State(app): State<Arc<App>>, Query(listed): Query<Listed>) -> Resu
     )))
 }
 
-/// One job with its attempts.
+/// Asks for a job that belongs to no search: encoding clips, pruning a backbone, scoring a model.
+#[utoipa::path(
+    post, path = "/v1/jobs", tag = "jobs", request_body = JobRequest, security(("token" = ["researcher"])),
+    responses(
+        (status = 201, description = "The job waits for a worker that takes its kind", body = JobView),
+        (status = "default", description = "A problem", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+async fn create(
+    State(app): State<Arc<App>>,
+    Json(request): Json<JobRequest>,
+) -> Result<(StatusCode, Json<JobView>), Problem> {
+    let id = job_requests::submit(&app, request).await?;
+    Ok((StatusCode::CREATED, get(State(app), Path(id)).await?))
+}
+
+/// Ends a job that belongs to no search; whoever does it is told by its next heartbeat.
+#[utoipa::path(
+    post, path = "/v1/jobs/{id}/cancel", tag = "jobs", params(("id" = JobId, Path)),
+    security(("token" = ["researcher"])),
+    responses(
+        (status = 200, description = "The job is cancelled", body = JobView),
+        (status = "default", description = "A problem; 409 where it is a search's, or has ended", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+async fn cancel(State(app): State<Arc<App>>, Path(id): Path<JobId>) -> Result<Json<JobView>, Problem> {
+    job_requests::cancel(&app.store, id, app.clock.now()).await?;
+    get(State(app), Path(id)).await
+}
+
+/// One job with its attempts and, once it is done, what it found.
 #[utoipa::path(
     get, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = JobId, Path)),
     security(("token" = ["researcher", "viewer", "worker", "device"])),
@@ -146,6 +182,44 @@ async fn failure(
     get(State(app), Path(id)).await
 }
 
+/// Waits for the rest of a gang, and keeps the seat meanwhile.
+#[utoipa::path(
+    post, path = "/v1/jobs/{id}/rendezvous", tag = "jobs", params(("id" = JobId, Path)),
+    request_body = RendezvousRequest, security(("token" = ["worker", "device"])),
+    responses(
+        (status = 200, description = "Where to meet, or that not all are there yet", body = RendezvousReply),
+        (status = "default", description = "A problem; 409 `lease-lost` where the seat is lost", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+async fn rendezvous(
+    State(app): State<Arc<App>>,
+    Path(id): Path<JobId>,
+    Json(request): Json<RendezvousRequest>,
+) -> Result<Json<RendezvousReply>, Problem> {
+    let rules = Rules::of(&app.config);
+    Ok(Json(
+        dispatch::rendezvous(&app.store, &app.events, &app.clock, rules, id, &request).await?,
+    ))
+}
+
+/// Ends the share of a rank other than 0.
+#[utoipa::path(
+    post, path = "/v1/jobs/{id}/done", tag = "jobs", params(("id" = JobId, Path)), request_body = DoneReport,
+    security(("token" = ["worker", "device"])),
+    responses(
+        (status = 204, description = "The rank has done its share"),
+        (status = "default", description = "A problem; 409 `lease-lost` where the seat is lost", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+async fn done(
+    State(app): State<Arc<App>>,
+    Path(id): Path<JobId>,
+    Json(report): Json<DoneReport>,
+) -> Result<StatusCode, Problem> {
+    dispatch::done(&app.store, id, &report, app.clock.now()).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 /// The report is stored, so its sender is answered even where the search cannot go on yet: a sweep sees to that.
 async fn advance(app: &Arc<App>, search: Option<SearchId>) {
     let advanced = match search {
@@ -178,6 +252,24 @@ impl From<DispatchError> for Problem {
             )
             .errors(errors),
             DispatchError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<JobRequestError> for Problem {
+    fn from(error: JobRequestError) -> Self {
+        match error {
+            JobRequestError::NotFound(id) => Self::not_found("job", id),
+            JobRequestError::Invalid(errors) => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid-request",
+                "The request cannot be accepted",
+            )
+            .errors(errors),
+            JobRequestError::OfSearch { .. } => Self::conflict("job-of-search", error),
+            JobRequestError::Ended { .. } => Self::conflict("wrong-state", error),
+            JobRequestError::Space(error) => error.into(),
+            JobRequestError::Store(error) => error.into(),
         }
     }
 }

@@ -55,7 +55,12 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ANSWER_TIME: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Routes that wait by design, or take as long as their bytes take to move.
-const UNHURRIED: [&str; 3] = ["/v1/leases", "/v1/searches/{id}/events", "/v1/artifacts/{digest}"];
+const UNHURRIED: [&str; 4] = [
+    "/v1/leases",
+    "/v1/jobs/{id}/rendezvous",
+    "/v1/searches/{id}/events",
+    "/v1/artifacts/{digest}",
+];
 
 /// Every route that asks who is there, with its description.
 fn resources() -> OpenApiRouter<Arc<App>> {

@@ -41,16 +41,23 @@ impl BaseArgs {
     /// When the folder that was named does not hold them.
     pub(super) fn folder(&self, space: &str) -> anyhow::Result<Option<PathBuf>> {
         // What is wrong with a space is the coordinator's to say.
-        let Some(evaluation) = Space::parse(space).ok().and_then(|space| space.evaluation) else {
-            return Ok(None);
-        };
+        match Space::parse(space).ok().and_then(|space| space.evaluation) {
+            Some(evaluation) => self.named(&evaluation.dataset),
+            None => Ok(None),
+        }
+    }
+
+    /// Where the trained parts of a name are; none where no folder was named and none is found.
+    ///
+    /// # Errors
+    /// When the folder that was named does not hold them.
+    pub(super) fn named(&self, parts: &str) -> anyhow::Result<Option<PathBuf>> {
         if let Some(root) = &self.assets {
-            let folder = root.join(&evaluation.dataset);
+            let folder = root.join(parts);
             ensure!(
                 folder.join(MANIFEST).is_file(),
-                "{} is missing (--assets): the space trains on `{}`",
+                "{} is missing (--assets): it says what the parts `{parts}` are",
                 folder.join(MANIFEST).display(),
-                evaluation.dataset
             );
             return Ok(Some(folder));
         }
@@ -58,7 +65,7 @@ impl BaseArgs {
         let above = program.ancestors().skip(1).map(|folder| folder.join("assets"));
         let mut folders = std::iter::once(PathBuf::from("assets"))
             .chain(above)
-            .map(|root| root.join(&evaluation.dataset));
+            .map(|root| root.join(parts));
         Ok(folders.find(|folder| folder.join(MANIFEST).is_file()))
     }
 }
@@ -84,6 +91,17 @@ struct Index {
 struct Shard {
     file: String,
     stored: File,
+}
+
+/// Uploads the trained parts in a folder, where there is one.
+///
+/// # Errors
+/// As [`upload`].
+pub(super) async fn upload_found(client: &Client, folder: Option<PathBuf>) -> anyhow::Result<Vec<ArtifactRef>> {
+    match folder {
+        Some(folder) => upload(client, &folder).await,
+        None => Ok(Vec::new()),
+    }
 }
 
 /// Uploads the trained parts in a folder, and the latents where they lie beside them; what is there already is not
@@ -134,6 +152,18 @@ async fn upload_shards(client: &Client, folder: &Path) -> anyhow::Result<Vec<Art
         base.push(file);
     }
     Ok(base)
+}
+
+/// Uploads a file that is named by itself.
+///
+/// # Errors
+/// When it cannot be read, or the coordinator refuses it.
+pub(super) async fn upload_one(client: &Client, path: &Path, role: ArtifactRole) -> anyhow::Result<ArtifactRef> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let name = name.with_context(|| format!("{} names no file", path.display()))?;
+    let folder = path.parent().unwrap_or_else(|| Path::new(""));
+    let file = upload_file(client, folder, name).await?;
+    Ok(ArtifactRef { role, ..file })
 }
 
 async fn upload_file(client: &Client, folder: &Path, name: &str) -> anyhow::Result<ArtifactRef> {

@@ -1,9 +1,9 @@
 //! `temponas jobs` and `temponas job`: what workers do, and why attempts failed.
 
 use clap::{Args, ValueEnum};
-use protocol::jobs::{AttemptView, JobState, JobView};
+use protocol::jobs::{AttemptView, JobKind, JobState, JobView};
 
-use super::{Remote, render};
+use super::{Remote, outcome, render};
 use crate::config::ConfigFile;
 
 #[derive(Debug, Args)]
@@ -13,6 +13,9 @@ pub(super) struct JobsArgs {
     /// Only jobs in this state
     #[arg(long, value_enum)]
     state: Option<State>,
+    /// Only jobs of this kind, such as `encode_latents`
+    #[arg(long)]
+    kind: Option<JobKind>,
     #[command(flatten)]
     remote: Remote,
 }
@@ -24,6 +27,14 @@ pub(super) struct JobArgs {
     /// With the log of each failed attempt
     #[arg(long)]
     logs: bool,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CancelJobArgs {
+    /// The job's id, or the beginning or end of it; of a job that belongs to no search
+    id: String,
     #[command(flatten)]
     remote: Remote,
 }
@@ -60,7 +71,7 @@ pub(super) async fn list(args: JobsArgs, file: &ConfigFile) -> anyhow::Result<()
         Some(text) => Some(client.find_search(text).await?),
         None => None,
     };
-    let jobs = client.jobs(search, args.state.map(Into::into)).await?;
+    let jobs = client.jobs(search, args.state.map(Into::into), args.kind).await?;
     let mut table = render::table(["id", "kind", "state", "device", "attempts", "took", "says"]);
     for job in jobs {
         table.add_row([
@@ -89,11 +100,18 @@ pub(super) async fn show(args: JobArgs, file: &ConfigFile) -> anyhow::Result<()>
         ("search", optional(job.search_id.map(|id| id.to_string()))),
         ("candidate", optional(job.candidate_id.map(|id| id.to_string()))),
         ("device", optional(job.device.clone())),
+        ("workers", workers(&job)),
         ("created", job.created_at.to_rfc3339()),
         ("ended", optional(job.ended_at.map(|end| end.to_rfc3339()))),
     ];
     for (name, value) in rows {
         render::say(&format!("{name:<10} {value}"))?;
+    }
+    if job.state == JobState::Leased {
+        render::say(&format!("{:<10} {}", "progress", says(&job)))?;
+    }
+    if let Some(result) = &job.result {
+        outcome::print(result)?;
     }
     for attempt in &job.attempts {
         render::say(&format!("\nattempt {}: {}", attempt.attempt, ended(attempt)))?;
@@ -105,6 +123,22 @@ pub(super) async fn show(args: JobArgs, file: &ConfigFile) -> anyhow::Result<()>
         render::say("\n--logs shows the logs")?;
     }
     Ok(())
+}
+
+pub(super) async fn cancel(args: CancelJobArgs, file: &ConfigFile) -> anyhow::Result<()> {
+    let client = args.remote.client(file)?;
+    let job = client.cancel_job(client.find_job(&args.id).await?).await?;
+    render::say(&format!("{}: {}", job.id, job.state.as_str()))?;
+    Ok(())
+}
+
+/// How many do it, and how many of them are there.
+fn workers(job: &JobView) -> String {
+    match (job.ranks, job.state) {
+        (1, _) => "1".to_owned(),
+        (ranks, JobState::Queued | JobState::Leased) => format!("{ranks}, of which {} are there", job.seats.len()),
+        (ranks, _) => ranks.to_string(),
+    }
 }
 
 /// What it is doing, or why it failed last.

@@ -3,10 +3,14 @@
 mod base;
 mod bench_search;
 mod demo;
+mod encode;
+mod evaluate;
 mod front;
 mod jobs;
 mod list;
 mod lut;
+mod outcome;
+mod prune;
 mod recommend;
 mod render;
 mod serve;
@@ -88,6 +92,14 @@ enum Command {
     Jobs(jobs::JobsArgs),
     /// One job with its attempts and their logs
     Job(jobs::JobArgs),
+    /// End a job that belongs to no search
+    CancelJob(jobs::CancelJobArgs),
+    /// Encode a folder of captioned clips and images that the workers have, once for all trainings
+    Encode(encode::EncodeArgs),
+    /// Prune a spatial backbone by distillation from the full one
+    Prune(prune::PruneArgs),
+    /// Score a trained model on the dimensions of VBench
+    Evaluate(evaluate::EvaluateArgs),
     /// Look-up tables of measured blocks
     Lut(lut::LutArgs),
     /// Access tokens, directly in the coordinator's database
@@ -182,6 +194,10 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Cancel(args) => steer::run(args, "cancel", &file).await?,
         Command::Jobs(args) => jobs::list(args, &file).await?,
         Command::Job(args) => jobs::show(args, &file).await?,
+        Command::CancelJob(args) => jobs::cancel(args, &file).await?,
+        Command::Encode(args) => return encode::run(args, &file).await,
+        Command::Prune(args) => return prune::run(args, &file).await,
+        Command::Evaluate(args) => return evaluate::run(args, &file).await,
         Command::Lut(args) => lut::run(args, &file).await?,
         Command::Token(args) => token::run(args, &file).await?,
         Command::Demo(args) => return demo::run(args, &file).await,
@@ -218,6 +234,40 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+
+    #[test]
+    fn the_ready_files_for_kubernetes_name_what_a_coordinator_knows() {
+        let command = Cli::command();
+        let serve = command.find_subcommand("serve").unwrap();
+        let variables: Vec<&str> = serve
+            .get_arguments()
+            .filter_map(|argument| argument.get_env()?.to_str())
+            .collect();
+        let text = include_str!("../../../deploy/kubernetes/coordinator.yaml");
+        let named = text.lines().filter_map(|line| line.trim().strip_prefix("- name: "));
+        let named: Vec<&str> = named
+            .filter(|name| name.starts_with(|c: char| c.is_ascii_uppercase()))
+            .collect();
+        assert!(named.len() >= 3);
+        for name in named {
+            assert!(variables.contains(&name), "{name}");
+        }
+        assert!(text.contains("args: [serve]"));
+        let create = command
+            .find_subcommand("token")
+            .and_then(|token| token.find_subcommand("create"));
+        let flags: Vec<&str> = create
+            .unwrap()
+            .get_arguments()
+            .filter_map(clap::Arg::get_long)
+            .collect();
+        for line in text.lines().filter(|line| line.contains("temponas token create")) {
+            let words = line.split_once("temponas token create").unwrap().1.split_whitespace();
+            for flag in words.filter_map(|word| word.strip_prefix("--")) {
+                assert!(flags.contains(&flag), "--{flag}");
+            }
+        }
+    }
 
     #[test]
     fn every_command_and_flag_is_described() {

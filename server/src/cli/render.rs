@@ -41,7 +41,7 @@ pub(super) fn deliver(bytes: &[u8], output: Option<&Path>) -> anyhow::Result<()>
 }
 
 /// A table with these column heads.
-pub(super) fn table<const N: usize>(heads: [&str; N]) -> Table {
+pub(super) fn table(heads: impl Into<comfy_table::Row>) -> Table {
     let mut table = Table::new();
     table
         .load_style(NOTHING.header_separator(LineStyle::none().fill('─').junction('─')))
@@ -186,8 +186,7 @@ pub(super) fn front(front: &FrontView) -> Table {
     let is_verified = |metric: &&&str| front.points.iter().any(|point| point.verified.contains_key(**metric));
     let verified: Vec<&str> = metrics.iter().filter(is_verified).copied().collect();
     heads.extend(verified.iter().map(|metric| format!("{} verified", head(metric))));
-    let mut table = table([]);
-    table.set_header(heads);
+    let mut table = table(heads);
     let cell = |metrics: &Metrics, metric: &str| {
         metrics
             .get(metric)

@@ -4,27 +4,23 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use protocol::{
+    JobId,
     jobs::{JobKind, JobState},
-    leases::{LeaseRequest, LeasedJob},
+    leases::{LeaseRequest, LeasedJob, Seat},
 };
 
-use super::{DispatchError, Rules, tell_candidate};
+use super::{DispatchError, LONGEST_WAIT_SECONDS, LOOK_AGAIN, Rules, gangs, tell_candidate};
 use crate::{
     app::Clock,
     event_hub::{EventHub, Topic},
     search::views,
     store::{
-        Store, candidates,
-        jobs::{self, ClaimTimes, JobRow},
+        Store, StoreError, Tx, candidates,
+        jobs::{self, Choice, ClaimTimes, JobRow},
+        seats,
         workers::Capabilities,
     },
 };
-
-/// The longest that a request for a job waits, in seconds.
-const LONGEST_WAIT_SECONDS: u32 = 60;
-
-/// How long a waiting request relies on wake-ups: leases run out without one.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Leases one job to a worker, waiting for it as long as the request says; none where none came in time.
 ///
@@ -45,6 +41,8 @@ pub async fn lease(
         let now = clock.now();
         let worker = store.hear_worker(request.worker_id, now).await?;
         let worker = worker.ok_or(DispatchError::UnknownWorker(request.worker_id))?;
+        // Searches whose candidates are given up here are moved on by the next sweep.
+        gangs::mend(store, rules, now).await?;
         if let Some(job) = try_lease(store, rules, &worker, 1, now).await?.pop() {
             return Ok(Some(job));
         }
@@ -57,7 +55,7 @@ pub async fn lease(
     }
 }
 
-/// Leases up to `limit` jobs at once, without waiting.
+/// Leases up to `limit` jobs at once, without waiting; of a job for several workers one seat.
 ///
 /// # Errors
 /// When the store fails.
@@ -74,24 +72,65 @@ pub async fn try_lease(
         alive_since: rules.alive_since(now),
     };
     let mut tx = store.begin().await?;
-    let taken = jobs::claim(&mut tx, worker, times, limit).await?;
-    if taken.is_empty() {
+    let chosen = jobs::choose(&mut tx, worker, times, limit).await?;
+    if chosen.is_empty() {
         return Ok(Vec::new());
     }
-    for job in &taken {
-        tx.note_served(job.search_id);
-        tx.tell(job.search_id, views::job_event(job, JobState::Leased));
-        if let Some(candidate) = job.candidate_id.filter(|_| job.kind != JobKind::Verify)
-            && candidates::set_evaluating(&mut tx, candidate).await?
-        {
-            tell_candidate(&mut tx, job.search_id, candidate).await?;
-        }
+    let (gangs, alone): (Vec<Choice>, Vec<Choice>) = chosen.into_iter().partition(|job| job.ranks > 1);
+    let alone: Vec<JobId> = alone.into_iter().map(|job| job.id).collect();
+    let mut leases = Vec::new();
+    for job in jobs::take(&mut tx, &alone, worker, times).await? {
+        tell_begun(&mut tx, &job).await?;
+        leases.extend(leased(job, rules, times.expires_at));
+    }
+    for job in gangs {
+        leases.extend(seated(&mut tx, rules, worker, times, job.id).await?);
     }
     tx.commit(now).await?;
-    Ok(taken
-        .into_iter()
-        .filter_map(|job| leased(job, rules, times.expires_at))
-        .collect())
+    Ok(leases)
+}
+
+/// Gives a worker a seat; the gang begins where it was the last one.
+async fn seated(
+    tx: &mut Tx,
+    rules: Rules,
+    worker: &Capabilities,
+    times: ClaimTimes,
+    id: JobId,
+) -> Result<Option<LeasedJob>, StoreError> {
+    let Some(job) = jobs::lock(tx, id).await? else {
+        return Ok(None);
+    };
+    let seat = seats::take(tx, id, worker.id, times).await?;
+    if let Some(begun) = jobs::begin_gang(tx, id, times).await? {
+        tell_begun(tx, &begun).await?;
+    }
+    let held = JobRow {
+        lease_token: Some(seat.token),
+        handovers: seat.attempt,
+        ..job
+    };
+    let place = Seat {
+        rank: seat.rank.unsigned_abs(),
+        ranks: held.ranks.unsigned_abs(),
+    };
+    let lease = leased(held, rules, times.expires_at);
+    Ok(lease.map(|lease| LeasedJob {
+        seat: Some(place),
+        ..lease
+    }))
+}
+
+/// Tells that an attempt begins.
+async fn tell_begun(tx: &mut Tx, job: &JobRow) -> Result<(), StoreError> {
+    tx.note_served(job.search_id);
+    tx.tell(job.search_id, views::job_event(job, JobState::Leased));
+    if let Some(candidate) = job.candidate_id.filter(|_| job.kind != JobKind::Verify)
+        && candidates::set_evaluating(tx, candidate).await?
+    {
+        tell_candidate(tx, job.search_id, candidate).await?;
+    }
+    Ok(())
 }
 
 /// The lease as its holder sees it; the schema gives every leased job a token.
@@ -104,5 +143,6 @@ fn leased(job: JobRow, rules: Rules, expires_at: DateTime<Utc>) -> Option<Leased
         attempt: job.handovers.unsigned_abs(),
         input: job.input.0,
         checkpoint: job.checkpoint.map(|checkpoint| checkpoint.0),
+        seat: None,
     })
 }

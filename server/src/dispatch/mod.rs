@@ -2,9 +2,11 @@
 //!
 //! A worker takes a job on lease and renews it by heartbeats; hours of work never sit in a transaction. The
 //! token of the lease decides who may report, not the clock: a late result of the holder counts, and once
-//! the job has been handed on, the old token changes nothing.
+//! the job has been handed on, the old token changes nothing. What several workers do together is in [`gangs`].
 
 mod figures;
+mod gangs;
+mod holder;
 mod lease;
 mod reaper;
 mod report;
@@ -18,6 +20,7 @@ use crate::{
     store::{StoreError, Tx, candidates, jobs::JobRow},
 };
 
+pub use gangs::{done, rendezvous};
 pub use lease::{lease, try_lease};
 pub use reaper::reap;
 pub use report::{fail, heartbeat, succeed};
@@ -31,6 +34,12 @@ pub const LOG_LIMIT: usize = 64 << 10;
 /// Longest part of an error that is kept, in bytes.
 pub const ERROR_LIMIT: usize = 4 << 10;
 
+/// The longest that a request waits for a job or for the rest of a gang, in seconds.
+const LONGEST_WAIT_SECONDS: u32 = 60;
+
+/// How long a waiting request relies on wake-ups: leases run out without one.
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Times by which jobs are dispatched.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
@@ -40,6 +49,8 @@ pub struct Rules {
     pub heartbeat: TimeDelta,
     /// Wait before a failed job is tried again, for each attempt so far.
     pub retry: TimeDelta,
+    /// How long the first of a gang waits for the rest.
+    pub gather: TimeDelta,
 }
 
 impl Rules {
@@ -51,6 +62,7 @@ impl Rules {
             lease: delta(config.lease),
             heartbeat: delta(config.heartbeat),
             retry: TimeDelta::seconds(1),
+            gather: delta(config.gather),
         }
     }
 
@@ -106,6 +118,50 @@ fn at_fault(job: JobId, field: impl Into<String>, message: impl Into<String>) ->
         job,
         errors: vec![error],
     }
+}
+
+/// What becomes of a job whose attempt has ended without a result.
+#[derive(Debug, Clone, Copy)]
+struct Ending {
+    /// Whether another attempt can help.
+    retry: bool,
+    /// A worker was told to stop: the attempt does not count.
+    released: bool,
+}
+
+/// Puts a leased job whose attempt has ended back into the queue, or gives it up.
+async fn put_back(
+    tx: &mut Tx,
+    rules: Rules,
+    job: &JobRow,
+    ending: Ending,
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    let Ending { retry, released } = ending;
+    if !released && !(retry && job.attempts < job.max_attempts) {
+        return give_up(tx, job, now).await;
+    }
+    let wait = if released {
+        TimeDelta::zero()
+    } else {
+        rules.retry * job.attempts
+    };
+    crate::store::jobs::requeue(tx, job.id, now + wait, released).await?;
+    let waiting = JobRow {
+        progress: 0.0,
+        status: None,
+        ..job.clone()
+    };
+    tx.tell(
+        job.search_id,
+        views::job_event(&waiting, protocol::jobs::JobState::Queued),
+    );
+    if let Some(candidate) = job.candidate_id
+        && candidates::set_proposed(tx, candidate).await?
+    {
+        tell_candidate(tx, job.search_id, candidate).await?;
+    }
+    Ok(())
 }
 
 /// Gives a leased job up after its attempts, and the candidate with it where the job was to evaluate one.

@@ -1,17 +1,19 @@
-//! Giving up jobs whose last lease ran out. All others come back by themselves: an expired lease is claimable.
+//! Giving up jobs whose last lease ran out, and ending attempts of gangs that lost a worker. All others come back by
+//! themselves: an expired lease is claimable.
 
 use chrono::{DateTime, Utc};
 use protocol::SearchId;
 
-use super::give_up;
+use super::{Rules, gangs, give_up};
 use crate::store::{Store, StoreError, jobs};
 
-/// Gives up every job whose attempts are spent and whose lease has run out; answers their searches.
+/// Gives up every job whose attempts are spent and whose lease has run out, and mends gangs; answers the searches of
+/// what was given up.
 ///
 /// # Errors
 /// When the store fails; what was given up until then stays so.
-pub async fn reap(store: &Store, now: DateTime<Utc>) -> Result<Vec<SearchId>, StoreError> {
-    let mut searches = Vec::new();
+pub async fn reap(store: &Store, rules: Rules, now: DateTime<Utc>) -> Result<Vec<SearchId>, StoreError> {
+    let mut searches = gangs::mend(store, rules, now).await?;
     loop {
         let mut tx = store.begin().await?;
         let Some(id) = jobs::spent(&mut tx, now).await? else {

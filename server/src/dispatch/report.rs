@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use protocol::{
-    CandidateId, FieldProblem, JobId, LeaseToken, Metrics, SearchId,
+    CandidateId, FieldProblem, JobId, Metrics, SearchId,
     devices::RuntimeName,
     events::EventBody,
     jobs::{
@@ -15,7 +15,9 @@ use protocol::{
 };
 use search_spaces::Space;
 
-use super::{DispatchError, ERROR_LIMIT, LOG_LIMIT, Rules, at_fault, figures, give_up, tell_candidate};
+use super::{
+    DispatchError, ERROR_LIMIT, Ending, LOG_LIMIT, Rules, at_fault, figures, holder::Holder, put_back, tell_candidate,
+};
 use crate::{
     samples,
     search::{self, views},
@@ -23,6 +25,7 @@ use crate::{
         Store, StoreError, Tx, candidates,
         jobs::{self, JobRow},
         luts::{self, Batch},
+        seats,
     },
 };
 
@@ -52,13 +55,29 @@ pub async fn heartbeat(
     let expires_at = now + rules.lease;
     let mut tx = store.begin().await?;
     let job = jobs::lock(&mut tx, id).await?.ok_or(DispatchError::UnknownJob(id))?;
-    if job.state == JobState::Cancelled && job.lease_token == Some(beat.lease_token) {
+    let holder = match Holder::of(&mut tx, &job, beat.lease_token).await? {
+        Holder::Cancelled => {
+            return Ok(HeartbeatReply {
+                expires_at: now,
+                cancelled: true,
+            });
+        }
+        holder => holder,
+    };
+    if let Some(seat) = holder.seat() {
+        seats::renew(&mut tx, seat, expires_at, None).await?;
+        seats::note(&mut tx, id, seat, &beat.device_seconds).await?;
+    }
+    if !holder.reports() {
+        tx.commit(now).await?;
+        if let Some(seat) = holder.seat() {
+            store.hear_worker(seat.worker_id, now).await?;
+        }
         return Ok(HeartbeatReply {
-            expires_at: now,
-            cancelled: true,
+            expires_at,
+            cancelled: false,
         });
     }
-    require_lease(&job, beat.lease_token)?;
     jobs::renew(&mut tx, id, expires_at, beat).await?;
     let log = beat.log.as_deref().map(|log| storable(tail(log)));
     jobs::note_attempt(&mut tx, id, &beat.device_seconds, log.as_deref()).await?;
@@ -112,8 +131,15 @@ pub async fn succeed(
             Err(DispatchError::ResultDiffers(id))
         };
     }
-    require_lease(&job, report.lease_token)?;
+    let holder = Holder::of(&mut tx, &job, report.lease_token).await?;
+    if !holder.reports() {
+        return Err(holder.refusal(&job));
+    }
     figures::require_seconds(id, "result.device_seconds", &report.result.device_seconds)?;
+    if let Some(seat) = holder.seat() {
+        seats::note(&mut tx, id, seat, &report.result.device_seconds).await?;
+        seats::finish(&mut tx, seat, now).await?;
+    }
     jobs::succeed(&mut tx, id, &report.result, now).await?;
     store_outcome(&mut tx, &job, &report.result, now).await?;
     let done = JobRow {
@@ -140,51 +166,37 @@ pub async fn fail(
     figures::require_seconds(id, "device_seconds", &report.device_seconds)?;
     let mut tx = store.begin().await?;
     let job = jobs::lock(&mut tx, id).await?.ok_or(DispatchError::UnknownJob(id))?;
-    require_lease(&job, report.lease_token)?;
-    jobs::note_attempt(&mut tx, id, &report.device_seconds, None).await?;
+    let holder = Holder::of(&mut tx, &job, report.lease_token).await?;
+    match &holder {
+        Holder::Cancelled => return Err(holder.refusal(&job)),
+        Holder::Waits(seat) => {
+            seats::free(&mut tx, seat).await?;
+            tx.commit(now).await?;
+            return Ok(job.search_id);
+        }
+        Holder::Alone => jobs::note_attempt(&mut tx, id, &report.device_seconds, None).await?,
+        Holder::First(seat) | Holder::Other(seat) => {
+            seats::note(&mut tx, id, seat, &report.device_seconds).await?;
+        }
+    }
     let error = if report.released {
-        "released: the worker was told to stop".to_owned()
+        "released: the worker was told to stop"
     } else {
-        storable(head(&report.error))
+        head(&report.error)
+    };
+    let error = match holder.seat() {
+        Some(seat) => format!("rank {}: {error}", seat.rank),
+        None => error.to_owned(),
     };
     let log = report.log.as_deref().map(|log| storable(tail(log)));
-    jobs::end_attempt(&mut tx, id, Some(&error), log.as_deref(), now).await?;
-    let again = report.released || (report.retry && job.attempts < job.max_attempts);
-    if again {
-        let wait = if report.released {
-            chrono::TimeDelta::zero()
-        } else {
-            rules.retry * job.attempts
-        };
-        jobs::requeue(&mut tx, id, now + wait, report.released).await?;
-        let waiting = JobRow {
-            progress: 0.0,
-            status: None,
-            ..job.clone()
-        };
-        tx.tell(job.search_id, views::job_event(&waiting, JobState::Queued));
-        if let Some(candidate) = job.candidate_id
-            && candidates::set_proposed(&mut tx, candidate).await?
-        {
-            tell_candidate(&mut tx, job.search_id, candidate).await?;
-        }
-    } else {
-        give_up(&mut tx, &job, now).await?;
-    }
+    jobs::end_attempt(&mut tx, id, Some(&storable(&error)), log.as_deref(), now).await?;
+    let ending = Ending {
+        retry: report.retry,
+        released: report.released,
+    };
+    put_back(&mut tx, rules, &job, ending, now).await?;
     tx.commit(now).await?;
     Ok(job.search_id)
-}
-
-fn require_lease(job: &JobRow, token: LeaseToken) -> Result<(), DispatchError> {
-    let lost = |why| Err(DispatchError::LeaseLost { job: job.id, why });
-    match job.state {
-        JobState::Leased if job.lease_token == Some(token) => Ok(()),
-        JobState::Leased => lost("another worker has the job"),
-        JobState::Queued => lost("the job waits for another worker"),
-        JobState::Succeeded => lost("the job has been done"),
-        JobState::Failed => lost("the job was given up"),
-        JobState::Cancelled => lost("the job was cancelled"),
-    }
 }
 
 async fn require_artifacts(

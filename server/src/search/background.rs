@@ -6,7 +6,10 @@ use std::{future::Future, sync::Arc, time::Duration};
 use tokio::task::JoinSet;
 
 use super::{advance, advance_all, lookup};
-use crate::{app::App, dispatch};
+use crate::{
+    app::App,
+    dispatch::{self, Rules},
+};
 
 /// How often spent jobs are looked for.
 const REAP_EVERY: Duration = Duration::from_secs(2);
@@ -58,7 +61,7 @@ async fn sweep(app: Arc<App>) {
 async fn reap(app: Arc<App>) {
     loop {
         tokio::time::sleep(REAP_EVERY.min(app.config.lease)).await;
-        match dispatch::reap(&app.store, app.clock.now()).await {
+        match dispatch::reap(&app.store, Rules::of(&app.config), app.clock.now()).await {
             Ok(searches) => {
                 for search in searches {
                     if let Err(error) = advance(&app, search).await {

@@ -37,6 +37,7 @@ pub(crate) use profiling::dtype as profiled_dtype;
 pub use recommendation::{Within, recommend};
 pub use steering::{Steering, steer};
 pub use submission::{Submitted, parse_space, read_space, submit};
+pub(crate) use submission::{is_plain_name, short as shortened};
 
 use crate::{artifacts::ArtifactError, store::StoreError};
 

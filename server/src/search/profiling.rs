@@ -109,6 +109,7 @@ pub(super) fn profile_job(
         }),
         device: Some(device.to_owned()),
         runtime: Some(runtime.clone()),
+        ranks: 1,
         evaluator: None,
         memory_bytes: 0,
         max_attempts: MAX_ATTEMPTS,

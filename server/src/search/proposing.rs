@@ -193,12 +193,16 @@ pub(super) async fn insert_with_job(
             .get(metric::PEAK_MEMORY_BYTES)
             .map_or(0.0, |figure| figure.value);
         let input = evaluation(step, space, new, parent);
-        let evaluator = space.evaluation.as_ref();
-        let evaluator = evaluator.map_or(OWN_EVALUATOR, |evaluation| evaluation.evaluator.as_str());
+        let evaluation = space.evaluation.as_ref();
+        let evaluator = evaluation.map_or(OWN_EVALUATOR, |evaluation| evaluation.evaluator.as_str());
         let job = NewJob {
             id: JobId::new(),
             search_id: Some(step.search.id),
             candidate_id: Some(new.id),
+            ranks: match (input.kind(), evaluation) {
+                (JobKind::Evaluate, Some(evaluation)) => i32::try_from(evaluation.ranks).unwrap_or(i32::MAX),
+                _ => 1,
+            },
             evaluator: (input.kind() == JobKind::Evaluate).then(|| evaluator.to_owned()),
             input,
             device: None,

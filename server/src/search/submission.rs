@@ -197,7 +197,7 @@ async fn check_base(app: &App, new: &NewSearch, space: &Space) -> Result<(), Sea
     let mut names = BTreeSet::new();
     for (index, file) in new.base.iter().enumerate() {
         let field = |name: &str| format!("base[{index}].{name}");
-        if !is_plain(&file.name) {
+        if !is_plain_name(&file.name) {
             let found = short(&file.name);
             let message = format!("`{found}` is no plain file name of at most {LONGEST_NAME} characters");
             return Err(invalid(field("name"), message));
@@ -219,7 +219,7 @@ async fn check_base(app: &App, new: &NewSearch, space: &Space) -> Result<(), Sea
 }
 
 /// Whether a name stands for a file in a folder, and never for one elsewhere.
-fn is_plain(name: &str) -> bool {
+pub(crate) fn is_plain_name(name: &str) -> bool {
     let is_file = Path::new(name).file_name().is_some_and(|file| file == name);
     is_file && name.chars().count() <= LONGEST_NAME && !name.contains(['\\', '\0'])
 }
@@ -321,6 +321,6 @@ pub(super) fn invalid(field: impl Into<Cow<'static, str>>, message: String) -> S
     }
 }
 
-pub(super) fn short(text: &str) -> String {
+pub(crate) fn short(text: &str) -> String {
     text.chars().take(80).collect()
 }

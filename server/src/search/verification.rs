@@ -98,6 +98,7 @@ fn verify_job(step: &Move<'_>, space: &Space, row: &CandidateRow) -> NewJob {
         }),
         device: target.as_ref().map(|(device, _)| device.clone()),
         runtime: target.map(|(_, runtime)| runtime),
+        ranks: 1,
         evaluator: None,
         memory_bytes: peak as i64,
         max_attempts: MAX_ATTEMPTS,

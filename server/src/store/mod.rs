@@ -11,6 +11,7 @@ pub mod health;
 pub mod jobs;
 pub mod luts;
 pub mod searches;
+pub mod seats;
 pub mod tokens;
 mod transaction;
 pub mod workers;

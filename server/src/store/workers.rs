@@ -97,7 +97,12 @@ impl Store {
             r#"SELECT w.id AS "id: WorkerId", w.name, w.device, w.runtime_name, w.runtime_version,
                    w.kinds AS "kinds: Vec<JobKind>", w.evaluators, w.memory_bytes, w.last_seen, d.description,
                    d.memory_bytes AS device_memory_bytes,
-                   ARRAY(SELECT j.id FROM jobs j WHERE j.worker_id = w.id AND j.state = 'leased' ORDER BY j.id)
+                   ARRAY(SELECT j.id FROM jobs j
+                         WHERE j.state = 'leased'
+                           AND (j.worker_id = w.id
+                                OR EXISTS (SELECT FROM seats t WHERE t.job_id = j.id AND t.attempt = j.handovers
+                                                                 AND t.worker_id = w.id AND t.done_at IS NULL))
+                         ORDER BY j.id)
                        AS "running!: Vec<JobId>"
                FROM workers w JOIN devices d ON d.name = w.device
                WHERE $1::uuid IS NULL OR w.id > $1 ORDER BY w.id LIMIT $2"#,

@@ -378,7 +378,7 @@ async fn the_reaper_gives_up_jobs_whose_workers_vanished(pool: PgPool) {
     let search = t.submit(&NAMED.replace("width = 4", "width = 1")).await;
     for _ in 0..dispatch::MAX_ATTEMPTS {
         assert!(
-            dispatch::reap(&t.app.store, t.app.clock.now())
+            dispatch::reap(&t.app.store, t.rules(), t.app.clock.now())
                 .await
                 .unwrap()
                 .is_empty()
@@ -387,7 +387,12 @@ async fn the_reaper_gives_up_jobs_whose_workers_vanished(pool: PgPool) {
         t.pass(LEASE + SECOND);
     }
     assert!(t.claim(worker).await.is_none(), "its attempts are spent");
-    assert_eq!(dispatch::reap(&t.app.store, t.app.clock.now()).await.unwrap(), [search]);
+    assert_eq!(
+        dispatch::reap(&t.app.store, t.rules(), t.app.clock.now())
+            .await
+            .unwrap(),
+        [search]
+    );
     let failed = &t.candidates(search).await[0];
     assert_eq!(failed.state, CandidateState::Failed);
     assert_eq!(

@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+mod gangs;
 mod harness;
+mod job_requests;
 mod leases;
 mod profiling;
 mod reports;

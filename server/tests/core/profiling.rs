@@ -358,7 +358,12 @@ async fn a_job_of_no_search_is_given_up_after_its_attempts_and_keeps_their_logs(
     assert_eq!(third.attempt, 3);
     t.pass(LEASE * 2);
     let now = t.app.clock.now();
-    assert_eq!(temponas_server::dispatch::reap(&t.app.store, now).await.unwrap(), []);
+    assert_eq!(
+        temponas_server::dispatch::reap(&t.app.store, t.rules(), now)
+            .await
+            .unwrap(),
+        []
+    );
     let job = t.job(asked.jobs[0]).await;
     assert_eq!(job.state, JobState::Failed);
     assert_eq!(job.attempts[0].log.as_deref(), Some("log of no libtorch"));

@@ -170,15 +170,100 @@ fn a_search_over_a_table_is_submitted_followed_and_read_in_every_form() {
     assert!(world.refusal(&["front", "nowhere"]).contains("no search"));
 }
 
+/// Trained parts of the space's dataset: a manifest and the one file that it names.
+fn parts(world: &World) -> String {
+    let folder = world.folder.data().join("assets");
+    std::fs::create_dir_all(folder.join("shapes")).unwrap();
+    // FIPS 180-2, appendix B.1.
+    let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    let manifest = format!("{{\"files\": {{\"vae.safetensors\": {{\"sha256\": \"{digest}\"}}}}}}");
+    std::fs::write(folder.join("shapes/manifest.json"), manifest).unwrap();
+    std::fs::write(folder.join("shapes/vae.safetensors"), "abc").unwrap();
+    text(&folder)
+}
+
 #[test]
-fn a_search_is_paused_resumed_and_cancelled() {
+fn jobs_are_asked_for_by_themselves_shown_and_cancelled() {
     let world = World::new();
-    let categorical = TABLE_SPACE
+    let shapes = include_str!("../../../search-spaces/spaces/shapes-tiny.toml");
+    let space = world.file("shapes.toml", shapes);
+    let (recipe, weights) = (
+        world.file("recipe.toml", "steps = 1"),
+        world.file("model.safetensors", "weights"),
+    );
+    let assets = parts(&world);
+
+    let asked = [
+        "encode",
+        "films",
+        "--parts",
+        "shapes",
+        "--assets",
+        &assets,
+        "--bucket",
+        "16x64x64@8",
+    ];
+    let encode = first_line(&world.say(&asked));
+    let prune = [
+        "prune", &space, "--recipe", &recipe, "--assets", &assets, "--ranks", "2",
+    ];
+    let prune = first_line(&world.say(&prune));
+    let named = world.file("named.toml", &categorical());
+    let evaluate = [
+        "evaluate",
+        &named,
+        "--weights",
+        &weights,
+        "--dimensions",
+        "color,object_class",
+    ];
+    let scored = [&evaluate[..], &["--architecture", "00"]].concat();
+    let scored = first_line(&world.say(&scored));
+    let wrong = world.refusal(&[&evaluate[..], &["--architecture", "no such"]].concat());
+    assert!(wrong.contains("input.architecture"), "{wrong}");
+
+    let all = world.say(&["jobs"]);
+    for (id, kind) in [
+        (&encode, "encode_latents"),
+        (&prune, "prune_backbone"),
+        (&scored, "benchmark"),
+    ] {
+        assert!(all.contains(id.as_str()) && all.contains(kind), "{all}");
+        let of_kind = world.say(&["jobs", "--kind", kind]);
+        assert_eq!(of_kind.matches("queued").count(), 1, "{of_kind}");
+    }
+    let shown = world.say(&["job", &prune]);
+    assert!(shown.contains("2, of which 0 are there"), "{shown}");
+    for _ in 0..2 {
+        assert!(world.say(&["cancel-job", &prune]).contains("cancelled"));
+    }
+    let waiting = world.say(&["jobs", "--state", "queued"]);
+    assert!(!waiting.contains(&prune) && waiting.contains(&encode), "{waiting}");
+    assert!(
+        world
+            .refusal(&["cancel-job", "018f0000-0000-7000-8000-000000000000"])
+            .contains("no job")
+    );
+    assert!(
+        world
+            .refusal(&["encode", "films", "--parts", "x", "--bucket", "16"])
+            .contains("write it like")
+    );
+}
+
+/// The rows' positions as a space that somebody has to evaluate.
+fn categorical() -> String {
+    TABLE_SPACE
         .replace("kind = \"table\"", "kind = \"categorical\"")
         .replace("[table]\nkey = \"arch\"\nknown = [\"size\"]\n", "")
         .replace("direction = \"maximise\"", "direction = \"maximise\"\nrange = [0, 1]")
-        .replace("direction = \"minimise\"", "direction = \"minimise\"\nrange = [0, 4]");
-    let space = world.file("named.toml", &categorical);
+        .replace("direction = \"minimise\"", "direction = \"minimise\"\nrange = [0, 4]")
+}
+
+#[test]
+fn a_search_is_paused_resumed_and_cancelled() {
+    let world = World::new();
+    let space = world.file("named.toml", &categorical());
     let id = first_line(&world.say(&["submit", &space, "--name", "by hand", "--seed", "7"]));
     assert!(world.say(&["list"]).contains("by hand"));
     assert!(

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use super::JobError;
 use crate::checkpoint::write_atomically;
 use crate::client::{Client, ClientError, digest_of};
+use crate::distributed::Gang;
 
 /// The end of the log that travels with a failure.
 const LOG_BYTES: usize = 60 * 1024;
@@ -31,6 +32,8 @@ pub struct Settings {
     pub cache: PathBuf,
     /// Folder of the trained parts that ship, for jobs that name none.
     pub assets: PathBuf,
+    /// Folder of datasets to encode, each a folder of captioned clips and images.
+    pub data: PathBuf,
     /// Memory a job may use, in bytes.
     pub memory_bytes: u64,
 }
@@ -173,6 +176,8 @@ pub struct JobContext {
     pub pulse: Arc<Pulse>,
     /// Where an earlier attempt stopped.
     pub checkpoint: Option<ArtifactRef>,
+    /// This worker's place where several do the job together.
+    pub gang: Option<Gang>,
     client: Client,
     tokio: tokio::runtime::Handle,
     started: Instant,
@@ -186,6 +191,7 @@ impl JobContext {
             settings,
             pulse,
             checkpoint,
+            gang: None,
             client,
             tokio: tokio::runtime::Handle::current(),
             started: Instant::now(),
@@ -248,11 +254,14 @@ impl JobContext {
         self.pulse.lock().news.metrics.extend(finite);
     }
 
-    /// Keeps a checkpoint; it is uploaded, and told of, while the job goes on.
+    /// Keeps a checkpoint; it is uploaded, and told of, while the job goes on. Of a gang, rank 0's is the one.
     ///
     /// # Errors
     /// Where it cannot be written.
     pub fn save(&self, bytes: &[u8]) -> Result<(), JobError> {
+        if self.gang.as_ref().is_some_and(|gang| gang.rank > 0) {
+            return Ok(());
+        }
         let kept = self.keep(
             ArtifactRole::Checkpoint,
             "checkpoint.safetensors",
@@ -379,6 +388,7 @@ impl JobContext {
             threads: 1,
             cache: cache.to_owned(),
             assets: PathBuf::from("shipped"),
+            data: cache.join("datasets"),
             memory_bytes: 0,
         };
         let client = Client::new("http://127.0.0.1:1", None, cache).unwrap();

@@ -4,7 +4,7 @@ use chrono::Utc;
 use protocol::artifacts::{ArtifactRef, ArtifactRole};
 use protocol::devices::{Device, RuntimeName};
 use protocol::jobs::{DeviceSeconds, JobInput, Outcome as Found, ProfileInput, ProfileOutcome};
-use protocol::leases::HeartbeatReply;
+use protocol::leases::{HeartbeatReply, Meeting, RendezvousReply, Seat};
 use protocol::{LeaseToken, WorkerId};
 
 use super::*;
@@ -30,9 +30,11 @@ fn worker(client: Client, cache: &Path) -> Worker {
             threads: 1,
             cache: cache.to_owned(),
             assets: cache.to_owned(),
+            data: cache.to_owned(),
             memory_bytes: 1 << 20,
         },
         client,
+        advertise: None,
     }
 }
 
@@ -49,6 +51,7 @@ fn job() -> LeasedJob {
             blocks: vec![],
         }),
         checkpoint: None,
+        seat: None,
     }
 }
 
@@ -201,4 +204,100 @@ async fn a_job_of_a_lost_lease_is_stopped_and_reports_nothing() {
         .await
         .unwrap_err();
     assert!(matches!(lost, ClientError::LeaseLost(_)) && pulse.stops());
+}
+
+/// A job with a seat of two.
+fn seated(rank: u32) -> LeasedJob {
+    LeasedJob {
+        seat: Some(Seat { rank, ranks: 2 }),
+        ..job()
+    }
+}
+
+fn waits(meeting: Option<Meeting>) -> Reply {
+    Reply::json(&RendezvousReply {
+        expires_at: Utc::now(),
+        meeting,
+    })
+}
+
+#[tokio::test]
+async fn a_gang_that_is_complete_meets_where_rank_0_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let asked = std::sync::atomic::AtomicU64::new(0);
+    let server = Coordinator::start(move |request| {
+        let body: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
+        let store = body["address"].as_str().unwrap().parse().unwrap();
+        let meeting = Meeting {
+            store,
+            generation: "job/1".to_owned(),
+        };
+        match asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+            0 => waits(None),
+            1 => Reply::empty(503),
+            _ => waits(Some(meeting)),
+        }
+    })
+    .await;
+    let worker = worker(server.client(folder.path()), folder.path());
+    let (_keep, mut stop) = watch::channel(false);
+    let gang = worker.gather(&seated(0), &mut stop).await.unwrap().unwrap();
+    assert_eq!((gang.rank, gang.ranks, gang.generation.as_str()), (0, 2, "job/1"));
+    assert!(
+        gang.store.ip().is_loopback(),
+        "the address by which it reaches the coordinator"
+    );
+    assert_eq!(server.requests("/rendezvous").len(), 3);
+    assert_eq!(worker.gather(&job(), &mut stop).await.unwrap(), None, "alone");
+}
+
+#[tokio::test]
+async fn a_worker_that_stops_while_it_waits_for_the_rest_gives_its_seat_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Coordinator::start(|request| match request.route.ends_with("/rendezvous") {
+        true => waits(None).after(Duration::from_secs(600)),
+        false => Reply::empty(200),
+    })
+    .await;
+    let worker = worker(server.client(folder.path()), folder.path());
+    let (sender, mut stop) = watch::channel(false);
+    let stops = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        sender.send(true).unwrap();
+    };
+    let job = seated(1);
+    let (gathered, ()) = tokio::join!(worker.gather(&job, &mut stop), stops);
+    assert!(gathered.is_err());
+    let reports = server.requests("/failure");
+    let report: FailureReport = serde_json::from_slice(&reports[0].body).unwrap();
+    assert!(report.released && report.lease_token == job.lease_token);
+}
+
+#[tokio::test]
+async fn a_seat_that_is_lost_is_left_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Coordinator::start(|_| Reply::problem(409, "lease-lost")).await;
+    let worker = worker(server.client(folder.path()), folder.path());
+    let (_keep, mut stop) = watch::channel(false);
+    worker.work(seated(1), &mut stop).await;
+    assert_eq!(
+        server.requests("POST").len(),
+        1,
+        "one question, and nothing is reported"
+    );
+}
+
+#[tokio::test]
+async fn a_rank_other_than_0_says_that_it_is_done_and_reports_no_result() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Coordinator::start(slowly).await;
+    let worker = worker(server.client(folder.path()), folder.path());
+    let (job, pulse) = (seated(1), Arc::default());
+    let lease = Lease::new(&worker.client, &job, &pulse);
+    worker.say_done(&job, &lease, &result(Vec::new())).await;
+    assert_eq!(server.requests("/done").len(), 1);
+    assert_eq!(
+        (server.requests("/result").len(), waiting_results(folder.path())),
+        (0, 0)
+    );
 }
