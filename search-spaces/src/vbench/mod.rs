@@ -149,8 +149,13 @@ impl Dimension {
     #[must_use]
     pub const fn group(self) -> Group {
         match self {
-            SubjectConsistency | BackgroundConsistency | TemporalFlickering | MotionSmoothness | DynamicDegree
-            | AestheticQuality | ImagingQuality => Group::Quality,
+            SubjectConsistency
+            | BackgroundConsistency
+            | TemporalFlickering
+            | MotionSmoothness
+            | DynamicDegree
+            | AestheticQuality
+            | ImagingQuality => Group::Quality,
             ObjectClass | MultipleObjects | HumanAction | Color | SpatialRelationship | Scene | AppearanceStyle
             | TemporalStyle | OverallConsistency => Group::Semantic,
         }
@@ -180,7 +185,9 @@ impl Dimension {
                 "aesthetic_model/emb_reader/sa_0_4_vit_l_14_linear.pth",
             ],
             ImagingQuality => &["pyiqa_model/musiq_spaq_ckpt-358bb6af.pth"],
-            ObjectClass | MultipleObjects | Color | SpatialRelationship => &["grit_model/grit_b_densecap_objectdet.pth"],
+            ObjectClass | MultipleObjects | Color | SpatialRelationship => {
+                &["grit_model/grit_b_densecap_objectdet.pth"]
+            }
             HumanAction => &["umt_model/l16_ptk710_ftk710_ftk400_f16_res224.pth"],
             Scene => &["caption_model/tag2text_swin_14m.pth"],
             TemporalStyle | OverallConsistency => &[
@@ -262,9 +269,7 @@ impl Summary {
     #[must_use]
     pub fn of(self, raw: &BTreeMap<Dimension, f64>) -> Option<f64> {
         let group = |group| {
-            let sum: Option<f64> = of(group)
-                .map(|d| Some(d.weight() * d.normalised(*raw.get(&d)?)))
-                .sum();
+            let sum: Option<f64> = of(group).map(|d| Some(d.weight() * d.normalised(*raw.get(&d)?))).sum();
             Some(sum? / group_weight(group))
         };
         match self {

@@ -152,7 +152,15 @@ pub fn table_1_cells(
     steps: u32,
     raw: &BTreeMap<Dimension, f64>,
 ) -> (Vec<String>, Vec<Vec<String>>) {
-    let heads = ["model", "type", "steps", "params (B)", "A100 (s)", "iPhone (s)", "VBench"];
+    let heads = [
+        "model",
+        "type",
+        "steps",
+        "params (B)",
+        "A100 (s)",
+        "iPhone (s)",
+        "VBench",
+    ];
     let paper = TABLE_1.iter().map(|row| {
         vec![
             row.model.to_owned(),

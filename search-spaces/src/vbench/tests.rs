@@ -94,9 +94,15 @@ fn the_leaderboards_values_give_the_printed_scores() {
         ]);
         for (summary, printed) in Summary::ALL.into_iter().zip(row.summaries) {
             let found = 100.0 * summary.of(&scores).unwrap();
-            assert!((found - printed).abs() < 0.01, "{model}: {summary:?} {found}, printed {printed}");
+            assert!(
+                (found - printed).abs() < 0.01,
+                "{model}: {summary:?} {found}, printed {printed}"
+            );
             let linear: f64 = summary.slopes().iter().map(|(d, slope)| slope * scores[d]).sum();
-            assert!((100.0 * (linear + summary.offset()) - found).abs() < 1e-9, "{summary:?}");
+            assert!(
+                (100.0 * (linear + summary.offset()) - found).abs() < 1e-9,
+                "{summary:?}"
+            );
         }
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use super::JobError;
 use crate::checkpoint::write_atomically;
 use crate::client::{Client, ClientError, digest_of};
+use crate::scoring::vbench::Environment;
 
 /// The end of the log that travels with a failure.
 const LOG_BYTES: usize = 60 * 1024;
@@ -33,6 +34,8 @@ pub struct Settings {
     pub assets: PathBuf,
     /// Memory a job may use, in bytes.
     pub memory_bytes: u64,
+    /// Where the published package `vbench` runs.
+    pub vbench: Option<Environment>,
 }
 
 /// What a job tells for its heartbeats, and whether it should go on.
@@ -372,6 +375,7 @@ impl JobContext {
             cache: cache.to_owned(),
             assets: PathBuf::from("shipped"),
             memory_bytes: 0,
+            vbench: None,
         };
         let client = Client::new("http://127.0.0.1:1", None, cache).unwrap();
         Self::new(settings, Arc::default(), None, client)

@@ -31,6 +31,7 @@ fn worker(client: Client, cache: &Path) -> Worker {
             cache: cache.to_owned(),
             assets: cache.to_owned(),
             memory_bytes: 1 << 20,
+            vbench: None,
         },
         client,
     }
