@@ -312,7 +312,7 @@ fn copy_shared(
 
 fn keep_artifacts(
     context: &JobContext,
-    weights: &Vec<u8>,
+    weights: &[u8],
     diary: &Diary,
     scored: &Score,
 ) -> Result<Vec<ArtifactRef>, JobError> {
@@ -325,10 +325,15 @@ fn keep_artifacts(
             "application/octet-stream",
             weights,
         ),
-        (ArtifactRole::Animation, "samples.gif", "image/gif", &scored.animation),
-        (ArtifactRole::Sheet, "samples.png", "image/png", &scored.sheet),
-        (ArtifactRole::Curve, "curve.json", "application/json", &curve),
-        (ArtifactRole::Scores, "scores.json", "application/json", &scores),
+        (
+            ArtifactRole::Animation,
+            "samples.gif",
+            "image/gif",
+            &scored.animation[..],
+        ),
+        (ArtifactRole::Sheet, "samples.png", "image/png", &scored.sheet[..]),
+        (ArtifactRole::Curve, "curve.json", "application/json", &curve[..]),
+        (ArtifactRole::Scores, "scores.json", "application/json", &scores[..]),
     ]
     .into_iter()
     .map(|(role, name, media_type, bytes)| context.keep(role, name, media_type, bytes))

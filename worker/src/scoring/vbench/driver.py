@@ -11,11 +11,13 @@ import os
 import signal
 import sys
 import threading
+import traceback
 
 
 def end_with_parent():
     def watch():
-        sys.stdin.buffer.read()
+        while os.read(0, 1024):
+            pass
         if os.getpgrp() == os.getpid():
             os.killpg(os.getpgrp(), signal.SIGKILL)
         os._exit(1)
@@ -56,8 +58,13 @@ def score(request):
 if __name__ == "__main__":
     end_with_parent()
     request = json.loads(sys.argv[1])
-    {"probe": probe, "score": score}[request["do"]](request)
-    # Threads of native libraries must not hold the answer back.
+    status = 0
+    try:
+        {"probe": probe, "score": score}[request["do"]](request)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    # Threads of native libraries must not hold the end back.
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(status)

@@ -26,7 +26,6 @@ use crate::assets::{Assets, digest_of};
 use crate::checkpoint::write_atomically;
 use crate::models::UNet;
 pub use environment::Environment;
-pub use process::ProcessError;
 use prompts::{MOST_VIDEOS, Selection, video_name};
 use results::Found;
 

@@ -18,7 +18,7 @@ const LONGEST_LINE: usize = 2000;
 
 /// Why a program did not end well.
 #[derive(Debug, thiserror::Error)]
-pub enum ProcessError {
+pub(super) enum ProcessError {
     /// It could not be started, or not be waited for.
     #[error("cannot be run: {0}")]
     System(#[from] std::io::Error),

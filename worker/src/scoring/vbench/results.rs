@@ -10,7 +10,7 @@ use super::super::Place;
 
 /// One dimension's score with those of its videos.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Found {
+pub(super) struct Found {
     /// As the package averages, a fraction.
     pub score: f64,
     /// By prompt and number, fractions.
@@ -22,7 +22,7 @@ pub struct Found {
 ///
 /// # Errors
 /// What was found and what is expected.
-pub fn parse(text: &[u8], dimension: Dimension, expected: &BTreeMap<String, Place>) -> Result<Found, String> {
+pub(super) fn parse(text: &[u8], dimension: Dimension, expected: &BTreeMap<String, Place>) -> Result<Found, String> {
     let value: Value = serde_json::from_slice(text).map_err(|error| format!("is no JSON: {error}"))?;
     let of = value.as_object().filter(|object| object.len() == 1);
     let pair = of.and_then(|object| object.get(dimension.name())?.as_array());

@@ -18,7 +18,7 @@ const THREADS: &str = "2";
 
 /// The program: named by `TEMPONAS_FFMPEG`, else `ffmpeg` on PATH.
 #[must_use]
-pub fn ffmpeg() -> String {
+pub(super) fn ffmpeg() -> String {
     std::env::var("TEMPONAS_FFMPEG").unwrap_or_else(|_| "ffmpeg".to_owned())
 }
 
@@ -29,7 +29,13 @@ pub fn ffmpeg() -> String {
 ///
 /// # Errors
 /// Where the clip holds no numbers or ffmpeg fails.
-pub fn write(program: &str, clip: &Tensor, frame_rate: u32, partial: &Path, path: &Path) -> Result<(), VBenchError> {
+pub(super) fn write(
+    program: &str,
+    clip: &Tensor,
+    frame_rate: u32,
+    partial: &Path,
+    path: &Path,
+) -> Result<(), VBenchError> {
     let failed = |problem: String| VBenchError::Video {
         path: path.to_owned(),
         problem,
@@ -93,7 +99,7 @@ pub fn write(program: &str, clip: &Tensor, frame_rate: u32, partial: &Path, path
 ///
 /// # Errors
 /// Where ffmpeg fails or gives no whole frames.
-pub fn read(program: &str, path: &Path, [height, width]: [i64; 2], most: i64) -> Result<Tensor, VBenchError> {
+pub(super) fn read(program: &str, path: &Path, [height, width]: [i64; 2], most: i64) -> Result<Tensor, VBenchError> {
     let failed = |problem: String| VBenchError::Video {
         path: path.to_owned(),
         problem,
@@ -142,7 +148,7 @@ fn not_started(program: &str, error: &std::io::Error) -> String {
 
 /// Height and width within `side`, both even, for pictures of a clip.
 #[must_use]
-pub fn small(size: &Preset, side: i64) -> [i64; 2] {
+pub(super) fn small(size: &Preset, side: i64) -> [i64; 2] {
     let longer = size.height.max(size.width).max(1);
     [size.height, size.width].map(|length| {
         let scaled = if longer > side { length * side / longer } else { length };
@@ -151,7 +157,7 @@ pub fn small(size: &Preset, side: i64) -> [i64; 2] {
 }
 
 /// Those of `names` that are no file with content in `folder`.
-pub fn missing<'a>(folder: &Path, names: impl IntoIterator<Item = &'a String>) -> Vec<String> {
+pub(super) fn missing<'a>(folder: &Path, names: impl IntoIterator<Item = &'a String>) -> Vec<String> {
     let there = |name: &str| fs::metadata(folder.join(name)).is_ok_and(|file| file.is_file() && file.len() > 0);
     names.into_iter().filter(|name| !there(name)).cloned().collect()
 }
@@ -160,7 +166,7 @@ pub fn missing<'a>(folder: &Path, names: impl IntoIterator<Item = &'a String>) -
 ///
 /// # Errors
 /// What the system says.
-pub fn ignores_case(folder: &Path) -> std::io::Result<bool> {
+pub(super) fn ignores_case(folder: &Path) -> std::io::Result<bool> {
     let probe = tempfile::Builder::new()
         .prefix("case-")
         .suffix(".lower")
