@@ -108,7 +108,7 @@ fn the_published_package_lists_its_prompts_and_scores_our_videos() {
 /// A few videos of moving noise, without a model.
 fn write_some(folder: &Path, names: &[&str]) {
     for (i, name) in names.iter().enumerate() {
-        let clip = normal(&[3, 5, 32, 48], i as i64 + 1, Device::Cpu) * 0.3;
+        let clip = normal(&[3, 5, 32, 48], i as u64 + 1, Device::Cpu) * 0.3;
         videos::write(&videos::ffmpeg(), &clip, 10, folder, &folder.join(name)).unwrap();
     }
 }
