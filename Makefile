@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup build page demo test test-page bench bench-search lut-accuracy proxy-check full-size assets data-emoji data-footage encode-check lint openapi
+.PHONY: help setup build page demo test test-page bench bench-search lut-accuracy proxy-check full-size vbench-check assets data-emoji data-footage encode-check lint openapi
 
 export TEMPONAS_CACHE ?= $(HOME)/.cache/temponas
 
@@ -46,6 +46,7 @@ demo: build $(if $(filter emoji,$(DATA)),data-emoji) ## search on this machine a
 
 test: ## run all tests; the last line is their sum
 	@scripts/prerequisites
+	@scripts/vbench-env >/dev/null || echo 'the tests that score with the package vbench will be skipped' >&2
 	@$(WITH_POSTGRES) $(WITH_FFMPEG) INSTA_UPDATE=no scripts/test-summary \
 	    --do  build    'make build' \
 	    --run scripts  'python3 -B -m unittest discover --start-directory scripts --pattern "test_*.py"' \
@@ -70,6 +71,11 @@ proxy-check: build ## does the score carry a signal? (long)
 
 full-size: build ## training and sampling steps of the 0.6B model: parameters, memory, speed (minutes, 10 GB); ARGS="--device cuda:0 --frames 15 --size 64 --steps 50"
 	@$(PROGRAMS)/temponas-worker full-size $(ARGS)
+
+vbench-check: build ## score sampled clips with the published package vbench, and compare with our own computation; ARGS="--prompts 75"
+	@TEMPONAS_FFMPEG=$$(scripts/ffmpeg) && export TEMPONAS_FFMPEG && \
+	    TEMPONAS_VBENCH_PYTHON=$$(scripts/vbench-env) && export TEMPONAS_VBENCH_PYTHON && \
+	    $(PROGRAMS)/temponas-worker vbench-check $(ARGS)
 
 assets: build $(if $(filter emoji,$(DATA)),data-emoji) ## train the small pretrained parts anew (at most 2 hours on 2 cores, goes on where it stopped)
 	@$(PROGRAMS)/temponas-worker assets $(if $(DATA),--dataset $(DATA)) $(ARGS)

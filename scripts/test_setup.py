@@ -217,6 +217,11 @@ class Setup(unittest.TestCase):
         image = (SCRIPTS.parent / "deploy" / "Dockerfile.worker").read_text()
         self.assertEqual(set(re.findall(r"(?:libtorch-|torch==)([\d.]+\d)", image)), {"2.11.0"})
 
+    def test_an_environment_without_vbench_is_named(self):
+        result = run(SCRIPTS / "vbench-env", env=dict(os.environ, TEMPONAS_VBENCH_PYTHON="/nowhere/python"))
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("TEMPONAS_VBENCH_PYTHON is /nowhere/python, which cannot import vbench", result.stderr)
+
     def test_what_images_copy_is_there(self):
         root = SCRIPTS.parent
         ignored = (root / ".dockerignore").read_text().split()

@@ -24,6 +24,7 @@ pub mod strategies;
 mod structure;
 mod table;
 mod unet;
+pub mod vbench;
 
 pub use action::{Action, Neighbour};
 pub use architecture::{Architecture, ArchitectureError};

@@ -1,16 +1,18 @@
 //! `temponas-worker`: takes jobs from a coordinator, and the commands that make and check what it ships.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use protocol::WorkerId;
 use protocol::devices::{Device, WorkerRegistration};
-use protocol::jobs::JobKind;
+use protocol::jobs::{JobKind, VBENCH_EVALUATOR};
 use temponas_worker::client::Client;
 use temponas_worker::data::{default_cache, sharded};
 use temponas_worker::jobs::Settings;
 use temponas_worker::runtime::Worker;
+use temponas_worker::scoring::vbench::{self, Environment};
 use temponas_worker::{assets, distributed, full_size, lut_accuracy, profile, proxy_check, shim};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
@@ -41,6 +43,8 @@ enum Command {
     Import(assets::ImportArgs),
     /// Check that the score of a space carries a signal.
     ProxyCheck(proxy_check::ProxyCheckArgs),
+    /// Score sampled clips with the published package `vbench`, and compare with our own computation.
+    VbenchCheck(vbench::check::VbenchCheckArgs),
     /// Compare predicted with measured latency and peak memory of whole architectures.
     LutAccuracy(lut_accuracy::LutAccuracyArgs),
     /// Compare steps of one process with steps of several on this machine.
@@ -90,6 +94,12 @@ struct RunArgs {
     /// Folder of datasets to encode, each a folder of captioned clips and images [default: `datasets` in the cache].
     #[arg(long, env = "TEMPONAS_DATA")]
     data_dir: Option<PathBuf>,
+    /// Python of an environment with the package `vbench`: this worker then brings the evaluator `vbench`.
+    #[arg(long, env = "TEMPONAS_VBENCH_PYTHON")]
+    vbench_python: Option<PathBuf>,
+    /// Hours that the package may take for one dimension.
+    #[arg(long, env = "TEMPONAS_VBENCH_HOURS", default_value_t = 12)]
+    vbench_hours: u32,
     /// End when standard input is closed: for a parent that must not leave workers behind.
     #[arg(long)]
     stop_on_stdin_eof: bool,
@@ -110,6 +120,7 @@ fn main() -> anyhow::Result<()> {
         Command::Encode(args) => sharded::encode_command(&args),
         Command::Import(args) => assets::import_command(&args),
         Command::ProxyCheck(args) => proxy_check::command(&args),
+        Command::VbenchCheck(args) => vbench::check::command(&args),
         Command::LutAccuracy(args) => lut_accuracy::command(&args),
         Command::DataParallel(args) => distributed::command(&args),
         Command::FullSize(args) => full_size::command(&args, device_of(&args.device, cuda)?),
@@ -123,6 +134,23 @@ async fn run(args: RunArgs, cuda: bool) -> anyhow::Result<()> {
     tch::set_num_threads(i32::try_from(args.threads).context("--threads is too large")?);
     let memory_bytes = memory_of(device);
     let processor = processor();
+    let vbench = args.vbench_python.as_deref().map(|python| {
+        let limit = Duration::from_secs(3600 * u64::from(args.vbench_hours.max(1)));
+        Environment::probe(python, limit)
+    });
+    let vbench = vbench.transpose().context("--vbench-python")?;
+    let mut evaluators = args.evaluators;
+    let named = evaluators.iter().any(|name| name == VBENCH_EVALUATOR);
+    match &vbench {
+        Some(environment) => {
+            tracing::info!("brings the evaluator {VBENCH_EVALUATOR}: {}", environment.line(device));
+            evaluators.extend((!named).then(|| VBENCH_EVALUATOR.to_owned()));
+        }
+        None => anyhow::ensure!(
+            !named,
+            "--evaluators names {VBENCH_EVALUATOR}, which needs --vbench-python"
+        ),
+    }
     let settings = Settings {
         device,
         threads: args.threads,
@@ -130,6 +158,7 @@ async fn run(args: RunArgs, cuda: bool) -> anyhow::Result<()> {
         assets: args.assets.clone(),
         data: args.data_dir.unwrap_or_else(|| args.cache_dir.join("datasets")),
         memory_bytes,
+        vbench,
     };
     let registration = WorkerRegistration {
         id: WorkerId::new(),
@@ -145,7 +174,7 @@ async fn run(args: RunArgs, cuda: bool) -> anyhow::Result<()> {
         },
         runtime: Some(profile::runtime_name(device, args.threads)),
         kinds: args.kinds,
-        evaluators: args.evaluators,
+        evaluators,
         memory_bytes,
     };
     let client = Client::new(&args.server, args.token.as_deref(), &args.cache_dir)?;

@@ -302,7 +302,7 @@ impl Bench {
             steps: settings.steps,
             train_loss: if count > 0.0 { sum / count } else { 0.0 },
             train_seconds,
-            score: score(&self.assets, evaluation, &unet, &mut |_| ())?,
+            score: score(&self.assets, evaluation, &unet, &mut |_| ControlFlow::Continue(()))?,
         })
     }
 }

@@ -6,9 +6,10 @@ use super::parse::name_of;
 use super::read::{Node, Section, all};
 use super::training::training;
 use super::{Evaluation, Pipeline};
+use crate::vbench::Dimension;
 
 /// Dimensions that the built-in evaluator scores.
-const DIMENSIONS: [&str; 5] = [
+const BUILT_IN: [&str; 5] = [
     "overall_consistency",
     "object_class",
     "color",
@@ -16,10 +17,17 @@ const DIMENSIONS: [&str; 5] = [
     "dynamic_degree",
 ];
 
+/// The evaluator that runs the published package.
+const VBENCH: &str = "vbench";
+/// The most videos of a prompt that the package looks at.
+const VBENCH_VIDEOS: u64 = 5;
+/// Sizes of clips that have a name.
+const PRESETS: [&str; 2] = ["paper-eval", "paper-demo"];
+
 pub(super) fn evaluation(section: Section) -> Option<Evaluation> {
-    let evaluator = section
-        .get("evaluator")
-        .map_or(Some("built-in"), |node| node.one_of([("built-in", "built-in")]));
+    let evaluator = section.get("evaluator").map_or(Some("built-in"), |node| {
+        node.one_of([("built-in", "built-in"), (VBENCH, VBENCH)])
+    });
     let dataset = section
         .need("dataset", "the name of a dataset, as shapes or emoji")
         .and_then(|node| name_of(&node));
@@ -30,14 +38,21 @@ pub(super) fn evaluation(section: Section) -> Option<Evaluation> {
     };
     let training = training(&section);
     let inherit = section.boolean_or("inherit", false);
-    let (prompts, videos_per_prompt) = (count("prompts", 100_000), count("videos_per_prompt", 1000));
+    let most_videos = if evaluator == Some(VBENCH) { VBENCH_VIDEOS } else { 1000 };
+    let (prompts, videos_per_prompt) = (count("prompts", 100_000), count("videos_per_prompt", most_videos));
+    let preset = section.get("preset").map_or(Some(None), |node| {
+        node.one_of(PRESETS.map(|name| (name, Some(name.to_owned()))))
+    });
+    let sample_batch = section.get("sample_batch").map_or(Some(None), |node| {
+        node.integer(1..=100_000).map(|value| u32::try_from(value).ok())
+    });
     let sample_steps = section
         .integer_or("sample_steps", 25, 1..=10_000)
         .and_then(|value| u32::try_from(value).ok());
     let guidance = section.number_or("guidance", 7.0, 0.0..=100.0);
     let dimensions = section
         .need("dimensions", "a table of dimensions with weights")
-        .and_then(|node| dimensions(&node));
+        .and_then(|node| dimensions(&node, evaluator == Some(VBENCH)));
     let seed = |key| section.integer_or(key, 0, 0..=i64::MAX as u64);
     let (train_seed, score_seed) = (seed("train_seed"), seed("score_seed"));
     let ranks = section
@@ -51,6 +66,8 @@ pub(super) fn evaluation(section: Section) -> Option<Evaluation> {
         inherit: inherit?,
         prompts: prompts?,
         videos_per_prompt: videos_per_prompt?,
+        preset: preset?,
+        sample_batch: sample_batch?,
         sample_steps: sample_steps?,
         guidance: guidance?,
         dimensions: dimensions?,
@@ -60,11 +77,16 @@ pub(super) fn evaluation(section: Section) -> Option<Evaluation> {
     })
 }
 
-fn dimensions(node: &Node) -> Option<BTreeMap<String, f64>> {
+fn dimensions(node: &Node, vbench: bool) -> Option<BTreeMap<String, f64>> {
+    let allowed = if vbench {
+        Dimension::ALL.map(Dimension::name).to_vec()
+    } else {
+        BUILT_IN.to_vec()
+    };
     let section = node.section("a table of dimensions with weights")?;
     let weight = |(name, node): (&str, Node)| {
-        if !DIMENSIONS.contains(&name) {
-            return node.refuse(format!("weights of {}", DIMENSIONS.join(", ")));
+        if !allowed.contains(&name) {
+            return node.refuse(format!("weights of {}", allowed.join(", ")));
         }
         Some((name.to_owned(), node.number(0.0..=1e6)?))
     };

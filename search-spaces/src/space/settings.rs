@@ -212,7 +212,7 @@ impl Default for Nsga2Settings {
 /// How a candidate is trained and scored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
-    /// Who scores; `built-in` is the only one.
+    /// Who scores: `built-in`, or `vbench` for the published package.
     pub evaluator: String,
     /// Data that it is trained on.
     pub dataset: String,
@@ -221,10 +221,16 @@ pub struct Evaluation {
     pub training: TrainingSettings,
     /// Whether a child starts from its parent's weights.
     pub inherit: bool,
-    /// Held-out prompts that are scored.
+    /// Held-out prompts that are scored; with `vbench` the most of each dimension.
     pub prompts: u32,
     /// Clips sampled for each prompt.
     pub videos_per_prompt: u32,
+    /// Length, size and frame rate of the clips by name; those of the trained parts where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preset: Option<String>,
+    /// Clips sampled at once, as far as memory goes; 24 where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample_batch: Option<u32>,
     /// Euler steps of a sample.
     pub sample_steps: u32,
     /// Scale of classifier-free guidance; 1 is none.

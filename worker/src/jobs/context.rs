@@ -15,6 +15,7 @@ use super::JobError;
 use crate::checkpoint::write_atomically;
 use crate::client::{Client, ClientError, digest_of};
 use crate::distributed::Gang;
+use crate::scoring::vbench::Environment;
 
 /// The end of the log that travels with a failure.
 const LOG_BYTES: usize = 60 * 1024;
@@ -36,6 +37,8 @@ pub struct Settings {
     pub data: PathBuf,
     /// Memory a job may use, in bytes.
     pub memory_bytes: u64,
+    /// Where the published package `vbench` runs.
+    pub vbench: Option<Environment>,
 }
 
 /// What a job tells for its heartbeats, and whether it should go on.
@@ -390,6 +393,7 @@ impl JobContext {
             assets: PathBuf::from("shipped"),
             data: cache.join("datasets"),
             memory_bytes: 0,
+            vbench: None,
         };
         let client = Client::new("http://127.0.0.1:1", None, cache).unwrap();
         Self::new(settings, Arc::default(), None, client)

@@ -7,18 +7,20 @@ use lut::Samples;
 use protocol::artifacts::{ArtifactRef, ArtifactRole};
 use protocol::jobs::{CurvePoint, DeviceSeconds, EvaluateInput, EvaluateOutcome, JobResult, Outcome, ParentWeights};
 use protocol::{Figure, Metrics};
-use search_spaces::{Architecture, Estimate, Evaluation, Space};
+use search_spaces::{Architecture, Evaluation, Space};
 use serde::{Deserialize, Serialize};
 use tch::{TchError, Tensor, nn};
 
+use super::scoring::{Scoring, figures};
 use super::{JobContext, JobError, parse};
 use crate::assets::{Assets, AssetsError};
 use crate::checkpoint::{Checkpoint, decode_tensors, encode_tensors};
+use crate::client::digest_of;
 use crate::data::latents::TrainingSet;
 use crate::models::UNet;
 use crate::models::seeded::seed_weights;
 use crate::models::unet::temporal_path;
-use crate::scoring::{Score, score};
+use crate::scoring::Score;
 use crate::shim::{MemoryTracker, PeakBytes};
 use crate::train::Training;
 
@@ -40,12 +42,7 @@ pub(super) fn run(context: &JobContext, input: &EvaluateInput) -> Result<JobResu
     context.progress(0.0, "reading trained parts")?;
     let root = context.assets(&evaluation.dataset, &input.base)?;
     let assets = Assets::open(&root, &evaluation.dataset, context.settings.device).map_err(JobError::attempt)?;
-    context.log(&format!(
-        "candidate {}: {}; {}",
-        input.number,
-        input.architecture,
-        assets.evaluator_line()
-    ));
+    context.log(&format!("candidate {}: {}", input.number, input.architecture));
     let clips = assets.training_set(&context.settings.cache, &mut |share| {
         context.spent(trained(context));
         match context.progress(TRAINING.0 * share, "encoding clips") {
@@ -82,43 +79,31 @@ pub(super) fn run(context: &JobContext, input: &EvaluateInput) -> Result<JobResu
     ));
     let weights = training.finish().map_err(JobError::attempt)?;
 
-    let mut interrupted = false;
-    let scored = score(&assets, evaluation, &unet, &mut |so_far| {
-        (device_seconds.sample, device_seconds.score) = (so_far.sample_seconds, so_far.score_seconds);
-        context.spent(device_seconds);
-        context.figures(figures(&so_far.metrics));
-        interrupted |= context
-            .progress(TRAINING.1 + (1.0 - TRAINING.1) * so_far.share, "sampling and scoring")
-            .is_err();
-    });
-    if interrupted {
-        return Err(JobError::Interrupted);
-    }
-    let scored = scored.map_err(|error| JobError::Input(error.to_string()))?;
-    let artifacts = keep_artifacts(context, weights, &diary, &scored)?;
+    let weights = encode_tensors(&weights.into_iter().collect(), std::collections::HashMap::new());
+    let weights = weights.map_err(JobError::attempt)?;
+    let scoring = Scoring {
+        context,
+        assets: &assets,
+        evaluation,
+        model: format!(
+            "{} {} {}",
+            assets.manifest.digest(),
+            input.architecture,
+            digest_of(&weights)
+        ),
+        from: TRAINING.1,
+    };
+    let (scored, evaluator) = scoring.run(&unet, &mut device_seconds)?;
+    let artifacts = keep_artifacts(context, &weights, &diary, &scored)?;
     let mut metrics = figures(&scored.metrics);
     metrics.extend(diary.figure());
     metrics.extend(costs);
-    let outcome = Outcome::Evaluate(EvaluateOutcome {
-        metrics,
-        evaluator: assets.evaluator_line(),
-    });
+    let outcome = Outcome::Evaluate(EvaluateOutcome { metrics, evaluator });
     Ok(JobResult {
         device_seconds,
         artifacts,
         outcome,
     })
-}
-
-fn figures(estimates: &BTreeMap<String, Estimate>) -> Metrics {
-    let figure = |estimate: &Estimate| Figure {
-        value: estimate.value,
-        standard_error: estimate.standard_error,
-    };
-    estimates
-        .iter()
-        .map(|(name, estimate)| (name.clone(), figure(estimate)))
-        .collect()
 }
 
 /// What the training took on this device: `train_peak_memory_bytes` of weights, optimizer and activations together, and
@@ -327,12 +312,10 @@ fn copy_shared(
 
 fn keep_artifacts(
     context: &JobContext,
-    weights: Vec<(String, Tensor)>,
+    weights: &[u8],
     diary: &Diary,
     scored: &Score,
 ) -> Result<Vec<ArtifactRef>, JobError> {
-    let weights: BTreeMap<String, Tensor> = weights.into_iter().collect();
-    let weights = encode_tensors(&weights, std::collections::HashMap::new()).map_err(JobError::attempt)?;
     let curve = serde_json::to_vec(&diary.points).map_err(JobError::attempt)?;
     let scores = serde_json::to_vec(&scored.per_prompt).map_err(JobError::attempt)?;
     [
@@ -340,12 +323,17 @@ fn keep_artifacts(
             ArtifactRole::Weights,
             "weights.safetensors",
             "application/octet-stream",
-            &weights,
+            weights,
         ),
-        (ArtifactRole::Animation, "samples.gif", "image/gif", &scored.animation),
-        (ArtifactRole::Sheet, "samples.png", "image/png", &scored.sheet),
-        (ArtifactRole::Curve, "curve.json", "application/json", &curve),
-        (ArtifactRole::Scores, "scores.json", "application/json", &scores),
+        (
+            ArtifactRole::Animation,
+            "samples.gif",
+            "image/gif",
+            &scored.animation[..],
+        ),
+        (ArtifactRole::Sheet, "samples.png", "image/png", &scored.sheet[..]),
+        (ArtifactRole::Curve, "curve.json", "application/json", &curve[..]),
+        (ArtifactRole::Scores, "scores.json", "application/json", &scores[..]),
     ]
     .into_iter()
     .map(|(role, name, media_type, bytes)| context.keep(role, name, media_type, bytes))

@@ -1,9 +1,11 @@
 //! What a worker does with a job: one file a kind.
 
+mod benchmark;
 mod context;
 mod encode_latents;
 mod evaluate;
 mod profile;
+mod scoring;
 mod verify;
 
 use std::any::Any;
@@ -50,7 +52,8 @@ pub fn run(context: &JobContext, input: &JobInput) -> Result<JobResult, JobError
         JobInput::Evaluate(input) => evaluate::run(context, input),
         JobInput::Verify(input) => verify::run(context, input),
         JobInput::EncodeLatents(input) => encode_latents::run(context, input),
-        JobInput::Lookup(_) | JobInput::PruneBackbone(_) | JobInput::Benchmark(_) => {
+        JobInput::Benchmark(input) => benchmark::run(context, input),
+        JobInput::Lookup(_) | JobInput::PruneBackbone(_) => {
             Err(JobError::Input(format!("this worker takes no {} jobs", input.kind())))
         }
     });

@@ -32,6 +32,7 @@ fn worker(client: Client, cache: &Path) -> Worker {
             assets: cache.to_owned(),
             data: cache.to_owned(),
             memory_bytes: 1 << 20,
+            vbench: None,
         },
         client,
         advertise: None,

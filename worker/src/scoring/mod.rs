@@ -7,31 +7,33 @@ mod estimate;
 pub mod evaluators;
 mod motion;
 mod pictures;
+mod sampling;
+pub mod vbench;
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::Path;
 use std::time::Instant;
 
 use search_spaces::{Estimate, Evaluation};
 use serde::{Deserialize, Serialize};
-use tch::{Device, Tensor};
+use tch::Tensor;
 
 use crate::assets::Assets;
-use crate::data::{FRAMES, Prompt};
-use crate::flow::Sampler;
+use crate::data::Prompt;
 use crate::models::UNet;
-use crate::models::seeded::{generator, normal_from, stream_of};
 pub use estimate::{PromptScore, mean_of_prompts, quality};
 use evaluators::Evaluators;
 pub use motion::{is_dynamic, temporal_flickering};
 pub use pictures::{animation, sheet};
+pub use sampling::{Batch, Place, Sampling};
+use vbench::{Environment, VBenchError};
 
 /// Dimensions that can be averaged.
 pub const DIMENSIONS: [&str; 3] = [OVERALL_CONSISTENCY, OBJECT_CLASS, COLOR];
 const OVERALL_CONSISTENCY: &str = "overall_consistency";
 const OBJECT_CLASS: &str = "object_class";
 const COLOR: &str = "color";
-/// Clips sampled at once.
-const SAMPLE_BATCH: usize = 24;
 /// Clips in the animation and on the sheet.
 const SHOWN: usize = 8;
 
@@ -62,6 +64,18 @@ pub enum ScoringError {
         /// Whose parts.
         dataset: String,
     },
+    /// A size of clips that no preset has.
+    #[error("`evaluation.preset` is `{found}`; allowed: paper-eval, paper-demo")]
+    Preset {
+        /// What was asked for.
+        found: String,
+    },
+    /// Whoever asked does not want to wait any longer.
+    #[error("interrupted")]
+    Interrupted,
+    /// The published package could not score.
+    #[error(transparent)]
+    VBench(#[from] VBenchError),
     /// A picture could not be encoded.
     #[error("a picture of the samples could not be encoded: {0}")]
     Picture(#[from] image::ImageError),
@@ -99,61 +113,120 @@ pub struct SoFar {
     pub metrics: BTreeMap<String, Estimate>,
 }
 
+/// Who scores.
+#[derive(Debug, Clone, Copy)]
+pub enum Evaluator<'a> {
+    /// The small networks that come with the trained parts.
+    BuiltIn,
+    /// The published package, in an environment of the user's.
+    VBench {
+        /// Where it runs.
+        environment: &'a Environment,
+        /// Where videos are kept until they are scored.
+        folder: &'a Path,
+        /// What tells the model's weights from all others.
+        model: &'a str,
+        /// Takes what the package says.
+        log: &'a dyn Log,
+    },
+}
+
+/// Takes lines of a log.
+pub trait Log: std::fmt::Debug {
+    /// Takes one.
+    fn log(&self, line: &str);
+}
+
+impl Evaluator<'_> {
+    /// Who scores, with its version, and how good it is where that is known.
+    #[must_use]
+    pub fn line(&self, assets: &Assets) -> String {
+        match self {
+            Self::BuiltIn => assets.evaluator_line(),
+            Self::VBench { environment, .. } => environment.line(assets.device()),
+        }
+    }
+
+    /// Samples clips and scores them; `progress` hears how far it is and may end it.
+    ///
+    /// # Errors
+    /// For settings that ask for nothing or for an unknown dimension, where the package fails, and where `progress`
+    /// breaks it off.
+    pub fn score(
+        &self,
+        assets: &Assets,
+        evaluation: &Evaluation,
+        unet: &UNet,
+        progress: &mut dyn FnMut(&SoFar) -> ControlFlow<()>,
+    ) -> Result<Score, ScoringError> {
+        match *self {
+            Self::BuiltIn => score(assets, evaluation, unet, progress),
+            Self::VBench {
+                environment,
+                folder,
+                model,
+                log,
+            } => {
+                let run = vbench::Run {
+                    environment,
+                    folder,
+                    model,
+                    log,
+                };
+                run.score(assets, evaluation, unet, progress)
+            }
+        }
+    }
+}
+
+fn sampling<'a>(assets: &'a Assets, evaluation: &Evaluation, unet: &'a UNet) -> Result<Sampling<'a>, ScoringError> {
+    Sampling::of(assets, evaluation, unet).ok_or_else(|| ScoringError::Preset {
+        found: evaluation.preset.clone().unwrap_or_default(),
+    })
+}
+
 /// Samples clips of held-out prompts, decodes and reads them; `progress` hears of each batch.
 ///
 /// # Errors
-/// For settings that ask for nothing or for an unknown dimension.
+/// For settings that ask for nothing or for an unknown dimension, and where `progress` breaks it off.
 pub fn score(
     assets: &Assets,
     evaluation: &Evaluation,
     unet: &UNet,
-    progress: &mut dyn FnMut(&SoFar),
+    progress: &mut dyn FnMut(&SoFar) -> ControlFlow<()>,
 ) -> Result<Score, ScoringError> {
     check(evaluation)?;
     let evaluators = assets.evaluators.as_ref().ok_or_else(|| ScoringError::NoEvaluators {
         dataset: assets.manifest.dataset.clone(),
     })?;
     let prompts = assets.prompts(evaluation.prompts as usize);
-    let videos = evaluation.videos_per_prompt as usize;
-    let jobs: Vec<(usize, usize)> = (0..prompts.len())
-        .flat_map(|p| (0..videos).map(move |v| (p, v)))
-        .collect();
-    let null_text = assets.text.embed(&[""]);
-    let sampler = Sampler {
-        steps: evaluation.sample_steps,
-        shift: evaluation.training.timestep_shift,
-        guidance: evaluation.guidance,
-    };
+    let captions: Vec<&str> = prompts.iter().map(|prompt| &*prompt.caption).collect();
+    let sampling = sampling(assets, evaluation, unet)?;
     let (mut readings, mut shown) = (vec![Vec::new(); prompts.len()], Vec::new());
     let (mut sample_seconds, mut score_seconds) = (0.0, 0.0);
-    for (done, batch) in jobs.chunks(SAMPLE_BATCH).enumerate() {
+    let videos = evaluation.videos_per_prompt as usize;
+    sampling.run(&captions, videos, &|_| false, &mut |batch| {
         let started = Instant::now();
-        let captions: Vec<&str> = batch.iter().map(|(prompt, _)| &*prompts[*prompt].caption).collect();
-        let noise: Vec<Tensor> = batch
-            .iter()
-            .map(|(prompt, video)| noise(evaluation.score_seed, &prompts[*prompt], *video, &assets.latent_shape()))
-            .collect();
-        let noise = Tensor::stack(&noise, 0);
-        let latents = sampler.sample(unet, &noise, &assets.text.embed(&captions), &null_text);
-        sample_seconds += started.elapsed().as_secs_f64();
-
-        let started = Instant::now();
-        let clips = tch::no_grad(|| assets.vae.decode(&latents, FRAMES as i64));
-        for (i, (prompt, video)) in batch.iter().enumerate() {
-            let clip = clips.narrow(0, i as i64, 1);
+        for (i, Place { prompt, video }) in batch.places.iter().enumerate() {
+            let clip = batch.clips.narrow(0, i as i64, 1);
             readings[*prompt].push(read(evaluators, &clip, &prompts[*prompt]));
             if *video == 0 && shown.len() < SHOWN {
                 shown.push(clip.get(0));
             }
         }
-        score_seconds += started.elapsed().as_secs_f64();
-        progress(&SoFar {
-            share: ((done + 1) * SAMPLE_BATCH).min(jobs.len()) as f64 / jobs.len() as f64,
+        sample_seconds += batch.sample_seconds;
+        score_seconds += batch.decode_seconds + started.elapsed().as_secs_f64();
+        let so_far = SoFar {
+            share: batch.share,
             sample_seconds,
             score_seconds,
             metrics: metrics(&per_prompt(&prompts, &readings), &evaluation.dimensions),
-        });
-    }
+        };
+        match progress(&so_far) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(ScoringError::Interrupted),
+        }
+    })?;
     let per_prompt = per_prompt(&prompts, &readings);
     let shown = Tensor::stack(&shown, 0);
     Ok(Score {
@@ -184,12 +257,6 @@ fn check(evaluation: &Evaluation) -> Result<(), ScoringError> {
         Some((field, found, least)) => Err(ScoringError::TooFew { field, found, least }),
         None => Ok(()),
     }
-}
-
-/// The start of a clip: named by seed, caption and number, so that it is the same for every candidate.
-fn noise(seed: u64, prompt: &Prompt, video: usize, shape: &[i64]) -> Tensor {
-    let mut rng = generator(seed ^ stream_of(&prompt.caption), video as u64);
-    normal_from(&mut rng, shape, Device::Cpu)
 }
 
 fn read(evaluators: &Evaluators, clip: &Tensor, prompt: &Prompt) -> BTreeMap<String, f64> {

@@ -169,7 +169,7 @@ fn parts_without_evaluators_and_clips_say_what_to_use() {
     let evaluation = Space::parse(SPACE).unwrap().evaluation.unwrap();
     let vs = nn::VarStore::new(Device::Cpu);
     let unet = UNet::new(&vs.root(), &parts.manifest.recipe.backbone, &[]);
-    let error = score(&parts, &evaluation, &unet, &mut |_| ()).unwrap_err();
+    let error = score(&parts, &evaluation, &unet, &mut |_| std::ops::ControlFlow::Continue(())).unwrap_err();
     assert!(matches!(error, ScoringError::NoEvaluators { .. }));
     assert!(error.to_string().contains("`evaluation.evaluator`"), "{error}");
     let error = parts.source(user.0.path()).err().unwrap().to_string();
