@@ -11,7 +11,7 @@ use temponas_worker::client::Client;
 use temponas_worker::data::default_cache;
 use temponas_worker::jobs::Settings;
 use temponas_worker::runtime::Worker;
-use temponas_worker::{assets, full_size, lut_accuracy, profile, proxy_check, shim};
+use temponas_worker::{assets, full_size, lut_accuracy, parity, profile, proxy_check, shim};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -41,6 +41,8 @@ enum Command {
     LutAccuracy(lut_accuracy::LutAccuracyArgs),
     /// Take training and sampling steps with the model at the paper's size.
     FullSize(full_size::FullSizeArgs),
+    /// Run our side of a comparison with other implementations: what `make parity` calls.
+    Parity(parity::ParityArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -94,6 +96,7 @@ fn main() -> anyhow::Result<()> {
         Command::ProxyCheck(args) => proxy_check::command(&args),
         Command::LutAccuracy(args) => lut_accuracy::command(&args),
         Command::FullSize(args) => full_size::command(&args, device_of(&args.device, cuda)?),
+        Command::Parity(args) => parity::command(&args),
     }
 }
 

@@ -127,6 +127,16 @@ impl TextEncoder {
     }
 }
 
+/// The hidden state at each caption's first `end` token.
+///
+/// # Shapes
+/// - `hidden`: `[b, tokens, width]`; `tokens`: `[b, tokens]`, each row with an `end`; output `[b, width]`
+pub fn pooled(hidden: &Tensor, tokens: &Tensor, end: i64) -> Tensor {
+    let first = tokens.eq(end).to_kind(Kind::Int64).argmax(1, true); // [b, 1], the first of equals
+    let index = first.unsqueeze(-1).expand([-1, -1, hidden.size()[2]], false);
+    hidden.gather(1, &index, false).squeeze_dim(1)
+}
+
 #[derive(Debug)]
 struct Layer {
     layer_norm1: nn::LayerNorm,
@@ -236,6 +246,14 @@ mod tests {
         let _ = TextEncoder::new(&vs.root(), &cfg, 49408);
         assert_eq!(vs.len(), 196);
         assert_eq!(vs.variables().values().map(Tensor::numel).sum::<usize>(), 123_060_480);
+    }
+
+    #[test]
+    fn the_pooled_state_is_that_of_the_first_end() {
+        let hidden = Tensor::arange(12, (Kind::Float, Device::Cpu)).reshape([2, 3, 2]);
+        let tokens = Tensor::from_slice(&[0i64, 9, 9, 0, 3, 9]).reshape([2, 3]);
+        let pooled = pooled(&hidden, &tokens, 9);
+        assert_eq!(pooled, Tensor::from_slice(&[2.0f32, 3.0, 10.0, 11.0]).reshape([2, 2]));
     }
 
     #[test]
