@@ -54,7 +54,7 @@ def say(message):
     print(f"parity: {message}", file=sys.stderr, flush=True)
 
 
-def unet(name, channels, heads, groups, text, batch, frames, size, **settings):
+def unet(name, channels, attention, heads, groups, text, batch, frames, size, qk_norm=False, **settings):
     sizes = {
         "latent_channels": 4,
         "frames": frames,
@@ -62,14 +62,14 @@ def unet(name, channels, heads, groups, text, batch, frames, size, **settings):
         "width": size,
         "channels": channels,
         "layers_per_block": 2,
-        "attention": [True, True, True, False],
+        "attention": attention,
         "middle": True,
         "heads": heads,
         "text_tokens": text[0],
         "text_width": text[1],
         "norm_groups": groups,
         "ff_multiplier": 4,
-        "qk_norm": False,
+        "qk_norm": qk_norm,
         "dtype": "f32",
         "parts": 1,
     }
@@ -78,8 +78,11 @@ def unet(name, channels, heads, groups, text, batch, frames, size, **settings):
         "time": {"shape": [batch], "values": [0.62, 0.17][:batch]},
         "text": {"shape": [batch, *text]},
     }
-    row = f"UNet of Stable Diffusion 1.5, {frames} frame{'s' if frames > 1 else ''}"
-    return Case(name, row, "diffusers UNet2DConditionModel", {"unet": sizes}, inputs, **settings)
+    row, peer = "UNet of Stable Diffusion 1.5", "diffusers UNet2DConditionModel"
+    if qk_norm:
+        row, peer = "UNet of three levels with QK-norm", f"{peer}, transformers LlamaRMSNorm"
+    row += f", {frames} frame{'s' if frames > 1 else ''}"
+    return Case(name, row, peer, {"unet": sizes}, inputs, **settings)
 
 
 def text_encoder(name, width, heads, layers, vocabulary, tokens, words, **settings):
@@ -128,8 +131,10 @@ def temporal(operator, channels, heads, groups, text, batch, frames, height, wid
 
 def cases():
     small = {"backward": True, "reference": True}
-    yield unet("unet-full", [320, 640, 1280, 1280], 8, 32, (77, 768), 1, 1, 16)
-    yield unet("unet", [16, 32, 48, 48], 4, 8, (7, 24), 2, 3, 16, **small)
+    levels = [True, True, True, False]
+    yield unet("unet-full", [320, 640, 1280, 1280], levels, 8, 32, (77, 768), 1, 1, 16)
+    yield unet("unet", [16, 32, 48, 48], levels, 4, 8, (7, 24), 2, 3, 16, **small)
+    yield unet("unet-normed", [16, 32, 48], [False, True, True], 4, 8, (7, 24), 2, 3, 8, qk_norm=True, **small)
     yield text_encoder("text-full", 768, 12, 12, 49408, 77, [6, 60])
     yield text_encoder("text", 32, 4, 3, 50, 11, [4, 9, 0], **small)
     yield spatial_vae("vae-full", [128, 256, 512, 512], 32, 1, 64)
@@ -244,7 +249,8 @@ def samples(tensor, count):
     count = min(count, len(flat))
     places = torch.arange(count) * len(flat) // count
     rounded = lambda value: float(f"{value:.7g}")
-    return {"largest": rounded(flat.abs().max().item()), "values": [rounded(v) for v in flat[places].tolist()]}
+    values = [rounded(value) for value in flat[places].tolist()]
+    return {"shape": list(tensor.shape), "largest": rounded(flat.abs().max().item()), "values": values}
 
 
 def reference(case, theirs):
@@ -297,7 +303,7 @@ def compare(case, worker, scratch):
     """The row of the table, the worst error, and the reference of the case."""
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         ours, theirs, parameters = their_weights(case, worker, Path(folder))
-        made = reference(case, theirs)
+        made = reference(case, theirs) if case.reference else None
         first = errors(ours, theirs)
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         second = errors(*our_weights(case, worker, Path(folder)))

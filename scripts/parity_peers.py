@@ -14,6 +14,18 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 
+def scores_of_defined_numbers(attention, query, key, attention_mask=None, original=Attention.get_attention_scores):
+    """Older PyTorch (1.13) lets `baddbmm` of small matrices read its first argument though it counts nothing (beta 0),
+    and diffusers passes memory that was never written: now and then a score was not a number. A mask of zeros avoids it.
+    """
+    if attention_mask is None:
+        attention_mask = query.new_zeros(query.shape[0], query.shape[1], key.shape[1])
+    return original(attention, query, key, attention_mask)
+
+
+Attention.get_attention_scores = scores_of_defined_numbers
+
+
 class Unet(UNet2DConditionModel):
     """An image model: the frames of a clip are images with the clip's time and text."""
 
@@ -27,7 +39,7 @@ class Unet(UNet2DConditionModel):
 
 def unet(sizes):
     down = ["CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in sizes["attention"]]
-    return Unet(
+    module = Unet(
         sample_size=sizes["height"],
         in_channels=sizes["latent_channels"],
         out_channels=sizes["latent_channels"],
@@ -40,6 +52,11 @@ def unet(sizes):
         attention_head_dim=sizes["heads"],
         norm_num_groups=sizes["norm_groups"],
     )
+    if sizes["qk_norm"]:
+        for part in list(module.modules()):
+            if isinstance(part, Attention):
+                norm_queries_and_keys(part)
+    return module
 
 
 class TextEncoder(nn.Module):
@@ -128,23 +145,29 @@ def time_and_space(frames, height, width, head_dim):
     return along_axes(places, (head_dim - 2 * space, space, space))
 
 
-class RotaryProcessor:
-    """What diffusers' Attention runs: its own projections, scores and layout, with a norm of queries and keys and a
-    turn by rotary angles between them."""
+class NormedProcessor:
+    """What diffusers' Attention runs: its own projections, scores and layout, with a norm of queries and keys and, where
+    angles are given, a rotary turn between them."""
 
-    def __call__(self, attention, hidden_states, encoder_hidden_states=None, rotary=None):
+    def __call__(self, attention, hidden_states, encoder_hidden_states=None, attention_mask=None, rotary=None):
         to_text = encoder_hidden_states is not None
         context = encoder_hidden_states if to_text else hidden_states
         heads = lambda x: x.unflatten(-1, (attention.heads, -1)).transpose(1, 2)  # b heads tokens d
         query = attention.norm_q(heads(attention.to_q(hidden_states)))
         key = attention.norm_k(heads(attention.to_k(context)))
-        query = apply_rotary_emb(query, rotary)
-        if not to_text:
-            key = apply_rotary_emb(key, rotary)
+        if rotary is not None:
+            query = apply_rotary_emb(query, rotary)
+            key = key if to_text else apply_rotary_emb(key, rotary)
         value = heads(attention.to_v(context))
         scores = attention.get_attention_scores(query.flatten(0, 1), key.flatten(0, 1))
         mixed = torch.bmm(scores, value.flatten(0, 1)).unflatten(0, (-1, attention.heads))
         return attention.to_out[0](mixed.transpose(1, 2).flatten(2))
+
+
+def norm_queries_and_keys(attention):
+    head_dim = attention.to_q.out_features // attention.heads
+    attention.norm_q, attention.norm_k = LlamaRMSNorm(head_dim, eps=1e-6), LlamaRMSNorm(head_dim, eps=1e-6)
+    attention.set_processor(NormedProcessor())
 
 
 class TemporalAttention(nn.Module):
@@ -161,10 +184,8 @@ class TemporalAttention(nn.Module):
             cross_attention_dim=sizes["text_width"] if to_text else None,
             heads=sizes["heads"],
             dim_head=self.head_dim,
-            processor=RotaryProcessor(),
         )
-        self.attention.norm_q = LlamaRMSNorm(self.head_dim, eps=1e-6)
-        self.attention.norm_k = LlamaRMSNorm(self.head_dim, eps=1e-6)
+        norm_queries_and_keys(self.attention)
 
     def forward(self, clips, text):
         _, c, h, w = clips.shape
