@@ -1,18 +1,17 @@
 """Runs our models and their peers on the same weights and inputs, and prints how far they are apart.
 
-Called by scripts/parity with a Python that has the peers. Sides run one after the other, each in its own process' time,
-so that memory holds one of them.
+Called by scripts/parity with a Python that has the peers. Sides run one after the other, so that memory holds one of
+them.
 """
 
 import argparse
-import copy
 import gc
 import json
 import re
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import diffusers
@@ -157,8 +156,10 @@ def inputs_of(case):
     return tensors
 
 
-def gradient_of(case, name, output):
-    return torch.from_numpy(parity_recipe.normal_like(case.seed, f"gradient.{name}", list(output.shape)))
+def gradients_of(case, outputs):
+    """Gradients for outputs, by the outputs' names."""
+    drawn = lambda name, output: parity_recipe.normal_like(case.seed, f"gradient.{name}", list(output.shape))
+    return {name: torch.from_numpy(drawn(name, output)) for name, output in outputs.items()}
 
 
 def draw_weights(module, seed):
@@ -168,55 +169,59 @@ def draw_weights(module, seed):
 
 
 def run_peer(case, module):
-    """Outputs and gradients by name, and the gradients of outputs that were used."""
+    """Outputs by name, and gradients as `inputs.NAME` and `weights.NAME` where the case runs backwards."""
     inputs = inputs_of(case)
     if not case.backward:
         with torch.no_grad():
-            return dict(module(**inputs)), {}
+            return dict(module(**inputs))
     for tensor in inputs.values():
         tensor.requires_grad_(tensor.is_floating_point())
     results = dict(module(**inputs))
-    given = {name: gradient_of(case, name, output) for name, output in results.items()}
-    sum((results[name] * given[name]).sum() for name in given).backward()
+    sum((results[name] * given).sum() for name, given in gradients_of(case, results).items()).backward()
     leaves = {f"inputs.{name}": tensor for name, tensor in inputs.items()}
     leaves.update((f"weights.{name}", tensor) for name, tensor in module.named_parameters())
     results = {name: tensor.detach() for name, tensor in results.items()}
     results.update((name, leaf.grad) for name, leaf in leaves.items() if leaf.grad is not None)
-    return results, {f"gradient.{name}": tensor for name, tensor in given.items()}
+    return results
 
 
-def run_ours(case, worker, folder, given, *flags):
+def run_ours(case, worker, folder, outputs, *flags):
+    """As `run_peer`; `outputs` have the shapes that gradients are given for."""
     (folder / "case.json").write_text(json.dumps({"model": case.model, "seed": case.seed}))
-    tensors = {**inputs_of(case), **given}
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, folder / "inputs.safetensors")
+    given = gradients_of(case, outputs) if case.backward else {}
+    tensors = {**inputs_of(case), **{f"gradient.{name}": tensor for name, tensor in given.items()}}
+    save_file(tensors, folder / "inputs.safetensors")
     if subprocess.run([worker, "parity", str(folder), *flags], stdout=sys.stderr).returncode != 0:
         raise SystemExit(f"parity: error: the worker failed on {case.name} (see above)")
+    return load_file(folder / "outputs.safetensors")
 
 
-def their_weights(case, worker, folder):
-    """The peer writes weights, we read them."""
+def outputs_of(results):
+    return {name: tensor for name, tensor in results.items() if not is_gradient(name)}
+
+
+def is_gradient(name):
+    return name.startswith(("weights.", "inputs."))
+
+
+def with_their_weights(case, worker, folder):
+    """The peer writes weights, we read them: gives our results, the peer's, and the number of parameters."""
     module = parity_peers.build(case.model).eval()
     draw_weights(module, case.seed)
     save_file(module.state_dict(), folder / "weights.safetensors")
     parameters = sum(tensor.numel() for tensor in module.state_dict().values())
-    theirs, given = run_peer(case, module)
+    theirs = run_peer(case, module)
     del module
     gc.collect()
-    run_ours(case, worker, folder, given)
-    return load_file(folder / "outputs.safetensors"), theirs, parameters
+    return run_ours(case, worker, folder, outputs_of(theirs)), theirs, parameters
 
 
-def our_weights(case, worker, folder):
-    """We write weights, the peer reads them: all of them and no others."""
-    case = copy.copy(case)
-    case.seed += 1
-    with torch.no_grad():
-        shapes = parity_peers.build(case.model).eval()(**inputs_of(case)) if case.backward else {}
-    run_ours(case, worker, folder, {f"gradient.{name}": gradient_of(case, name, out) for name, out in shapes.items()}, "--draw")
+def with_our_weights(case, worker, folder, outputs):
+    """We write weights, the peer reads them, all of them and no others: gives our results and the peer's."""
+    ours = run_ours(case, worker, folder, outputs, "--draw")
     module = parity_peers.build(case.model).eval()
     module.load_state_dict(load_file(folder / "weights.safetensors"), strict=True)
-    theirs, _ = run_peer(case, module)
-    return load_file(folder / "outputs.safetensors"), theirs
+    return ours, run_peer(case, module)
 
 
 def errors(ours, theirs):
@@ -233,14 +238,14 @@ def errors(ours, theirs):
     return found
 
 
-def is_gradient(name):
-    return name.startswith(("weights.", "inputs."))
+def badness(error):
+    # Not a number is worse than any number, and comparisons would pass it over.
+    return float("inf") if error != error else error
 
 
 def worst(found, gradients):
     chosen = {name: error for name, error in found.items() if is_gradient(name) == gradients}
-    # Not a number is worse than any.
-    return max(chosen.items(), key=lambda item: float("inf") if item[1] != item[1] else item[1], default=None)
+    return max(chosen.items(), key=lambda item: badness(item[1]), default=None)
 
 
 def samples(tensor, count):
@@ -255,7 +260,7 @@ def samples(tensor, count):
 
 def reference(case, theirs):
     """What the worker's tests hold: the case and samples of the peer's outputs and of some gradients."""
-    outputs = {name: samples(t, OUTPUT_VALUES) for name, t in sorted(theirs.items()) if not is_gradient(name)}
+    outputs = {name: samples(tensor, OUTPUT_VALUES) for name, tensor in sorted(outputs_of(theirs).items())}
     names = sorted(name for name in theirs if is_gradient(name) and not KEY_BIAS.search(name))
     names = names[:: -(-len(names) // GRADIENT_TENSORS)]
     gradients = {name: samples(theirs[name], GRADIENT_VALUES) for name in names}
@@ -302,17 +307,18 @@ def table(rows):
 def compare(case, worker, scratch):
     """The row of the table, the worst error, and the reference of the case."""
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        ours, theirs, parameters = their_weights(case, worker, Path(folder))
-        made = reference(case, theirs) if case.reference else None
-        first = errors(ours, theirs)
+        ours, theirs, parameters = with_their_weights(case, worker, Path(folder))
+    made = reference(case, theirs) if case.reference else None
+    first = errors(ours, theirs)
+    other = replace(case, seed=case.seed + 1)
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        second = errors(*our_weights(case, worker, Path(folder)))
-    found = {name: max(first[name], second[name], key=lambda e: float("inf") if e != e else e) for name in first}
+        second = errors(*with_our_weights(other, worker, Path(folder), outputs_of(theirs)))
+    found = {name: max(first[name], second[name], key=badness) for name in first}
     outputs, gradients = worst(found, False), worst(found, True)
-    name, error = max((pair for pair in (outputs, gradients) if pair), key=lambda pair: pair[1])
+    name, error = max((pair for pair in (outputs, gradients) if pair), key=lambda pair: badness(pair[1]))
     written = lambda pair: f"{pair[1]:.1e}" if pair else "–"
     row = [case.row, case.peer, f"{parameters:,}", written(outputs), written(gradients), str(len(found)), name]
-    return row, max((outputs or (0, 0))[1], error), made
+    return row, error, made
 
 
 def main():
@@ -331,7 +337,7 @@ def main():
             row, error, made = compare(case, arguments.worker, scratch)
             say(f"{case.name}: {error:.1e}")
             rows.append(row)
-            largest = error if error != error or error > largest else largest
+            largest = max(largest, error, key=badness)
             path = REFERENCES / f"{case.name}.json"
             if case.reference and arguments.write_references:
                 write_reference(path, made)
