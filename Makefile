@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup build page demo test test-page bench bench-search lut-accuracy proxy-check full-size vbench-check assets data-emoji data-footage encode-check lint openapi
+.PHONY: help setup build page demo test test-page bench bench-search lut-accuracy proxy-check parity full-size vbench-check assets data-emoji data-footage encode-check lint openapi
 
 export TEMPONAS_CACHE ?= $(HOME)/.cache/temponas
 
@@ -76,6 +76,9 @@ vbench-check: build ## score sampled clips with the published package vbench, an
 	@TEMPONAS_FFMPEG=$$(scripts/ffmpeg) && export TEMPONAS_FFMPEG && \
 	    TEMPONAS_VBENCH_PYTHON=$$(scripts/vbench-env) && export TEMPONAS_VBENCH_PYTHON && \
 	    $(PROGRAMS)/temponas-worker vbench-check $(ARGS)
+
+parity: build ## our models against diffusers, transformers and PyTorch on the same weights (10 minutes, 8 GB of memory; fetches them once)
+	@scripts/parity $(PROGRAMS)/temponas-worker $(ARGS)
 
 assets: build $(if $(filter emoji,$(DATA)),data-emoji) ## train the small pretrained parts anew (at most 2 hours on 2 cores, goes on where it stopped)
 	@$(PROGRAMS)/temponas-worker assets $(if $(DATA),--dataset $(DATA)) $(ARGS)

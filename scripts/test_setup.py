@@ -310,6 +310,31 @@ class ClipVocabulary(unittest.TestCase):
         self.assertIn("takes no arguments", result.stderr)
 
 
+class Parity(unittest.TestCase):
+    def test_packages_are_pinned(self):
+        parity = load("parity")
+        for package in [*parity.PACKAGES, parity.TORCH]:
+            self.assertRegex(package, r"^[a-z0-9-]+==[\d.]+$")
+
+    def test_a_program_is_asked_for(self):
+        result = run(SCRIPTS / "parity")
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("takes the path of temponas-worker", result.stderr)
+
+    def test_peers_that_are_there_are_not_fetched_again(self):
+        parity = load("parity")
+        with tempfile.TemporaryDirectory() as cache:
+            python = Path(cache) / f"parity-peers-{parity.LAYOUT}" / "bin" / "python"
+            python.parent.mkdir(parents=True)
+            # It has the peers, and shows what it is asked to run.
+            python.write_text('#!/bin/sh\n[ "$1" = -c ] || echo "$@" offline=$HF_HUB_OFFLINE scratch=$TMPDIR\n')
+            python.chmod(0o755)
+            environment = {k: v for k, v in os.environ.items() if k != "TMPDIR"}
+            result = run(SCRIPTS / "parity", "worker", "--only", "vae", env=dict(environment, TEMPONAS_CACHE=cache))
+        script = SCRIPTS / "parity_compare.py"
+        self.assertEqual(result.stdout, f"-B {script} worker --only vae offline=1 scratch={cache}\n", result.stderr)
+
+
 class DataEmoji(unittest.TestCase):
     def run_with(self, cache, npm):
         """The script with an `npm` of our own and nothing else on PATH."""

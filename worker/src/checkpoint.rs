@@ -183,15 +183,23 @@ pub fn decode_tensors(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, Checkpoi
     file.tensors()
         .into_iter()
         .map(|(name, view)| {
-            let kind = kind_of(view.dtype()).ok_or_else(|| CheckpointError::Kind {
-                name: name.clone(),
-                found: format!("{:?}", view.dtype()),
-            })?;
-            let shape: Vec<i64> = view.shape().iter().map(|&size| size as i64).collect();
-            let tensor = Tensor::f_from_data_size(view.data(), &shape, kind)?;
+            let tensor = tensor_of(&name, &view)?;
             Ok((name, tensor))
         })
         .collect()
+}
+
+/// A tensor of a safetensors file.
+///
+/// # Errors
+/// Where it is of a number format that is not read.
+pub(crate) fn tensor_of(name: &str, view: &TensorView<'_>) -> Result<Tensor, CheckpointError> {
+    let kind = kind_of(view.dtype()).ok_or_else(|| CheckpointError::Kind {
+        name: name.to_owned(),
+        found: format!("{:?}", view.dtype()),
+    })?;
+    let shape: Vec<i64> = view.shape().iter().map(|&size| size as i64).collect();
+    Ok(Tensor::f_from_data_size(view.data(), &shape, kind)?)
 }
 
 type Raw = (Dtype, Vec<usize>, Vec<u8>);

@@ -15,6 +15,7 @@ mod lease;
 pub mod lut_accuracy;
 pub mod models;
 pub mod optimizer;
+pub mod parity;
 pub mod profile;
 pub mod proxy_check;
 pub mod recipes;

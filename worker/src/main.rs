@@ -13,7 +13,7 @@ use temponas_worker::data::{default_cache, sharded};
 use temponas_worker::jobs::Settings;
 use temponas_worker::runtime::Worker;
 use temponas_worker::scoring::vbench::{self, Environment};
-use temponas_worker::{assets, distributed, full_size, lut_accuracy, profile, proxy_check, shim};
+use temponas_worker::{assets, distributed, full_size, lut_accuracy, parity, profile, proxy_check, shim};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -51,6 +51,8 @@ enum Command {
     DataParallel(distributed::DataParallelArgs),
     /// Take training and sampling steps with the model at the paper's size.
     FullSize(full_size::FullSizeArgs),
+    /// Run our side of a comparison with other implementations: what `make parity` calls.
+    Parity(parity::ParityArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -124,6 +126,7 @@ fn main() -> anyhow::Result<()> {
         Command::LutAccuracy(args) => lut_accuracy::command(&args),
         Command::DataParallel(args) => distributed::command(&args),
         Command::FullSize(args) => full_size::command(&args, device_of(&args.device, cuda)?),
+        Command::Parity(args) => parity::command(&args),
     }
 }
 
