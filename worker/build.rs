@@ -5,7 +5,10 @@ use std::path::PathBuf;
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
-    println!("cargo:rerun-if-changed=src/shim/shim.cpp");
+    const SOURCES: [&str; 2] = ["src/shim/shim.cpp", "src/shim/autograd.cpp"];
+    for source in SOURCES {
+        println!("cargo:rerun-if-changed={source}");
+    }
     let libtorch =
         std::env::var_os("LIBTORCH").expect("LIBTORCH names the folder of libtorch; `scripts/libtorch` lays it out");
     let libtorch = PathBuf::from(libtorch);
@@ -24,7 +27,7 @@ fn main() {
         .define("NDEBUG", None)
         .include(libtorch.join("include"))
         .include(libtorch.join("include/torch/csrc/api/include"))
-        .file("src/shim/shim.cpp")
+        .files(SOURCES)
         .compile("temponas_shim");
     println!("cargo:rustc-link-search=native={}/lib", libtorch.display());
     println!("cargo:rustc-link-lib=c10");

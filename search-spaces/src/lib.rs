@@ -37,8 +37,9 @@ pub use ranges::{Ranges, RangesError};
 pub use schedule::{Step, heaviest_part};
 pub use shape::Shape;
 pub use space::{
-    ActionMode, ActionsSettings, Choice, Direction, Evaluation, Limits, Nsga2Settings, Objective, Pipeline, Position,
-    Problem, Reference, SearchSettings, Space, SpaceError, SpaceKind, Start, StrategySettings, TableSettings,
+    ActionMode, ActionsSettings, Adversarial, Choice, Direction, Distillation, Evaluation, Joint, Limits,
+    Nsga2Settings, Objective, Pipeline, Position, Precision, Problem, Recipe, Reference, SearchSettings, Space,
+    SpaceError, SpaceKind, Stage, Start, StrategySettings, TableSettings, TimestepShift, TrainingSettings, Trains,
 };
 pub use structure::Structure;
 pub use table::{Table, TableError, TableProblem};

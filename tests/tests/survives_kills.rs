@@ -72,8 +72,12 @@ struct Deterministic {
     measured: Metrics,
 }
 
+/// What a training took, which follows the machine and where the attempt began.
+const COSTS: [&str; 3] = ["train_peak_memory_bytes", "train_step_ms", "train_step_spread_ms"];
+
 impl From<CandidateView> for Deterministic {
-    fn from(candidate: CandidateView) -> Self {
+    fn from(mut candidate: CandidateView) -> Self {
+        candidate.measured.retain(|name, _| !COSTS.contains(&name.as_str()));
         Self {
             number: candidate.number,
             architecture: candidate.architecture,

@@ -8,6 +8,7 @@ pub mod data;
 #[cfg(test)]
 mod fake_coordinator;
 pub mod flow;
+pub mod full_size;
 pub mod jobs;
 mod lease;
 pub mod lut_accuracy;
@@ -15,6 +16,7 @@ pub mod models;
 pub mod optimizer;
 pub mod profile;
 pub mod proxy_check;
+pub mod recipes;
 pub mod runtime;
 pub mod scoring;
 pub mod shim;

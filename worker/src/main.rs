@@ -11,7 +11,7 @@ use temponas_worker::client::Client;
 use temponas_worker::data::default_cache;
 use temponas_worker::jobs::Settings;
 use temponas_worker::runtime::Worker;
-use temponas_worker::{assets, lut_accuracy, profile, proxy_check, shim};
+use temponas_worker::{assets, full_size, lut_accuracy, profile, proxy_check, shim};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -39,6 +39,8 @@ enum Command {
     ProxyCheck(proxy_check::ProxyCheckArgs),
     /// Compare predicted with measured latency and peak memory of whole architectures.
     LutAccuracy(lut_accuracy::LutAccuracyArgs),
+    /// Take training and sampling steps with the model at the paper's size.
+    FullSize(full_size::FullSizeArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -91,6 +93,7 @@ fn main() -> anyhow::Result<()> {
         Command::Latents(args) => assets::latents_command(&args),
         Command::ProxyCheck(args) => proxy_check::command(&args),
         Command::LutAccuracy(args) => lut_accuracy::command(&args),
+        Command::FullSize(args) => full_size::command(&args, device_of(&args.device, cuda)?),
     }
 }
 

@@ -5,6 +5,8 @@
 
 use tch::{Kind, TchError, Tensor};
 
+use crate::shim;
+
 /// Settings of [`AdamW`] (Loshchilov & Hutter 2019, algorithm 2).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamWConfig {
@@ -32,6 +34,15 @@ impl Default for AdamWConfig {
     }
 }
 
+impl Slot {
+    /// Brings the variable to its master, where that is another tensor. Runs without a graph.
+    fn round(&mut self) {
+        if self.variable.kind() != self.master.kind() {
+            self.variable.copy_(&self.master);
+        }
+    }
+}
+
 /// AdamW over named variables.
 #[derive(Debug)]
 pub struct AdamW {
@@ -44,6 +55,8 @@ pub struct AdamW {
 struct Slot {
     name: String,
     variable: Tensor,
+    /// The variable itself, or what it is a rounded copy of.
+    master: Tensor,
     mean: Tensor,
     square: Tensor,
 }
@@ -58,6 +71,7 @@ impl AdamW {
                 let (mean, square) = (variable.zeros_like().detach(), variable.zeros_like().detach());
                 Slot {
                     name,
+                    master: variable.shallow_clone(),
                     variable,
                     mean,
                     square,
@@ -75,16 +89,68 @@ impl AdamW {
         self.steps
     }
 
+    /// Turns the variables into copies of the number format `kind` and keeps what they were as float32 masters: steps
+    /// move the masters, gradients are added up in float32, and after each step the variables are rounded anew. A step
+    /// too small to show in `kind` is not lost.
+    ///
+    /// # Errors
+    /// Where libtorch refuses.
+    pub fn keep_masters(&mut self, kind: Kind) -> Result<(), TchError> {
+        for slot in &mut self.slots {
+            let found = slot.variable.detach();
+            // The variable moves to storage of its own; the master keeps the one it had.
+            slot.variable.f_set_data(&found.f_to_kind(kind)?)?;
+            slot.master = found.f_to_kind(Kind::Float)?;
+            slot.mean = slot.mean.f_to_kind(Kind::Float)?;
+            slot.square = slot.square.f_to_kind(Kind::Float)?;
+            if !shim::keep_gradient_as_float(&slot.variable) {
+                let problem = format!("gradients of `{}` cannot be kept in float32", slot.name);
+                return Err(TchError::Torch(problem));
+            }
+        }
+        Ok(())
+    }
+
+    /// The float32 weights by name: masters where there are any, else the variables themselves.
+    pub fn masters(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.slots.iter().map(|slot| (slot.name.as_str(), &slot.master))
+    }
+
+    /// Replaces a weight, its rounded copy included.
+    ///
+    /// # Errors
+    /// Where the shapes differ. A name that is not there changes nothing.
+    pub fn set_master(&mut self, name: &str, value: &Tensor) -> Result<(), TchError> {
+        let found = self.slots.binary_search_by(|slot| slot.name.as_str().cmp(name));
+        let Ok(index) = found else { return Ok(()) };
+        tch::no_grad(|| {
+            let slot = &mut self.slots[index];
+            slot.master.f_copy_(value)?;
+            slot.round();
+            Ok(())
+        })
+    }
+
     /// One step down the gradient of `loss`.
     pub fn backward_step(&mut self, loss: &Tensor, learning_rate: f64) {
+        self.zero_gradients();
+        loss.backward();
+        self.step(learning_rate);
+    }
+
+    /// Forgets the gradients of the step before.
+    pub fn zero_gradients(&mut self) {
         for slot in &mut self.slots {
             slot.variable.zero_grad();
         }
-        loss.backward();
-        tch::no_grad(|| self.step(learning_rate));
     }
 
-    fn step(&mut self, learning_rate: f64) {
+    /// One step down the gradients that stand at the variables; their norm before they were scaled down.
+    pub fn step(&mut self, learning_rate: f64) -> f64 {
+        tch::no_grad(|| self.step_without_graph(learning_rate))
+    }
+
+    fn step_without_graph(&mut self, learning_rate: f64) -> f64 {
         let AdamWConfig {
             beta1,
             beta2,
@@ -105,7 +171,7 @@ impl AdamW {
             .map(|g| g.square().sum(Kind::Float))
             .collect();
         if squares.is_empty() {
-            return;
+            return 0.0;
         }
         let norm = Tensor::stack(&squares, 0).sum(Kind::Float).sqrt().double_value(&[]);
         let shrink = (max_gradient_norm / (norm + 1e-6)).min(1.0);
@@ -120,10 +186,12 @@ impl AdamW {
             let root = (&slot.square / correction2).sqrt() + eps;
             let change = &slot.mean / root * (learning_rate / correction1);
             let _ = slot
-                .variable
+                .master
                 .g_mul_scalar_(1.0 - learning_rate * weight_decay)
                 .g_sub_(&change);
+            slot.round();
         }
+        norm
     }
 
     /// The moments by name and the number of steps.
@@ -211,6 +279,29 @@ mod tests {
             Vec::<f32>::try_from(&x).expect("x"),
             Vec::<f32>::try_from(&y).expect("y")
         );
+    }
+
+    /// In bfloat16 numbers near 1 are 2⁻⁷ apart: steps of a hundredth of that would all be lost.
+    #[test]
+    fn masters_keep_steps_that_the_rounded_weights_cannot_show() {
+        let x = variable(&[1.0]);
+        let mut adamw = AdamW::new(
+            [("x".to_owned(), x.shallow_clone())],
+            AdamWConfig {
+                weight_decay: 0.0,
+                ..Default::default()
+            },
+        );
+        adamw.keep_masters(Kind::BFloat16).expect("a float32 variable");
+        assert_eq!(x.kind(), Kind::BFloat16);
+        let step = 2f64.powi(-7) / 100.0;
+        adamw.backward_step(&x.sum(Kind::Float), step);
+        let master = |adamw: &AdamW| adamw.masters().next().map(|(_, m)| m.double_value(&[0]));
+        assert_eq!(x.double_value(&[0]), 1.0, "too little to show");
+        assert!((master(&adamw).expect("x") - (1.0 - step)).abs() < 1e-7);
+        (1..100).for_each(|_| adamw.backward_step(&x.sum(Kind::Float), step));
+        assert!((master(&adamw).expect("x") - (1.0 - 100.0 * step)).abs() < 1e-5);
+        assert!((x.double_value(&[0]) - (1.0 - 100.0 * step)).abs() < 1.0 / 512.0);
     }
 
     #[test]

@@ -91,7 +91,7 @@ pub fn command(args: &ProxyCheckArgs) -> anyhow::Result<()> {
     } else {
         candidates.iter().collect()
     };
-    let (first_seed, short_steps) = (bench.evaluation.train_seed, bench.evaluation.steps);
+    let (first_seed, short_steps) = (bench.evaluation.train_seed, bench.evaluation.training.steps);
     let plan = |architecture: &Architecture, seed: u64, times: u32| Plan {
         architecture: architecture.clone(),
         seed: first_seed + seed,
@@ -237,11 +237,11 @@ impl Bench {
             steps,
         } = *plan;
         let printed = self.space.print(architecture);
-        let evaluation = Evaluation {
-            steps,
+        let mut evaluation = Evaluation {
             train_seed: seed,
             ..self.evaluation.clone()
         };
+        evaluation.training.steps = steps;
         let settings = crate::assets::digest_of(&(&evaluation, &self.unet));
         let path = self
             .folder
@@ -282,22 +282,26 @@ impl Bench {
         seed_weights(&vs, evaluation.train_seed);
         self.assets.load_backbone(&vs)?;
         let started = Instant::now();
-        let mut training = Training::new(&unet, &vs, evaluation, evaluation.train_seed);
-        let (seed, size) = (evaluation.train_seed, u64::from(evaluation.batch));
-        let batches = |step| self.clips.batch(seed, step, size, evaluation.text_dropout);
-        let tail = evaluation.steps - evaluation.steps / 5;
+        let (settings, seed) = (&evaluation.training, evaluation.train_seed);
+        let mut training = Training::new(&unet, &vs, settings, seed)?;
+        let batches = |step| {
+            self.clips
+                .batch(seed, step, u64::from(settings.batch), settings.text_dropout)
+        };
+        let tail = settings.steps - settings.steps / 5;
         let (mut sum, mut count) = (0.0, 0.0);
-        let _ = training.run(u64::from(evaluation.steps), &batches, &mut |training, loss| {
+        let _ = training.run(u64::from(settings.steps), &batches, &mut |training, loss| {
             if training.step_number() > u64::from(tail) {
                 (sum, count) = (sum + loss, count + 1.0);
             }
             ControlFlow::Continue(())
-        });
+        })?;
+        training.finish()?;
         let train_seconds = started.elapsed().as_secs_f64();
         Ok(Run {
             architecture: printed.to_owned(),
             seed,
-            steps: evaluation.steps,
+            steps: settings.steps,
             train_loss: if count > 0.0 { sum / count } else { 0.0 },
             train_seconds,
             score: score(&self.assets, evaluation, &unet, &mut |_| ())?,

@@ -273,7 +273,7 @@ pub struct ProfileOutcome {
 /// What training and scoring a candidate found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct EvaluateOutcome {
-    /// `quality` and its dimensions, motion measures, `parameters`, `train_loss`.
+    /// `quality` with its dimensions, motion, `parameters`, `train_loss`, `train_step_ms`, `train_peak_memory_bytes`.
     pub metrics: Metrics,
     /// Who scored, and how good it is: such as `built-in shapes 1 (consistency 0.99, object 0.99, color 0.99)`.
     pub evaluator: String,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::parse::name_of;
 use super::read::{Node, Section, all};
+use super::training::training;
 use super::{Evaluation, Pipeline};
 
 /// Dimensions that the built-in evaluator scores.
@@ -27,12 +28,7 @@ pub(super) fn evaluation(section: Section) -> Option<Evaluation> {
             .need_integer(key, 1..=most)
             .and_then(|value| u32::try_from(value).ok())
     };
-    let (steps, batch) = (count("steps", 10_000_000), count("batch", 1 << 16));
-    let learning_rate = section.number_or("learning_rate", 5e-5, 0.0..=10.0);
-    let weight_decay = section.number_or("weight_decay", 0.01, 0.0..=10.0);
-    let text_dropout = section.number_or("text_dropout", 0.1, 0.0..=1.0);
-    let noise_mean = section.number_or("noise_mean", 0.0, -10.0..=10.0);
-    let noise_std = section.number_or("noise_std", 1.0, 1e-3..=10.0);
+    let training = training(&section);
     let inherit = section.boolean_or("inherit", false);
     let (prompts, videos_per_prompt) = (count("prompts", 100_000), count("videos_per_prompt", 1000));
     let sample_steps = section
@@ -42,27 +38,19 @@ pub(super) fn evaluation(section: Section) -> Option<Evaluation> {
     let dimensions = section
         .need("dimensions", "a table of dimensions with weights")
         .and_then(|node| dimensions(&node));
-    let checkpoint_every = count("checkpoint_every", 10_000_000);
     let seed = |key| section.integer_or(key, 0, 0..=i64::MAX as u64);
     let (train_seed, score_seed) = (seed("train_seed"), seed("score_seed"));
     section.finish();
     Some(Evaluation {
         evaluator: evaluator?.to_owned(),
         dataset: dataset?.to_owned(),
-        steps: steps?,
-        batch: batch?,
-        learning_rate: learning_rate?,
-        weight_decay: weight_decay?,
-        text_dropout: text_dropout?,
-        noise_mean: noise_mean?,
-        noise_std: noise_std?,
+        training: training?,
         inherit: inherit?,
         prompts: prompts?,
         videos_per_prompt: videos_per_prompt?,
         sample_steps: sample_steps?,
         guidance: guidance?,
         dimensions: dimensions?,
-        checkpoint_every: checkpoint_every?,
         train_seed: train_seed?,
         score_seed: score_seed?,
     })

@@ -4,18 +4,22 @@ mod evaluation;
 mod parse;
 mod positions;
 mod read;
+mod recipe;
 mod search;
 mod settings;
+mod training;
 mod unet;
 
 use std::collections::BTreeSet;
 
 pub use parse::SpaceError;
 pub use read::Problem;
+pub use recipe::{Adversarial, Distillation, Joint, Recipe, Stage, Trains};
 pub use settings::{
     ActionMode, ActionsSettings, Direction, Evaluation, Limits, Nsga2Settings, Objective, Pipeline, SearchSettings,
     Start, StrategySettings, TableSettings,
 };
+pub use training::{Precision, TimestepShift, TrainingSettings};
 
 use crate::action::Neighbour;
 use crate::{Action, Architecture, ArchitectureError, Block, Structure, TemporalLayer, UnetConfig};

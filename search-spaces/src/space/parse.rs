@@ -12,7 +12,7 @@ use super::unet::unet;
 use super::{Direction, Evaluation, Limits, Objective, Reference, Space, SpaceKind, TableSettings};
 use crate::metric;
 
-/// A space file that cannot be used: all that is wrong with it, in the order of the file.
+/// A space file or recipe that cannot be used: all that is wrong with it, in the order of the file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
 pub struct SpaceError(pub Vec<Problem>);
@@ -27,34 +27,39 @@ impl Space {
     /// reported alone, since nothing else can be trusted then; and what is written in terms of a wrong
     /// part, as an architecture in terms of the positions, is judged once that part is right.
     pub fn parse(toml: &str) -> Result<Self, SpaceError> {
-        let document = Document::new(toml);
-        if toml.len() > LONGEST_SOURCE {
-            document.report(
-                &(0..0),
-                "",
-                format!("{} bytes", toml.len()),
-                format!("at most {LONGEST_SOURCE} bytes"),
-            );
-            return Err(SpaceError(document.into_problems()));
-        }
-        let (tree, errors) = DeTable::parse_recoverable(toml);
-        for error in &errors {
-            document.report(
-                &error.span().unwrap_or(0..0),
-                "",
-                format!("broken TOML: {}", error.message()),
-                "valid TOML",
-            );
-        }
-        let space = if errors.is_empty() {
-            read(&document, tree.get_ref(), toml)
-        } else {
-            None
-        };
-        match space {
-            Some(space) if document.is_sound() => Ok(space),
-            _ => Err(SpaceError(document.into_problems())),
-        }
+        parsed(toml, |document, tree| read(document, tree, toml))
+    }
+}
+
+/// What `read` makes of a TOML text, if nothing in it is wrong.
+pub(super) fn parsed<T>(toml: &str, read: impl FnOnce(&Document, &DeTable) -> Option<T>) -> Result<T, SpaceError> {
+    let document = Document::new(toml);
+    if toml.len() > LONGEST_SOURCE {
+        document.report(
+            &(0..0),
+            "",
+            format!("{} bytes", toml.len()),
+            format!("at most {LONGEST_SOURCE} bytes"),
+        );
+        return Err(SpaceError(document.into_problems()));
+    }
+    let (tree, errors) = DeTable::parse_recoverable(toml);
+    for error in &errors {
+        document.report(
+            &error.span().unwrap_or(0..0),
+            "",
+            format!("broken TOML: {}", error.message()),
+            "valid TOML",
+        );
+    }
+    let value = if errors.is_empty() {
+        read(&document, tree.get_ref())
+    } else {
+        None
+    };
+    match value {
+        Some(value) if document.is_sound() => Ok(value),
+        _ => Err(SpaceError(document.into_problems())),
     }
 }
 
@@ -195,7 +200,7 @@ fn optional<T>(node: Option<Node>, read: impl FnOnce(Section) -> Option<T>) -> O
     }
 }
 
-const NAME: &str = "1 to 64 lower-case letters, digits, `-`, `_` and `.`";
+pub(super) const NAME: &str = "1 to 64 lower-case letters, digits, `-`, `_` and `.`";
 
 /// A name of letters that are safe in files and addresses.
 pub(super) fn name_of<'a>(node: &Node<'a>) -> Option<&'a str> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::training::TrainingSettings;
 use crate::{Architecture, Estimate};
 
 /// Which way is better.
@@ -215,20 +216,9 @@ pub struct Evaluation {
     pub evaluator: String,
     /// Data that it is trained on.
     pub dataset: String,
-    /// Optimizer steps of one candidate.
-    pub steps: u32,
-    /// Clips a step.
-    pub batch: u32,
-    /// AdamW's learning rate.
-    pub learning_rate: f64,
-    /// AdamW's weight decay.
-    pub weight_decay: f64,
-    /// Probability that a clip's text is dropped, for guidance.
-    pub text_dropout: f64,
-    /// Mean of the logit of t.
-    pub noise_mean: f64,
-    /// Standard deviation of the logit of t.
-    pub noise_std: f64,
+    /// How its temporal layers are trained.
+    #[serde(flatten)]
+    pub training: TrainingSettings,
     /// Whether a child starts from its parent's weights.
     pub inherit: bool,
     /// Held-out prompts that are scored.
@@ -241,8 +231,6 @@ pub struct Evaluation {
     pub guidance: f64,
     /// Scored dimensions with their weights in the average.
     pub dimensions: BTreeMap<String, f64>,
-    /// Steps between checkpoints.
-    pub checkpoint_every: u32,
     /// Seed of training.
     pub train_seed: u64,
     /// Seed of sampling, shared by all candidates.

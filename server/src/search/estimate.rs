@@ -189,7 +189,7 @@ impl Pass {
             measured: false,
             basis: format!("{}; {what}", self.basis),
         };
-        let steps = f64::from(evaluation.steps) * f64::from(evaluation.batch);
+        let steps = f64::from(evaluation.training.steps) * f64::from(evaluation.training.batch);
         let guided = if evaluation.guidance == 1.0 { 1.0 } else { 2.0 };
         let clips = f64::from(evaluation.prompts) * f64::from(evaluation.videos_per_prompt);
         vec![
@@ -198,7 +198,7 @@ impl Pass {
                 PASSES_A_STEP * steps,
                 format!(
                     "assumed: a step costs {PASSES_A_STEP} passes, a batch of {} as much as {0} single clips",
-                    evaluation.batch
+                    evaluation.training.batch
                 ),
             ),
             part(
@@ -266,7 +266,15 @@ async fn seconds_per_evaluation(app: &App, space: &Space) -> Result<Option<(Figu
 
 /// Whether two settings ask for the same amount of work; seeds do not matter.
 fn same_work(a: &Evaluation, b: &Evaluation) -> bool {
-    let amount = |e: &Evaluation| (e.steps, e.batch, e.prompts, e.videos_per_prompt, e.sample_steps);
+    let amount = |e: &Evaluation| {
+        (
+            e.training.steps,
+            e.training.batch,
+            e.prompts,
+            e.videos_per_prompt,
+            e.sample_steps,
+        )
+    };
     amount(a) == amount(b)
 }
 

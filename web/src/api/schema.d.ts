@@ -1280,7 +1280,7 @@ export interface components {
         EvaluateOutcome: {
             /** @description Who scored, and how good it is: such as `built-in shapes 1 (consistency 0.99, object 0.99, color 0.99)`. */
             evaluator: string;
-            /** @description `quality` and its dimensions, motion measures, `parameters`, `train_loss`. */
+            /** @description `quality` with its dimensions, motion, `parameters`, `train_loss`, `train_step_ms`, `train_peak_memory_bytes`. */
             metrics: components["schemas"]["BTreeMap"];
         };
         /** @description One event; its number is the SSE id, so that `Last-Event-ID` reads on without a gap. */

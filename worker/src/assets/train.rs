@@ -162,7 +162,7 @@ impl Workshop<'_> {
             let clean = pick(&frames, &indices);
             let times = flow::logit_normal(&mut rng, schedule.batch as i64, mean, std);
             let noise = normal_from(&mut rng, &clean.size(), Device::Cpu);
-            flow::loss(&unet, &clean, &noise, &times, &context)
+            flow::loss(|x, t| unet.forward(x, t, &context), &clean, &noise, &times)
         })?;
         Ok(vs)
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
+use lut::Samples;
 use protocol::artifacts::{ArtifactRef, ArtifactRole};
 use protocol::jobs::{CurvePoint, DeviceSeconds, EvaluateInput, EvaluateOutcome, JobResult, Outcome, ParentWeights};
 use protocol::{Figure, Metrics};
@@ -18,6 +19,7 @@ use crate::models::UNet;
 use crate::models::seeded::seed_weights;
 use crate::models::unet::temporal_path;
 use crate::scoring::{Score, score};
+use crate::shim::{MemoryTracker, PeakBytes};
 use crate::train::Training;
 
 /// Points of a training curve.
@@ -56,6 +58,7 @@ pub(super) fn run(context: &JobContext, input: &EvaluateInput) -> Result<JobResu
         error => JobError::attempt(error),
     })?;
 
+    let memory = MemoryTracker::begin(context.settings.device, None);
     let vs = nn::VarStore::new(context.settings.device);
     let unet = UNet::new(&vs.root(), unet, &space.layers(&architecture));
     seed_weights(&vs, evaluation.train_seed);
@@ -64,14 +67,20 @@ pub(super) fn run(context: &JobContext, input: &EvaluateInput) -> Result<JobResu
         inherit(context, &space, &architecture, parent, &vs)?;
     }
 
-    let mut training = Training::new(&unet, &vs, evaluation, evaluation.train_seed);
-    let diary = train(context, &mut training, evaluation, &clips)?;
+    let mut training =
+        Training::new(&unet, &vs, &evaluation.training, evaluation.train_seed).map_err(JobError::attempt)?;
+    let standing_bytes = memory.in_use();
+    let (diary, PeakBytes(above)) = memory.peak_of(|| train(context, &mut training, evaluation, &clips));
+    let diary = diary?;
+    drop(memory);
+    let costs = costs(&training, standing_bytes + above);
     let mut device_seconds = trained(context);
     context.log(&format!(
         "at step {} after {:.1} s",
         training.step_number(),
         device_seconds.train
     ));
+    let weights = training.finish().map_err(JobError::attempt)?;
 
     let mut interrupted = false;
     let scored = score(&assets, evaluation, &unet, &mut |so_far| {
@@ -86,9 +95,10 @@ pub(super) fn run(context: &JobContext, input: &EvaluateInput) -> Result<JobResu
         return Err(JobError::Interrupted);
     }
     let scored = scored.map_err(|error| JobError::Input(error.to_string()))?;
-    let artifacts = keep_artifacts(context, &training, &diary, &scored)?;
+    let artifacts = keep_artifacts(context, weights, &diary, &scored)?;
     let mut metrics = figures(&scored.metrics);
     metrics.extend(diary.figure());
+    metrics.extend(costs);
     let outcome = Outcome::Evaluate(EvaluateOutcome {
         metrics,
         evaluator: assets.evaluator_line(),
@@ -109,6 +119,29 @@ fn figures(estimates: &BTreeMap<String, Estimate>) -> Metrics {
         .iter()
         .map(|(name, estimate)| (name.clone(), figure(estimate)))
         .collect()
+}
+
+/// What the training took on this device: `train_peak_memory_bytes` of weights, optimizer and activations together, and
+/// `train_step_ms`, the median of the steps that this attempt took, with `train_step_spread_ms` of a single step.
+fn costs(training: &Training<'_>, peak_bytes: u64) -> Metrics {
+    let exact = |value| Figure {
+        value,
+        standard_error: 0.0,
+    };
+    let steps = Samples::new(training.step_milliseconds().to_vec()).unwrap_or_default();
+    let median = steps.median().map(|value| Figure {
+        value,
+        standard_error: steps.standard_error().unwrap_or(0.0),
+    });
+    let peak = training.has_layers().then(|| exact(peak_bytes as f64));
+    [
+        ("train_peak_memory_bytes", peak),
+        ("train_step_ms", median),
+        ("train_step_spread_ms", steps.spread().map(exact)),
+    ]
+    .into_iter()
+    .filter_map(|(name, figure)| Some((name.to_owned(), figure?)))
+    .collect()
 }
 
 /// All that has gone into training until now, reading the data included.
@@ -168,18 +201,19 @@ fn train(
     clips: &TrainingSet,
 ) -> Result<Diary, JobError> {
     let mut diary = resume(context, training)?;
-    let steps = u64::from(evaluation.steps);
-    let every = u64::from((evaluation.steps / CURVE_POINTS).max(1));
+    let settings = &evaluation.training;
+    let steps = u64::from(settings.steps);
+    let every = u64::from((settings.steps / CURVE_POINTS).max(1));
     let batches = |step| {
         clips.batch(
             evaluation.train_seed,
             step,
-            u64::from(evaluation.batch),
-            evaluation.text_dropout,
+            u64::from(settings.batch),
+            settings.text_dropout,
         )
     };
     let mut failure = None;
-    let flow = training.run(steps, &batches, &mut |training, loss| {
+    let ran = training.run(steps, &batches, &mut |training, loss| {
         let step = training.step_number();
         if let Some(point) = diary.note(step, loss, every) {
             context.curve(point);
@@ -188,7 +222,7 @@ fn train(
         context.spent(trained(context));
         let share = TRAINING.0 + (TRAINING.1 - TRAINING.0) * step as f64 / steps as f64;
         let interrupted = context.progress(share, "training");
-        let due = step.is_multiple_of(u64::from(evaluation.checkpoint_every.max(1))) || interrupted.is_err();
+        let due = step.is_multiple_of(u64::from(settings.checkpoint_every.max(1))) || interrupted.is_err();
         let saved = if due { save(context, training, &diary) } else { Ok(()) };
         match interrupted.and(saved) {
             Ok(()) => ControlFlow::Continue(()),
@@ -198,9 +232,10 @@ fn train(
             }
         }
     });
-    match (flow, failure) {
-        (ControlFlow::Continue(()), _) => Ok(diary),
-        (ControlFlow::Break(()), failure) => Err(failure.unwrap_or(JobError::Interrupted)),
+    match (ran, failure) {
+        (Ok(ControlFlow::Continue(())), _) => Ok(diary),
+        (Ok(ControlFlow::Break(())), failure) => Err(failure.unwrap_or(JobError::Interrupted)),
+        (Err(error), _) => Err(JobError::attempt(error)),
     }
 }
 
@@ -292,15 +327,11 @@ fn copy_shared(
 
 fn keep_artifacts(
     context: &JobContext,
-    training: &Training<'_>,
+    weights: Vec<(String, Tensor)>,
     diary: &Diary,
     scored: &Score,
 ) -> Result<Vec<ArtifactRef>, JobError> {
-    let weights: BTreeMap<_, _> = training
-        .weights()
-        .iter()
-        .map(|(name, w)| (name.clone(), w.shallow_clone()))
-        .collect();
+    let weights: BTreeMap<String, Tensor> = weights.into_iter().collect();
     let weights = encode_tensors(&weights, std::collections::HashMap::new()).map_err(JobError::attempt)?;
     let curve = serde_json::to_vec(&diary.points).map_err(JobError::attempt)?;
     let scores = serde_json::to_vec(&scored.per_prompt).map_err(JobError::attempt)?;
@@ -348,11 +379,12 @@ mod tests {
         let space = shapes();
         let evaluation = space.evaluation.as_ref().unwrap();
         let (vs, unet) = built(&space, "c1.-.-.-.-", 1);
-        let mut training = Training::new(&unet, &vs, evaluation, 1);
+        let mut training = Training::new(&unet, &vs, &evaluation.training, 1).unwrap();
         let start = training.checkpoint().encode().unwrap();
 
         let (vs, unet) = built(&space, "c3.-.-.-.-", 1);
-        let other = Training::new(&unet, &vs, evaluation, 1).checkpoint().encode().unwrap();
+        let other = Training::new(&unet, &vs, &evaluation.training, 1).unwrap();
+        let other = other.checkpoint().encode().unwrap();
         let mut wrong_diary = training.checkpoint();
         wrong_diary.notes.insert(DIARY.to_owned(), "no diary".to_owned());
         for bytes in [b"no checkpoint".to_vec(), other, wrong_diary.encode().unwrap()] {
@@ -378,7 +410,7 @@ mod tests {
         });
         let space = shapes();
         let (vs, unet) = built(&space, "c1.-.-.-.-", 1);
-        let mut training = Training::new(&unet, &vs, space.evaluation.as_ref().unwrap(), 1);
+        let mut training = Training::new(&unet, &vs, &space.evaluation.as_ref().unwrap().training, 1).unwrap();
         let error = resume(&context, &mut training).unwrap_err();
         assert!(error.is_worth_another_attempt(), "{error}");
     }
@@ -408,6 +440,26 @@ mod tests {
             assert_eq!(taken, if i < 4 { all } else { 0 }, "{}", position.name);
         }
         assert!(inherited.iter().all(|name| crate::models::unet::is_temporal(name)));
+    }
+
+    #[test]
+    fn a_training_tells_what_it_took() {
+        let space = shapes();
+        let settings = &space.evaluation.as_ref().unwrap().training;
+        let (vs, unet) = built(&space, "c1.-.-.-.-", 1);
+        let mut training = Training::new(&unet, &vs, settings, 1).unwrap();
+        let batch = |_| crate::data::latents::Batch {
+            latents: crate::models::seeded::normal(&[2, 4, 5, 8, 8], 1, Device::Cpu),
+            text: crate::models::seeded::normal(&[2, 8, 32], 2, Device::Cpu),
+        };
+        let ran = training.run(3, &batch, &mut |_, _| ControlFlow::Continue(()));
+        assert!(ran.unwrap().is_continue());
+        let costs = costs(&training, 12_345);
+        assert_eq!(costs["train_peak_memory_bytes"].value, 12_345.0);
+        assert!(costs["train_step_ms"].value > 0.0 && costs["train_step_spread_ms"].value >= 0.0);
+        let (vs, unet) = built(&space, "-.-.-.-.-", 1);
+        let idle = Training::new(&unet, &vs, settings, 1).unwrap();
+        assert!(super::costs(&idle, 1).is_empty(), "nothing was trained");
     }
 
     #[test]

@@ -162,3 +162,28 @@ impl nn::Module for Head {
         xs.apply(&self.norm).then(Tensor::silu).through(&self.conv)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    /// To an odd size: pixel `i` of 27 comes from ⌊14 i / 27⌋, as in libtorch's own nearest neighbour.
+    #[test]
+    fn an_upsample_follows_the_size_it_is_given() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let upsample = Upsample::new(vs.root(), 1);
+        let mut identity = Tensor::zeros([1, 1, 3, 3], (Kind::Float, Device::Cpu));
+        let _ = identity.get(0).get(0).get(1).get(1).fill_(1.0);
+        identity = identity.contiguous();
+        tch::no_grad(|| {
+            let mut variables = vs.variables();
+            variables.get_mut("conv.weight").unwrap().copy_(&identity);
+            let _ = variables.get_mut("conv.bias").unwrap().zero_();
+            let xs = Tensor::arange(14, (Kind::Float, Device::Cpu)).reshape([1, 1, 14, 1]);
+            let ys = Vec::<f32>::try_from(upsample.forward(&xs, [27, 1]).flatten(0, -1)).unwrap();
+            let expected: Vec<f32> = (0..27).map(|i| (14 * i / 27) as f32).collect();
+            assert_eq!(ys, expected);
+        });
+    }
+}

@@ -7,6 +7,7 @@ pub mod norm;
 pub mod resnet;
 pub mod rotary;
 pub mod seeded;
+mod segment;
 pub mod temporal;
 pub mod text;
 pub mod transformer;

@@ -1,6 +1,6 @@
 //! Normalisations and weight starts shared by every block.
 
-use tch::{Tensor, nn};
+use tch::{Kind, Tensor, nn};
 
 /// Epsilon of group norms in residual blocks and temporal convolutions (spec section 1.1).
 pub const RESNET_EPS: f64 = 1e-5;
@@ -31,10 +31,20 @@ impl RmsNorm {
 
 impl nn::Module for RmsNorm {
     fn forward(&self, xs: &Tensor) -> Tensor {
-        let mean = xs.square().mean_dim(-1, true, None);
+        let wide = xs.to_kind(statistics_kind(xs.kind()));
+        let mean = wide.square().mean_dim(-1, true, None);
         let scale = (mean + self.eps).rsqrt();
-        let normed = xs * scale;
+        let normed = (wide * scale).to_kind(xs.kind());
         normed * &self.weight
+    }
+}
+
+/// The format in which statistics of numbers of a `kind` are taken: squares of binary16 overflow, and a mean of bfloat16
+/// squares keeps two digits. libtorch's own norms and its softmax do the same inside.
+fn statistics_kind(kind: Kind) -> Kind {
+    match kind {
+        Kind::Half | Kind::BFloat16 => Kind::Float,
+        other => other,
     }
 }
 

@@ -12,40 +12,60 @@ use super::blocks::{Downsample, Head, Layer, MidBlock, TimeEmbedding, Upsample};
 use super::chain::Chain;
 use super::norm::conv2d;
 use super::resnet::ResnetConfig;
+use super::segment::Segment;
 use super::temporal::{Clip, TemporalConfig, TemporalStack};
 use super::transformer::TransformerConfig;
+
+pub use super::segment::Activations;
 
 /// First part of the name of every temporal weight.
 pub const TEMPORAL: &str = "temporal";
 
 /// Velocity of the flow at a noised clip: `v(x, t, text)`.
 ///
+/// The weights may be of another number format than the clip: the pass runs in theirs, the velocity is in the clip's.
 /// # Shapes
-/// - `xs`: `[batch, latent_channels, frames, h, w]`; `time`: `[batch]` in [0, 1];
-///   `text`: `[batch, tokens, text_width]`; output as `xs`
+/// - `xs`: `[batch, latent_channels, frames, h, w]`; `time`: see [`Moment`];
+///   `text`: `[batch, tokens, text_width]`; output as `xs`. `h` and `w` may be odd at any level
 #[derive(Debug)]
 pub struct UNet {
     time_embedding: TimeEmbedding,
     conv_in: nn::Conv2D,
     down: Vec<DownLevel>,
-    mid: Option<MidBlock>,
-    mid_temporal: Option<TemporalStack>,
+    mid: Option<Segment<MidBlock>>,
+    mid_temporal: Option<Segment<TemporalStack>>,
     up: Vec<UpLevel>,
     head: Head,
 }
 
 #[derive(Debug)]
 struct DownLevel {
-    layers: Vec<Layer>,
-    temporal: Option<TemporalStack>,
+    layers: Vec<Segment<Layer>>,
+    temporal: Option<Segment<TemporalStack>>,
     downsample: Option<Downsample>,
 }
 
 #[derive(Debug)]
 struct UpLevel {
-    layers: Vec<Layer>,
-    temporal: Option<TemporalStack>,
+    layers: Vec<Segment<Layer>>,
+    temporal: Option<Segment<TemporalStack>>,
     upsample: Option<Upsample>,
+}
+
+/// The time of a pass.
+#[derive(Debug, Clone, Copy)]
+pub enum Moment<'a> {
+    /// `[batch]` in [0, 1].
+    Time(&'a Tensor),
+    /// What [`UNet::embed`] made of a time, `[batch, time_width]`: on a fixed grid once for all passes (the paper's
+    /// Appendix F).
+    Embedded(&'a Tensor),
+}
+
+impl<'a> From<&'a Tensor> for Moment<'a> {
+    fn from(time: &'a Tensor) -> Self {
+        Self::Time(time)
+    }
 }
 
 impl UNet {
@@ -56,18 +76,47 @@ impl UNet {
     }
 
     /// One pass.
-    pub fn forward(&self, xs: &Tensor, time: &Tensor, text: &Tensor) -> Tensor {
-        let (_, _, frames, _, _) = xs.size5().expect("a UNet takes [b, c, t, h, w]");
-        let clip = Clip { frames, text };
-        let time = self.time_embedding.forward(time);
+    pub fn forward<'a>(&self, xs: &Tensor, time: impl Into<Moment<'a>>, text: &Tensor) -> Tensor {
+        self.pass(xs, time.into(), text, Activations::Kept)
+    }
 
-        let mut hidden = conv_in(&self.conv_in, xs);
+    /// The embedding of times, `[n]` in [0, 1]: `[n, time_width]`.
+    pub fn embed(&self, time: &Tensor) -> Tensor {
+        self.time_embedding.forward(time)
+    }
+
+    /// One pass that leaves `activations` for the backward pass.
+    pub fn pass(&self, xs: &Tensor, time: Moment<'_>, text: &Tensor, activations: Activations) -> Tensor {
+        let (_, _, frames, _, _) = xs.size5().expect("a UNet takes [b, c, t, h, w]");
+        let kind = self.conv_in.ws.kind();
+        let text = text.to_kind(kind);
+        let time = match time {
+            Moment::Time(time) => self.embed(time),
+            Moment::Embedded(embedding) => embedding.to_kind(kind),
+        };
+        let beside = || (time.shallow_clone(), text.shallow_clone());
+        let through = |layer: &Segment<Layer>, xs: &Tensor| {
+            let (time, text) = beside();
+            layer.run(
+                activations,
+                [xs.shallow_clone(), time, text],
+                |layer, [xs, time, text]| layer.forward(&xs, &time, &text),
+            )
+        };
+        let through_temporal = |stack: &Option<Segment<TemporalStack>>, xs: Tensor| match stack {
+            Some(stack) => stack.run(activations, [xs, text.shallow_clone()], move |stack, [xs, text]| {
+                stack.forward(xs, Clip { frames, text: &text })
+            }),
+            None => xs,
+        };
+
+        let mut hidden = conv_in(&self.conv_in, &xs.to_kind(kind));
         let mut skips = vec![hidden.shallow_clone()];
         for level in &self.down {
             for (i, layer) in level.layers.iter().enumerate() {
-                hidden = layer.forward(&hidden, &time, text);
+                hidden = through(layer, &hidden);
                 if i + 1 == level.layers.len() {
-                    hidden = through_temporal(hidden, level.temporal.as_ref(), clip);
+                    hidden = through_temporal(&level.temporal, hidden);
                 }
                 skips.push(hidden.shallow_clone());
             }
@@ -77,34 +126,36 @@ impl UNet {
             }
         }
         if let Some(mid) = &self.mid {
-            hidden = mid.forward(&hidden, &time, text);
-            hidden = through_temporal(hidden, self.mid_temporal.as_ref(), clip);
+            let (time, text) = beside();
+            hidden = mid.run(activations, [hidden, time, text], |mid, [xs, time, text]| {
+                mid.forward(&xs, &time, &text)
+            });
+            hidden = through_temporal(&self.mid_temporal, hidden);
         }
         for level in &self.up {
             for layer in &level.layers {
                 let skip = skips.pop().expect("every up layer has a skip tensor");
-                hidden = layer.forward_with_skip(hidden, skip, &time, text);
+                let (time, text) = beside();
+                hidden = layer.run(
+                    activations,
+                    [hidden, skip, time, text],
+                    |layer, [xs, skip, time, text]| layer.forward_with_skip(xs, skip, &time, &text),
+                );
             }
-            hidden = through_temporal(hidden, level.temporal.as_ref(), clip);
+            hidden = through_temporal(&level.temporal, hidden);
             if let (Some(upsample), Some(next)) = (&level.upsample, skips.last()) {
                 let (_, _, h, w) = next.size4().expect("skip tensors are [b*t, c, h, w]");
                 hidden = upsample.forward(&hidden, [h, w]);
             }
         }
-        hidden.through(&self.head).unflatten(0, [-1, frames]).transpose(1, 2) // [b, latent_channels, t, h, w]
+        let velocity = hidden.through(&self.head).unflatten(0, [-1, frames]).transpose(1, 2);
+        velocity.to_kind(xs.kind()) // [b, latent_channels, t, h, w]
     }
 }
 
 /// The first convolution: `[b, c, t, h, w]` to `[b * t, channels, h, w]`.
 pub(crate) fn conv_in(conv: &nn::Conv2D, xs: &Tensor) -> Tensor {
     xs.transpose(1, 2).flatten(0, 1).through(conv)
-}
-
-fn through_temporal(xs: Tensor, stack: Option<&TemporalStack>, clip: Clip<'_>) -> Tensor {
-    match stack {
-        Some(stack) => stack.forward(xs, clip),
-        None => xs,
-    }
 }
 
 /// Where the weights of a position's temporal layers stand: `temporal.down_0` for `down.0`.
@@ -191,11 +242,11 @@ impl Builder<'_> {
 
         let mid = config.middle.then(|| {
             let channels = last as i64;
-            MidBlock::new(
+            Segment::new(MidBlock::new(
                 &(vs / "mid_block"),
                 self.resnet(channels, channels),
                 TransformerConfig::of(config, last),
-            )
+            ))
         });
         let mid_temporal = config.middle.then(|| self.temporal(levels)).flatten();
 
@@ -245,24 +296,29 @@ impl Builder<'_> {
         }
     }
 
-    fn layer(&self, path: &nn::Path<'_>, index: u64, level: usize, inputs: i64) -> Layer {
+    fn layer(&self, path: &nn::Path<'_>, index: u64, level: usize, inputs: i64) -> Segment<Layer> {
         let channels = self.config.channels[level];
         let attends = self.config.attention.get(level).copied().unwrap_or(false);
         let attention = attends.then(|| TransformerConfig::of(self.config, channels));
-        Layer::new(path, index as i64, self.resnet(inputs, channels as i64), attention)
+        Segment::new(Layer::new(
+            path,
+            index as i64,
+            self.resnet(inputs, channels as i64),
+            attention,
+        ))
     }
 
-    fn temporal(&self, position: usize) -> Option<TemporalStack> {
+    fn temporal(&self, position: usize) -> Option<Segment<TemporalStack>> {
         let layer = self.layers.get(position).copied().flatten()?;
         let place = self.config.positions().into_iter().nth(position)?;
         let path = temporal_path(&place.name)
             .split('.')
             .fold(self.vs.clone(), |path, name| path / name);
-        Some(TemporalStack::new(
+        Some(Segment::new(TemporalStack::new(
             path,
             layer,
             TemporalConfig::of(self.config, place.channels),
-        ))
+        )))
     }
 }
 

@@ -17,7 +17,7 @@ use tch::{Device, Tensor};
 
 use crate::assets::Assets;
 use crate::data::{FRAMES, Prompt};
-use crate::flow;
+use crate::flow::Sampler;
 use crate::models::UNet;
 use crate::models::seeded::{generator, normal_from, stream_of};
 pub use estimate::{PromptScore, mean_of_prompts, quality};
@@ -107,6 +107,11 @@ pub fn score(
         .flat_map(|p| (0..videos).map(move |v| (p, v)))
         .collect();
     let null_text = assets.text.embed(&[""]);
+    let sampler = Sampler {
+        steps: evaluation.sample_steps,
+        shift: evaluation.training.timestep_shift,
+        guidance: evaluation.guidance,
+    };
     let (mut readings, mut shown) = (vec![Vec::new(); prompts.len()], Vec::new());
     let (mut sample_seconds, mut score_seconds) = (0.0, 0.0);
     for (done, batch) in jobs.chunks(SAMPLE_BATCH).enumerate() {
@@ -116,9 +121,8 @@ pub fn score(
             .iter()
             .map(|(prompt, video)| noise(evaluation.score_seed, &prompts[*prompt], *video, &assets.latent_shape()))
             .collect();
-        let (steps, guidance) = (evaluation.sample_steps, evaluation.guidance);
         let noise = Tensor::stack(&noise, 0);
-        let latents = flow::sample(unet, &noise, &assets.text.embed(&captions), &null_text, steps, guidance);
+        let latents = sampler.sample(unet, &noise, &assets.text.embed(&captions), &null_text);
         sample_seconds += started.elapsed().as_secs_f64();
 
         let started = Instant::now();

@@ -3,13 +3,18 @@
 //! - Peak memory: c10 reports every block that its allocators hand out and take back, on the processor and on CUDA
 //!   alike. A tracker on the measuring thread adds them up, so a figure is bytes of the allocator, not process size.
 //! - Multiply-accumulates: libtorch shows every operator with its tensors to observers.
+//! - Gradient checkpointing: see [`recomputed`].
 //! - CUDA: one binary serves machines with and without; the CUDA half of libtorch is loaded at start where it is found.
 #![expect(unsafe_code, reason = "calls into the C++ shim")]
+
+mod autograd;
 
 use std::marker::PhantomData;
 use std::os::raw::c_void;
 
 use tch::Device;
+
+pub use autograd::{keep_gradient_as_float, recomputed};
 
 mod raw {
     use std::os::raw::{c_int, c_void};

@@ -1,7 +1,7 @@
 use search_spaces::{Dtype, Operator, TemporalLayer, UnetConfig, work};
 use tch::{Device, Kind, Tensor, nn};
 
-use super::{UNet, freeze_spatial, is_temporal};
+use super::{Activations, Moment, UNet, freeze_spatial, is_temporal};
 use crate::models::seeded::{distance, normal, seed_weights};
 use crate::shim::count_macs;
 
@@ -220,4 +220,84 @@ fn only_temporal_weights_are_trained() {
         assert_eq!(variable.requires_grad(), is_temporal(&name), "{name}");
         assert_eq!(variable.grad().defined(), is_temporal(&name), "{name}");
     }
+}
+
+/// 54 rows halve to 27 and 14, as those of the paper's 432×768 clips do.
+#[test]
+fn odd_sizes_come_back_as_they_went_in() {
+    let config = UnetConfig {
+        channels: vec![8, 8, 16],
+        attention: vec![false, true, true],
+        norm_groups: 4,
+        ..tiny()
+    };
+    let vs = nn::VarStore::new(Device::Cpu);
+    let unet = UNet::new(&vs.root(), &config, &some_layers(&config));
+    seed_weights(&vs, 4);
+    for (h, w) in [(54, 6), (5, 7), (6, 10)] {
+        let (_, time, text) = inputs(&config, 1, 2);
+        let xs = normal(&[1, 4, 2, h, w], 1, Device::Cpu);
+        assert_eq!(tch::no_grad(|| unet.forward(&xs, &time, &text)).size(), xs.size());
+    }
+}
+
+#[test]
+fn a_time_embedded_beforehand_is_that_time() {
+    let config = tiny();
+    let vs = nn::VarStore::new(Device::Cpu);
+    let unet = UNet::new(&vs.root(), &config, &some_layers(&config));
+    seed_weights(&vs, 4);
+    let (xs, time, text) = inputs(&config, 2, 3);
+    let embedded = unet.embed(&time);
+    let (at, with) = (
+        unet.forward(&xs, &time, &text),
+        unet.forward(&xs, Moment::Embedded(&embedded), &text),
+    );
+    assert_eq!(distance(&at, &with), 0.0);
+}
+
+#[test]
+fn recomputed_activations_give_the_same_gradients() {
+    for config in configs() {
+        let gradients = |activations: Activations| {
+            let vs = nn::VarStore::new(Device::Cpu);
+            let unet = UNet::new(&vs.root(), &config, &some_layers(&config));
+            seed_weights(&vs, 4);
+            let (xs, time, text) = inputs(&config, 2, 3);
+            let xs = xs.set_requires_grad(true);
+            let ys = unet.pass(&xs, Moment::Time(&time), &text, activations);
+            ys.square().mean(Kind::Float).backward();
+            let mut all: Vec<_> = vs.variables().into_iter().map(|(name, w)| (name, w.grad())).collect();
+            all.extend([("the clip".to_owned(), xs.grad()), ("velocity".to_owned(), ys.detach())]);
+            all.sort_by(|a, b| a.0.cmp(&b.0));
+            all
+        };
+        let (kept, recomputed) = (gradients(Activations::Kept), gradients(Activations::Recomputed));
+        for ((name, kept), (_, recomputed)) in kept.iter().zip(&recomputed) {
+            // A tensor that several blocks read sums its gradients in another order.
+            let off = distance(kept, recomputed) / kept.abs().max().double_value(&[]).max(1e-12);
+            assert!(off < 1e-4, "{name}: {off}");
+        }
+        assert_eq!(
+            kept[kept.len() - 1],
+            recomputed[kept.len() - 1],
+            "the pass itself is the same"
+        );
+    }
+}
+
+/// Weights in bfloat16: the clip goes in and the velocity comes out in float32, off by bfloat16's eight bits.
+#[test]
+fn a_pass_runs_in_the_format_of_its_weights() {
+    let config = tiny();
+    let mut vs = nn::VarStore::new(Device::Cpu);
+    let unet = UNet::new(&vs.root(), &config, &some_layers(&config));
+    seed_weights(&vs, 4);
+    let (xs, time, text) = inputs(&config, 2, 3);
+    let wide = tch::no_grad(|| unet.forward(&xs, &time, &text));
+    vs.set_kind(Kind::BFloat16);
+    let narrow = tch::no_grad(|| unet.forward(&xs, &time, &text));
+    assert_eq!(narrow.kind(), Kind::Float);
+    let off = distance(&wide, &narrow) / wide.abs().max().double_value(&[]);
+    assert!(off > 0.0 && off < 0.05, "{off}");
 }

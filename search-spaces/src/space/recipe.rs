@@ -1,0 +1,253 @@
+//! Recipe files: the schedule and the settings of one stage between the image model and the distilled video model.
+
+use serde::{Deserialize, Serialize};
+
+use super::TrainingSettings;
+use super::parse::{NAME, SpaceError, name_of, parsed};
+use super::read::{Node, Section};
+use super::training::{betas, training};
+
+/// One stage of training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Recipe {
+    /// Short name.
+    pub name: String,
+    /// One line for people.
+    pub title: String,
+    /// Which weights move.
+    pub trains: Trains,
+    /// How they move.
+    pub training: TrainingSettings,
+    /// What the stage is, with the settings that it alone has.
+    pub stage: Stage,
+}
+
+/// Which weights a stage moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Trains {
+    /// Backbone and temporal layers.
+    All,
+    /// Temporal layers; the backbone is frozen.
+    Temporal,
+}
+
+/// A stage of the paper's schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// The pruned image model learns from the full one.
+    Pruning(Distillation),
+    /// It changes over to rectified flow and to the latents of the spatial-temporal VAE.
+    Adaptation,
+    /// The temporal layers of one candidate of a search.
+    Candidates,
+    /// The found model, on images and videos.
+    Joint(Joint),
+    /// Its distillation to few steps against a discriminator.
+    Adversarial(Adversarial),
+}
+
+/// Weights of the losses of distillation from the full image model.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Distillation {
+    /// Of the error against the data.
+    pub task_weight: f64,
+    /// Of the error against the full model's output.
+    pub output_weight: f64,
+    /// Of the error against the full model's features, block by block.
+    pub feature_weight: f64,
+}
+
+/// Settings of the joint training.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Joint {
+    /// Share of the batches that are images.
+    pub image_share: f64,
+}
+
+/// Settings of the adversarial distillation; the generator's are those of the training.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Adversarial {
+    /// Steps of a sample, and times at which the generator is trained.
+    pub sample_steps: u32,
+    /// AdamW's learning rate of the discriminator's heads.
+    pub heads_learning_rate: f64,
+    /// AdamW's decays of theirs.
+    pub heads_betas: [f64; 2],
+    /// Mean of the logit of the discriminator's times.
+    pub noise_mean: f64,
+    /// Standard deviation of the logit of the discriminator's times.
+    pub noise_std: f64,
+    /// Weight of the reconstruction beside the adversarial loss.
+    pub reconstruction_weight: f64,
+    /// c of the pseudo-Huber distance, in √elements of a clip.
+    pub huber_scale: f64,
+    /// Weight of the penalty on the discriminator's gradient at real clips.
+    pub r1_weight: f64,
+}
+
+impl Recipe {
+    /// Reads and checks a recipe file.
+    ///
+    /// # Errors
+    /// Every problem with its line, column and field, what was found and what is allowed.
+    pub fn parse(toml: &str) -> Result<Self, SpaceError> {
+        parsed(toml, |document, tree| recipe(Section::root(document, tree)))
+    }
+}
+
+fn recipe(root: Section) -> Option<Recipe> {
+    let name = root.need("name", NAME).and_then(|node| name_of(&node));
+    let title = root.get("title").map_or(Some(""), |node| node.text("a line of text"));
+    let trains = root
+        .need("trains", "all, temporal")
+        .and_then(|node| node.one_of([("all", Trains::All), ("temporal", Trains::Temporal)]));
+    let settings = root
+        .need("training", "a section")
+        .and_then(|node| node.section("a section"))
+        .and_then(|section| finished(section, training));
+    let stage = root
+        .need("stage", "the stage's name")
+        .and_then(|node| stage(&root, &node));
+    root.finish();
+    Some(Recipe {
+        name: name?.to_owned(),
+        title: title?.to_owned(),
+        trains: trains?,
+        training: settings?,
+        stage: stage?,
+    })
+}
+
+/// The stage of a name, with the section that belongs to it.
+fn stage(root: &Section, name: &Node) -> Option<Stage> {
+    type Read = fn(&Section) -> Option<Stage>;
+    let own = |key: &'static str, read: Read| {
+        let section = root.need(key, "a section")?.section("a section")?;
+        finished(section, read)
+    };
+    match name.one_of(["pruning", "adaptation", "candidates", "joint", "adversarial"].map(|name| (name, name)))? {
+        "pruning" => own("distillation", distillation),
+        "joint" => own("joint", joint),
+        "adversarial" => own("adversarial", adversarial),
+        "adaptation" => Some(Stage::Adaptation),
+        _ => Some(Stage::Candidates),
+    }
+}
+
+fn finished<T>(section: Section, read: impl FnOnce(&Section) -> Option<T>) -> Option<T> {
+    let value = read(&section);
+    section.finish();
+    value
+}
+
+fn distillation(section: &Section) -> Option<Stage> {
+    let weight = |key| section.number_or(key, 1.0, 0.0..=1e6);
+    let (task, output, features) = (weight("task_weight"), weight("output_weight"), weight("feature_weight"));
+    Some(Stage::Pruning(Distillation {
+        task_weight: task?,
+        output_weight: output?,
+        feature_weight: features?,
+    }))
+}
+
+fn joint(section: &Section) -> Option<Stage> {
+    let image_share = section
+        .need("image_share", "a number from 0 to 1")
+        .and_then(|node| node.number(0.0..=1.0));
+    Some(Stage::Joint(Joint {
+        image_share: image_share?,
+    }))
+}
+
+fn adversarial(section: &Section) -> Option<Stage> {
+    let sample_steps = section
+        .need_integer("sample_steps", 1..=1000)
+        .and_then(|steps| u32::try_from(steps).ok());
+    let need = |key, range: std::ops::RangeInclusive<f64>| {
+        let allowed = format!("a number from {} to {}", range.start(), range.end());
+        section.need(key, &allowed).and_then(|node| node.number(range))
+    };
+    let heads_learning_rate = need("heads_learning_rate", 0.0..=10.0);
+    let heads_betas = section
+        .need("heads_betas", "two numbers from 0 to 0.999999")
+        .and_then(|node| betas(&node));
+    let (noise_mean, noise_std) = (need("noise_mean", -10.0..=10.0), need("noise_std", 1e-3..=10.0));
+    let reconstruction_weight = need("reconstruction_weight", 0.0..=1e6);
+    let huber_scale = need("huber_scale", 0.0..=1e6);
+    let r1_weight = need("r1_weight", 0.0..=1e6);
+    Some(Stage::Adversarial(Adversarial {
+        sample_steps: sample_steps?,
+        heads_learning_rate: heads_learning_rate?,
+        heads_betas: heads_betas?,
+        noise_mean: noise_mean?,
+        noise_std: noise_std?,
+        reconstruction_weight: reconstruction_weight?,
+        huber_scale: huber_scale?,
+        r1_weight: r1_weight?,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "name = \"short\"\nstage = \"joint\"\ntrains = \"all\"\n\n[joint]\nimage_share = 0.2\n\n\
+                        [training]\nsteps = 10\nbatch = 8\naccumulate = 2\ncheckpoint_every = 5\n";
+
+    fn problems(toml: &str) -> String {
+        Recipe::parse(toml).expect_err("a wrong recipe").to_string()
+    }
+
+    #[test]
+    fn a_recipe_is_read_with_the_defaults_of_a_training() {
+        let recipe = Recipe::parse(GOOD).expect("a good recipe");
+        assert_eq!(recipe.stage, Stage::Joint(Joint { image_share: 0.2 }));
+        assert_eq!(
+            (recipe.training.micro_batch(), recipe.training.learning_rate),
+            (4, 5e-5)
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_what_is_allowed() {
+        let unknown = problems(&GOOD.replace("steps = 10", "steps = 10\nmomentum = 0.9"));
+        assert!(
+            unknown.contains("training.momentum: found an unknown key; allowed: the keys steps, batch"),
+            "{unknown}"
+        );
+        let other = problems(&GOOD.replace("\"joint\"", "\"finetuning\""));
+        assert!(
+            other.contains(
+                "stage: found `\"finetuning\"`; allowed: pruning, adaptation, candidates, joint, adversarial"
+            ),
+            "{other}"
+        );
+        let foreign = problems(&GOOD.replace("\"joint\"", "\"adaptation\""));
+        assert!(foreign.contains("joint: found an unknown key"), "{foreign}");
+        let uneven = problems(&GOOD.replace("accumulate = 2", "accumulate = 3"));
+        assert!(
+            uneven.contains("training.accumulate: found 3; allowed: a divisor of the batch of 8"),
+            "{uneven}"
+        );
+        for (wrong, allowed) in [
+            ("betas = [0.9]", "two numbers from 0 to 0.999999"),
+            ("betas = [0.9, 1.5]", "a number from 0 to 0.999999"),
+            ("ema = 1", "a number from 0 to 0.999999"),
+            ("precision = \"f16\"", "f32, bf16"),
+            ("timestep_shift = \"auto\"", "none, resolution"),
+            ("timestep_shift = 0", "a number from 0.01 to 100"),
+            ("warmup_steps = -1", "an integer from 0 to 10000000"),
+            ("gradient_checkpointing = 1", "true or false"),
+            ("max_gradient_norm = 0", "a number from 0.000000001 to 1000000000"),
+        ] {
+            let found = problems(&format!("{GOOD}{wrong}\n"));
+            assert!(found.contains(&format!("allowed: {allowed}")), "{found}");
+        }
+        let missing =
+            problems("name = \"a\"\nstage = \"adversarial\"\ntrains = \"all\"\n[training]\nsteps = 1\n[adversarial]\n");
+        assert!(missing.contains("training.batch: found nothing"), "{missing}");
+        assert!(missing.contains("adversarial.heads_betas: found nothing"), "{missing}");
+    }
+}

@@ -1,0 +1,258 @@
+//! Training of a candidate's temporal layers on precomputed latents, the backbone frozen.
+//!
+//! Every draw is named by (seed, step), so the state of a training is its weights, their average, the optimizer's moments
+//! and the number of steps taken: from a checkpoint it goes on to the same bytes (same processor, same threads).
+//!
+//! In bfloat16 the model computes on rounded copies: what is trained has float32 masters in the optimizer, gradients are
+//! added up in float32, and what is frozen exists in bfloat16 alone. The sinusoids of the time embedding, statistics of
+//! norms, softmax and the loss stay float32.
+
+mod average;
+mod sync;
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use search_spaces::{Precision, TrainingSettings};
+use tch::{Kind, TchError, Tensor, nn};
+
+use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::data::latents::Batch;
+use crate::flow;
+use crate::models::UNet;
+use crate::models::seeded::{generator, normal_from, stream_of};
+use crate::models::unet::{Activations, Moment, freeze_spatial};
+use crate::optimizer::{AdamW, AdamWConfig};
+use average::Average;
+pub use sync::{GradientSync, SyncError};
+
+/// A training in progress.
+#[derive(Debug)]
+pub struct Training<'a> {
+    unet: &'a UNet,
+    variables: Vec<(String, Tensor)>,
+    optimizer: AdamW,
+    average: Option<Average>,
+    sync: Option<Box<dyn GradientSync + 'a>>,
+    settings: &'a TrainingSettings,
+    seed: u64,
+    step: u64,
+    step_ms: Vec<f64>,
+}
+
+impl<'a> Training<'a> {
+    /// Starts at step 0 with the weights as they are; freezes the spatial weights of `vs`, and brings all of them to the
+    /// precision that is asked for.
+    ///
+    /// # Errors
+    /// Where libtorch refuses the precision.
+    pub fn new(unet: &'a UNet, vs: &nn::VarStore, settings: &'a TrainingSettings, seed: u64) -> Result<Self, TchError> {
+        freeze_spatial(vs);
+        Self::of_trainable(unet, vs, settings, seed)
+    }
+
+    /// The same for whatever `vs` leaves trainable, as the joint training of all weights.
+    ///
+    /// # Errors
+    /// Where libtorch refuses the precision.
+    pub fn of_trainable(
+        unet: &'a UNet,
+        vs: &nn::VarStore,
+        settings: &'a TrainingSettings,
+        seed: u64,
+    ) -> Result<Self, TchError> {
+        let (mut variables, frozen): (Vec<_>, Vec<_>) = vs
+            .variables()
+            .into_iter()
+            .partition(|(_, variable)| variable.requires_grad());
+        variables.sort_by(|a, b| a.0.cmp(&b.0));
+        let config = AdamWConfig {
+            beta1: settings.betas[0],
+            beta2: settings.betas[1],
+            weight_decay: settings.weight_decay,
+            max_gradient_norm: settings.max_gradient_norm,
+            ..Default::default()
+        };
+        let trained = variables.iter().map(|(name, w)| (name.clone(), w.shallow_clone()));
+        let mut optimizer = AdamW::new(trained, config);
+        if settings.precision == Precision::Bf16 {
+            optimizer.keep_masters(Kind::BFloat16)?;
+            for (_, mut variable) in frozen {
+                let rounded = variable.f_to_kind(Kind::BFloat16)?;
+                variable.f_set_data(&rounded)?;
+            }
+        }
+        let average = settings.ema.map(|decay| Average::new(decay, optimizer.masters()));
+        Ok(Self {
+            unet,
+            variables,
+            optimizer,
+            average,
+            sync: None,
+            settings,
+            seed,
+            step: 0,
+            step_ms: Vec::new(),
+        })
+    }
+
+    /// Lets the gradients of each step pass through `sync` before the optimizer sees them.
+    #[must_use]
+    pub fn with_sync(mut self, sync: Box<dyn GradientSync + 'a>) -> Self {
+        self.sync = Some(sync);
+        self
+    }
+
+    /// Steps taken.
+    #[must_use]
+    pub const fn step_number(&self) -> u64 {
+        self.step
+    }
+
+    /// Whether there is anything to train.
+    #[must_use]
+    pub fn has_layers(&self) -> bool {
+        !self.variables.is_empty()
+    }
+
+    /// The model's trained tensors by name, in the precision in which it computes; their gradients stand at them.
+    pub fn variables(&self) -> &[(String, Tensor)] {
+        &self.variables
+    }
+
+    /// The trained weights by name in float32, as the optimizer moves them.
+    pub fn masters(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.optimizer.masters()
+    }
+
+    /// Milliseconds of each step that was taken here.
+    pub fn step_milliseconds(&self) -> &[f64] {
+        &self.step_ms
+    }
+
+    /// Ends the training: the model is left with the weights that count, their average where one was asked for, and
+    /// they are returned in float32, by name.
+    ///
+    /// # Errors
+    /// Where libtorch cannot copy a tensor.
+    pub fn finish(mut self) -> Result<Vec<(String, Tensor)>, TchError> {
+        if let Some(average) = self.average.take() {
+            for (name, weight) in average.weights() {
+                self.optimizer.set_master(name, weight)?;
+            }
+        }
+        let masters = self.optimizer.masters();
+        Ok(masters
+            .map(|(name, master)| (name.to_owned(), master.detach()))
+            .collect())
+    }
+
+    /// One step; its loss.
+    ///
+    /// # Errors
+    /// Where the gradients of several ranks do not come together.
+    pub fn step(&mut self, batch: &Batch) -> Result<f64, SyncError> {
+        let started = Instant::now();
+        let settings = self.settings;
+        let device = batch.latents.device();
+        let shape = batch.latents.size();
+        let mut rng = generator(self.seed ^ stream_of("flow"), self.step);
+        let time = flow::logit_normal(&mut rng, shape[0], settings.noise_mean, settings.noise_std).to_device(device);
+        let time = flow::shifted(&time, flow::shift_of(settings.timestep_shift, &shape));
+        let noise = normal_from(&mut rng, &shape, device);
+
+        self.optimizer.zero_gradients();
+        let parts = i64::from(settings.accumulate).clamp(1, shape[0].max(1));
+        let mut total = Tensor::zeros([], (Kind::Float, device));
+        let (latents, noise) = (batch.latents.chunk(parts, 0), noise.chunk(parts, 0));
+        let (times, texts) = (time.chunk(parts, 0), batch.text.chunk(parts, 0));
+        for i in 0..latents.len() {
+            if i + 1 == latents.len() {
+                self.sync.iter_mut().for_each(|sync| sync.begin_backward());
+            }
+            // Weighed by its clips: the sum over the parts is the mean over the batch.
+            let share = latents[i].size()[0] as f64 / shape[0] as f64;
+            let velocity = |x: &Tensor, t: &Tensor| self.velocity(x, t, &texts[i]);
+            let loss = flow::loss(velocity, &latents[i], &noise[i], &times[i]) * share;
+            loss.backward();
+            total += loss.detach();
+        }
+        if let Some(sync) = &mut self.sync {
+            sync.finish()?;
+        }
+        self.optimizer.step(settings.learning_rate_at(self.step));
+        if let Some(average) = &mut self.average {
+            average.follow(self.optimizer.masters());
+        }
+        self.step += 1;
+        // Reading the loss waits for an accelerator to finish, so the time is that of the whole step.
+        let loss = total.double_value(&[]);
+        self.step_ms.push(started.elapsed().as_secs_f64() * 1000.0);
+        Ok(loss)
+    }
+
+    fn velocity(&self, xs: &Tensor, time: &Tensor, text: &Tensor) -> Tensor {
+        let activations = match self.settings.gradient_checkpointing {
+            true => Activations::Recomputed,
+            false => Activations::Kept,
+        };
+        self.unet.pass(xs, Moment::Time(time), text, activations)
+    }
+
+    /// Steps until `steps` have been taken or `after` breaks off; `after` sees the number of steps taken and the loss
+    /// of the last.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn run(
+        &mut self,
+        steps: u64,
+        batches: &dyn Fn(u64) -> Batch,
+        after: &mut dyn FnMut(&Self, f64) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, SyncError> {
+        while self.has_layers() && self.step < steps {
+            let loss = self.step(&batches(self.step))?;
+            if after(self, loss).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Weights, their average, moments and step, from which [`Self::restore`] goes on.
+    #[must_use]
+    pub fn checkpoint(&self) -> Checkpoint {
+        let masters = self.optimizer.masters();
+        let weights = masters.map(|(name, w)| (format!("weights.{name}"), w.shallow_clone()));
+        let moments = self.optimizer.state().into_iter();
+        let moments = moments.map(|(name, m)| (format!("optimizer.{name}"), m));
+        let average = self.average.iter().flat_map(Average::state);
+        Checkpoint::new(self.step, weights.chain(moments).chain(average))
+    }
+
+    /// Goes on from a checkpoint of the same architecture; from any other it takes nothing.
+    ///
+    /// # Errors
+    /// Where a tensor is missing or has another shape.
+    pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
+        for (name, master) in self.optimizer.masters() {
+            checkpoint.check(&format!("weights.{name}"), master)?;
+        }
+        for (name, moment) in self.optimizer.state() {
+            checkpoint.check(&format!("optimizer.{name}"), &moment)?;
+        }
+        if let Some(average) = &mut self.average {
+            average.check(checkpoint)?;
+            average.restore(checkpoint)?;
+        }
+        for (name, weight) in checkpoint.under("weights.") {
+            self.optimizer.set_master(&name, &weight)?;
+        }
+        self.optimizer.load_state(&checkpoint.under("optimizer."))?;
+        self.step = checkpoint.step;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
