@@ -15,6 +15,7 @@ pub mod lut_accuracy;
 pub mod models;
 pub mod optimizer;
 pub mod profile;
+pub mod prune;
 pub mod proxy_check;
 pub mod recipes;
 pub mod runtime;
