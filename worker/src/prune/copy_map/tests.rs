@@ -213,7 +213,7 @@ fn a_network_of_the_same_sizes_starts_as_a_copy() {
 
 /// Turns a residual block and its attention into `x`, or into the first half of what is joined.
 fn make_identity(weights: &HashMap<String, Tensor>, block: &str, index: usize) {
-    let mut set = |name: &str, value: Option<Tensor>| {
+    let set = |name: &str, value: Option<Tensor>| {
         if let Some(variable) = weights.get(name) {
             let value = value.unwrap_or_else(|| variable.zeros_like());
             tch::no_grad(|| variable.shallow_clone().copy_(&value));
