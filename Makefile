@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup build page demo test test-page bench bench-search lut-accuracy proxy-check full-size assets data-emoji lint openapi
+.PHONY: help setup build page demo test test-page bench bench-search lut-accuracy proxy-check prune-check full-size assets data-emoji lint openapi
 
 export TEMPONAS_CACHE ?= $(HOME)/.cache/temponas
 
@@ -68,6 +68,9 @@ proxy-check: build ## does the score carry a signal? (long)
 
 full-size: build ## training and sampling steps of the 0.6B model: parameters, memory, speed (minutes, 10 GB); ARGS="--device cuda:0 --frames 15 --size 64 --steps 50"
 	@$(PROGRAMS)/temponas-worker full-size $(ARGS)
+
+prune-check: build ## does a pruned backbone learn more from its full one than from nothing? (minutes)
+	@$(PROGRAMS)/temponas-worker prune-check $(ARGS)
 
 assets: build $(if $(filter emoji,$(DATA)),data-emoji) ## train the small pretrained parts anew (at most 2 hours on 2 cores, goes on where it stopped)
 	@$(PROGRAMS)/temponas-worker assets $(if $(DATA),--dataset $(DATA)) $(ARGS)

@@ -17,6 +17,7 @@ pub mod optimizer;
 pub mod profile;
 pub mod prune;
 pub mod proxy_check;
+pub mod prune_check;
 pub mod recipes;
 pub mod runtime;
 pub mod scoring;

@@ -11,7 +11,7 @@ use temponas_worker::client::Client;
 use temponas_worker::data::default_cache;
 use temponas_worker::jobs::Settings;
 use temponas_worker::runtime::Worker;
-use temponas_worker::{assets, full_size, lut_accuracy, profile, proxy_check, shim};
+use temponas_worker::{assets, full_size, lut_accuracy, profile, proxy_check, prune_check, shim};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -37,6 +37,8 @@ enum Command {
     Latents(assets::LatentsArgs),
     /// Check that the score of a space carries a signal.
     ProxyCheck(proxy_check::ProxyCheckArgs),
+    /// Check that a pruned backbone learns more from its full one than from nothing.
+    PruneCheck(prune_check::PruneCheckArgs),
     /// Compare predicted with measured latency and peak memory of whole architectures.
     LutAccuracy(lut_accuracy::LutAccuracyArgs),
     /// Take training and sampling steps with the model at the paper's size.
@@ -92,6 +94,7 @@ fn main() -> anyhow::Result<()> {
         Command::Assets(args) => assets::command(&args),
         Command::Latents(args) => assets::latents_command(&args),
         Command::ProxyCheck(args) => proxy_check::command(&args),
+        Command::PruneCheck(args) => prune_check::command(&args),
         Command::LutAccuracy(args) => lut_accuracy::command(&args),
         Command::FullSize(args) => full_size::command(&args, device_of(&args.device, cuda)?),
     }

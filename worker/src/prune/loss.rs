@@ -213,7 +213,7 @@ mod tests {
         let (noised, text) = sample();
         let all = |unet: &UNet| {
             let mut seen = Vec::new();
-            unet.forward_observed(&noised.xs, &noised.time, &text, &mut |_, x| {
+            let _ = unet.forward_observed(&noised.xs, &noised.time, &text, &mut |_, x| {
                 seen.push(x.shallow_clone())
             });
             seen

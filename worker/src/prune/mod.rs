@@ -1,6 +1,7 @@
 //! Pruning of the spatial backbone: a smaller UNet starts from parts of a full one and learns from it (the paper's
 //! section 4, "Training"; BK-SDM, Kim et al. 2023).
 
+pub mod comparison;
 pub mod copy_map;
 mod layout;
 pub mod loss;
