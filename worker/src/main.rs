@@ -11,7 +11,7 @@ use temponas_worker::client::Client;
 use temponas_worker::data::default_cache;
 use temponas_worker::jobs::Settings;
 use temponas_worker::runtime::Worker;
-use temponas_worker::{assets, full_size, lut_accuracy, profile, proxy_check, prune_check, shim};
+use temponas_worker::{assets, full_size, lut_accuracy, profile, proxy_check, prune, prune_check, shim};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -37,6 +37,8 @@ enum Command {
     Latents(assets::LatentsArgs),
     /// Check that the score of a space carries a signal.
     ProxyCheck(proxy_check::ProxyCheckArgs),
+    /// Prune the backbone of trained parts.
+    Prune(prune::PruneArgs),
     /// Check that a pruned backbone learns more from its full one than from nothing.
     PruneCheck(prune_check::PruneCheckArgs),
     /// Compare predicted with measured latency and peak memory of whole architectures.
@@ -94,6 +96,7 @@ fn main() -> anyhow::Result<()> {
         Command::Assets(args) => assets::command(&args),
         Command::Latents(args) => assets::latents_command(&args),
         Command::ProxyCheck(args) => proxy_check::command(&args),
+        Command::Prune(args) => prune::command(&args, device_of(&args.device, cuda)?),
         Command::PruneCheck(args) => prune_check::command(&args),
         Command::LutAccuracy(args) => lut_accuracy::command(&args),
         Command::FullSize(args) => full_size::command(&args, device_of(&args.device, cuda)?),

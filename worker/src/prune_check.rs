@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use clap::Args;
 use search_spaces::UnetConfig;
-use tch::{Device, Kind, Tensor, nn};
+use tch::{Device, Kind, Tensor};
 
 use crate::assets::Assets;
 use crate::data::latents::Batch;
@@ -21,6 +21,7 @@ use crate::models::seeded::{generator, normal_from, stream_of};
 use crate::profile::Settings;
 use crate::prune::comparison::compare;
 use crate::prune::loss::LossWeights;
+use crate::prune::material::backbone_of;
 use crate::prune::process::Process;
 use crate::prune::recipe::{PruneRecipe, Stage};
 use crate::prune::training::{Network, Pruning};
@@ -206,17 +207,10 @@ impl Coded {
 impl Bench {
     fn new(assets: &Assets, cache: &Path, most_clips: usize) -> anyhow::Result<Self> {
         let recipe = &assets.manifest.recipe;
-        let vs = nn::VarStore::new(Device::Cpu);
-        let unet = UNet::new(&vs.root(), &recipe.backbone, &[]);
-        assets.load_backbone(&vs)?;
         let (noise_mean, noise_std) = recipe.training.backbone_times;
         let source = assets.source(cache)?;
         Ok(Self {
-            full: Network {
-                config: recipe.backbone.clone(),
-                vs,
-                unet,
-            },
+            full: backbone_of(assets)?,
             process: Process::Flow { noise_mean, noise_std },
             held_out: Coded::of(assets, source.as_ref(), Split::HeldOut, most_clips)?,
         })

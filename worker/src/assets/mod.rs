@@ -7,6 +7,7 @@ mod command;
 mod evaluators;
 mod latents;
 mod manifest;
+mod pruned;
 mod recipe;
 mod stage;
 mod train;

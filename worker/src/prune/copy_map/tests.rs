@@ -241,7 +241,7 @@ fn make_centre(weights: &HashMap<String, Tensor>, conv: &str) {
     centre.select(2, 1).select(2, 1).copy_(&unit);
     tch::no_grad(|| {
         weight.copy_(&centre);
-        bias.zero_()
+        let _ = bias.zero_();
     });
 }
 
