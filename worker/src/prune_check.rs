@@ -4,32 +4,32 @@
 //! weights of the full backbone and with its output and features to follow, once from drawn weights on the task alone.
 //! Both are then asked for the velocity at frames of clips whose captions were never trained on.
 
-use std::path::{Path, PathBuf};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use clap::Args;
-use search_spaces::UnetConfig;
-use tch::{Device, Kind, Tensor};
+use search_spaces::{
+    Distillation, Precision, Prediction, Recipe, Stage, TimestepShift, TrainingSettings, Trains, UnetConfig,
+};
+use tch::Device;
 
 use crate::assets::Assets;
+use crate::data::default_cache;
 use crate::data::latents::Batch;
-use crate::data::{ClipSource, Split, default_cache, to_tensor};
-use crate::flow;
-use crate::models::UNet;
-use crate::models::seeded::{generator, normal_from, stream_of};
+use crate::models::seeded::{generator, stream_of};
 use crate::profile::Settings;
 use crate::prune::comparison::compare;
-use crate::prune::loss::LossWeights;
-use crate::prune::material::backbone_of;
+use crate::prune::held_out::Coded;
+use crate::prune::material::single_frames;
+use crate::prune::network::Network;
+use crate::prune::plan::{Plan, PlanStage};
 use crate::prune::process::Process;
-use crate::prune::recipe::{PruneRecipe, Stage};
-use crate::prune::training::{Network, Pruning};
+use crate::prune::training::Pruning;
 
-/// Seed of the frames, times and noise that networks are measured on.
-const HELD_OUT_SEED: u64 = 1;
-/// Frames that are measured at once.
-const CHUNK: i64 = 64;
+/// Share of captions that are dropped.
+const TEXT_DROPOUT: f64 = 0.1;
 
 /// Check that a pruned backbone learns more from its full one than from nothing. The last line reads
 /// `held-out loss distilled X ± s, from scratch Y ± s, better in n of N seeds`.
@@ -46,10 +46,10 @@ pub struct PruneCheckArgs {
     cache: PathBuf,
     /// Optimizer steps of each training.
     #[arg(long, default_value_t = 600)]
-    steps: u64,
+    steps: u32,
     /// Frames a step.
     #[arg(long, default_value_t = 32)]
-    batch: u64,
+    batch: u32,
     /// Learning rate of both.
     #[arg(long, default_value_t = 2e-3)]
     learning_rate: f64,
@@ -88,14 +88,17 @@ impl Way {
         matches!(self, Self::Distilled | Self::CopiedOnly)
     }
 
-    fn losses(self) -> LossWeights {
-        match self {
-            Self::Distilled | Self::FollowingOnly => LossWeights::default(),
-            Self::FromScratch | Self::CopiedOnly => LossWeights {
-                task: 1.0,
-                output: 0.0,
-                feature: 0.0,
-            },
+    const fn distillation(self) -> Distillation {
+        let follows = match self {
+            Self::Distilled | Self::FollowingOnly => 1.0,
+            Self::FromScratch | Self::CopiedOnly => 0.0,
+        };
+        Distillation {
+            teacher_predicts: Prediction::Velocity,
+            predicts: Prediction::Velocity,
+            task_weight: 1.0,
+            output_weight: follows,
+            feature_weight: follows,
         }
     }
 }
@@ -111,17 +114,20 @@ pub fn command(args: &PruneCheckArgs) -> anyhow::Result<()> {
     );
     tch::set_num_threads(args.threads.try_into().context("--threads is too large")?);
     let assets = Assets::open(&args.assets, &args.dataset, Device::Cpu)?;
-    let clips = assets.training_set(&args.cache, &mut |_| std::ops::ControlFlow::Continue(()))?;
-    let bench = Bench::new(&assets, &args.cache, usize::MAX)?;
-    let batches = |seed: u64, stage: &Stage, step: u64| clips.batch(seed, step, stage.batch, stage.text_dropout);
+    let clips = assets.training_set(&args.cache, &mut |_| ControlFlow::Continue(()))?;
+    let held_out = Coded::held_out(&assets, &args.cache, usize::MAX)?.context("the dataset keeps no clips apart")?;
+    let bench = Bench::new(&assets, held_out)?;
+    let batches = |seed: u64, step: u64| clips.batch(seed, step, args.batch.into(), TEXT_DROPOUT);
 
     let settings = Settings::new(Device::Cpu, args.threads, u64::MAX);
-    let pruned = bench.start(Way::Distilled, 1)?;
-    let mut go_on = |_: f64, _: &str| std::ops::ControlFlow::Continue(());
-    println!("{}", compare(&bench.full, &pruned, &settings, &mut go_on)?);
+    let start = bench.start(Way::Distilled, 1)?;
+    println!(
+        "{}",
+        compare(&bench.full, &start, &settings, &mut |_, _| ControlFlow::Continue(()))?
+    );
     println!(
         "held-out loss of the full backbone {:.4}",
-        bench.held_out_loss(&bench.full.unet)
+        bench.held_out_loss(&bench.full)
     );
 
     let mut ways = vec![Way::Distilled, Way::FromScratch];
@@ -132,9 +138,8 @@ pub fn command(args: &PruneCheckArgs) -> anyhow::Result<()> {
     for seed in 1..=args.seeds {
         for (way, found) in ways.iter().zip(&mut losses) {
             let started = Instant::now();
-            let recipe = bench.recipe(*way, seed, args);
-            let network = bench.train(*way, &recipe, &|stage, step| batches(seed, stage, step))?;
-            let loss = bench.held_out_loss(&network.unet);
+            let network = bench.train(*way, bench.plan(*way, seed, args)?, &|step| batches(seed, step))?;
+            let loss = bench.held_out_loss(&network);
             let (name, seconds) = (way.name(), started.elapsed().as_secs_f64());
             println!("seed {seed} {name:<18} held-out loss {loss:.4}  {seconds:.0} s");
             found.push(loss);
@@ -172,69 +177,50 @@ const fn greatest_common_divisor(a: u64, b: u64) -> u64 {
 
 struct Bench {
     full: Network,
-    /// How the full backbone was trained.
-    process: Process,
+    /// Mean and standard deviation of the logit of the times at which the full backbone was trained.
+    times: (f64, f64),
     held_out: Coded,
 }
 
-/// Clips in latents with the embeddings of their captions.
-struct Coded {
-    /// `[n, 4, t, h, w]`
-    latents: Tensor,
-    /// `[n, tokens, width]`
-    texts: Tensor,
-}
-
-impl Coded {
-    /// Up to `most` clips of a split, spread over all of them.
-    fn of(assets: &Assets, source: &dyn ClipSource, split: Split, most: usize) -> anyhow::Result<Self> {
-        let count = source.len(split).min(most);
-        ensure!(count > 0, "there are no clips to measure on");
-        let (mut latents, mut captions) = (Vec::new(), Vec::new());
-        for i in 0..count {
-            let clip = source.clip(split, i * source.len(split) / count)?;
-            latents.push(tch::no_grad(|| assets.vae.encode(&to_tensor(&[&clip.frames]))));
-            captions.push(clip.prompt.caption);
-        }
-        let captions: Vec<&str> = captions.iter().map(String::as_str).collect();
-        Ok(Self {
-            latents: Tensor::cat(&latents, 0),
-            texts: assets.text.embed(&captions),
-        })
-    }
-}
-
 impl Bench {
-    fn new(assets: &Assets, cache: &Path, most_clips: usize) -> anyhow::Result<Self> {
-        let recipe = &assets.manifest.recipe;
-        let (noise_mean, noise_std) = recipe.training.backbone_times;
-        let source = assets.source(cache)?;
+    fn new(assets: &Assets, held_out: Coded) -> anyhow::Result<Self> {
         Ok(Self {
-            full: backbone_of(assets)?,
-            process: Process::Flow { noise_mean, noise_std },
-            held_out: Coded::of(assets, source.as_ref(), Split::HeldOut, most_clips)?,
+            full: Network::of_parts(assets)?,
+            times: assets.manifest.recipe.training.backbone_times,
+            held_out,
         })
     }
 
-    fn recipe(&self, way: Way, seed: u64, args: &PruneCheckArgs) -> PruneRecipe {
-        let stage = Stage {
-            name: "distil".to_owned(),
-            process: self.process,
-            losses: way.losses(),
-            steps: args.steps,
-            batch: args.batch,
-            learning_rate: args.learning_rate,
-            warmup_steps: args.steps / 20,
+    fn settings(&self, steps: u32, batch: u32, learning_rate: f64) -> TrainingSettings {
+        TrainingSettings {
+            steps,
+            batch,
+            accumulate: 1,
+            learning_rate,
+            warmup_steps: steps / 20,
+            betas: [0.9, 0.999],
             weight_decay: 0.01,
-            text_dropout: 0.1,
-            dataset: None,
-        };
-        PruneRecipe {
-            seed,
-            teacher: self.process,
-            checkpoint_every: args.steps,
-            stages: vec![stage],
+            max_gradient_norm: 1.0,
+            ema: None,
+            precision: Precision::F32,
+            gradient_checkpointing: false,
+            text_dropout: TEXT_DROPOUT,
+            noise_mean: self.times.0,
+            noise_std: self.times.1,
+            timestep_shift: TimestepShift::None,
+            checkpoint_every: steps,
         }
+    }
+
+    fn plan(&self, way: Way, seed: u64, args: &PruneCheckArgs) -> anyhow::Result<Plan> {
+        let recipe = Recipe {
+            name: "distil".to_owned(),
+            title: String::new(),
+            trains: Trains::All,
+            training: self.settings(args.steps, args.batch, args.learning_rate),
+            stage: Stage::Pruning(way.distillation()),
+        };
+        Ok(Plan::new(recipe, None, seed)?)
     }
 
     fn start(&self, way: Way, seed: u64) -> anyhow::Result<Network> {
@@ -246,36 +232,21 @@ impl Bench {
         }
     }
 
-    fn train(&self, way: Way, recipe: &PruneRecipe, batches: &dyn Fn(&Stage, u64) -> Batch) -> anyhow::Result<Network> {
-        let network = self.start(way, recipe.seed)?;
-        let mut pruning = Pruning::new(&self.full, &network, recipe)?;
-        let _ = pruning.run(batches, &mut |_, _, _| std::ops::ControlFlow::Continue(()));
-        Ok(network)
+    fn train(&self, way: Way, plan: Plan, clips: &dyn Fn(u64) -> Batch) -> anyhow::Result<Network> {
+        let pruning = Pruning {
+            full: &self.full,
+            start: &self.start(way, plan.seed)?,
+            plan: &plan,
+        };
+        let batches = |_: usize, _: &PlanStage<'_>, step| {
+            single_frames(clips(step), &mut generator(plan.seed ^ stream_of("frame"), step))
+        };
+        Ok(pruning.run(None, &batches, &mut |_| ControlFlow::Continue(()))?)
     }
 
-    /// Mean squared error of the velocity over every latent frame of the held-out clips, at times and with noise that
-    /// are the same for every network.
-    fn held_out_loss(&self, unet: &UNet) -> f64 {
-        let Coded { latents, texts } = &self.held_out;
-        let per_clip = latents.size()[2];
-        let frames = latents.transpose(1, 2).flatten(0, 1).unsqueeze(2); // [n*t, 4, 1, h, w]
-        let texts = texts.repeat_interleave_self_int(per_clip, 0, None);
-        let count = frames.size()[0];
-        let mut sum = 0.0;
-        for start in (0..count).step_by(CHUNK as usize) {
-            let length = CHUNK.min(count - start);
-            let mut rng = generator(HELD_OUT_SEED ^ stream_of("held out"), start as u64);
-            let clean = frames.narrow(0, start, length);
-            let Process::Flow { noise_mean, noise_std } = self.process else {
-                continue;
-            };
-            let time = flow::logit_normal(&mut rng, length, noise_mean, noise_std);
-            let noise = normal_from(&mut rng, &clean.size(), Device::Cpu);
-            let text = texts.narrow(0, start, length);
-            let loss = tch::no_grad(|| flow::loss(unet, &clean, &noise, &time, &text));
-            sum += loss.to_kind(Kind::Double).double_value(&[]) * length as f64;
-        }
-        sum / count as f64
+    fn held_out_loss(&self, network: &Network) -> f64 {
+        let process = Process::of(Prediction::Velocity, &self.settings(1, 1, 0.0));
+        self.held_out.loss(network, &process)
     }
 }
 
@@ -290,7 +261,10 @@ fn mean_and_error(values: &[f64]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::data::Split;
 
     /// One seed, a few steps: a network that starts from its teacher is ahead at once. One that copied wrongly, or
     /// followed another loss, would not be.
@@ -298,16 +272,10 @@ mod tests {
     fn a_distilled_network_is_ahead_of_one_from_scratch() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets");
         let assets = Assets::open(&root, "shapes", Device::Cpu).unwrap();
-        let bench = Bench::new(&assets, Path::new("unused"), 16).unwrap();
         let source = assets.source(Path::new("unused")).unwrap();
-        let train = Coded::of(&assets, source.as_ref(), Split::Train, 32).unwrap();
-        let batches = |stage: &Stage, step: u64| {
-            let first = (step * stage.batch % 32) as i64;
-            Batch {
-                latents: train.latents.narrow(0, first, stage.batch as i64),
-                text: train.texts.narrow(0, first, stage.batch as i64),
-            }
-        };
+        let coded = |split, most| Coded::of(&assets, source.as_ref(), split, most).unwrap().unwrap();
+        let bench = Bench::new(&assets, coded(Split::HeldOut, 16)).unwrap();
+        let train = coded(Split::Train, 32);
         let args = PruneCheckArgs {
             dataset: "shapes".to_owned(),
             assets: root,
@@ -319,11 +287,18 @@ mod tests {
             halves: false,
             threads: 1,
         };
+        let batches = |step: u64| {
+            let first = (step * 8 % 32) as i64;
+            Batch {
+                latents: train.latents.narrow(0, first, 8),
+                text: train.texts.narrow(0, first, 8),
+            }
+        };
         let [distilled, scratch] = [Way::Distilled, Way::FromScratch].map(|way| {
-            let network = bench.train(way, &bench.recipe(way, 1, &args), &batches).unwrap();
-            bench.held_out_loss(&network.unet)
+            let plan = bench.plan(way, 1, &args).unwrap();
+            bench.held_out_loss(&bench.train(way, plan, &batches).unwrap())
         });
-        let full = bench.held_out_loss(&bench.full.unet);
+        let full = bench.held_out_loss(&bench.full);
         assert!(
             full < distilled && distilled < 0.8 * scratch,
             "{full} {distilled} {scratch}"

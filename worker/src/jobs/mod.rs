@@ -1,8 +1,10 @@
 //! What a worker does with a job: one file a kind.
 
 mod context;
+mod diary;
 mod evaluate;
 mod profile;
+mod prune_backbone;
 mod verify;
 
 use std::any::Any;
@@ -48,7 +50,8 @@ pub fn run(context: &JobContext, input: &JobInput) -> Result<JobResult, JobError
         JobInput::Profile(input) => profile::run(context, input),
         JobInput::Evaluate(input) => evaluate::run(context, input),
         JobInput::Verify(input) => verify::run(context, input),
-        JobInput::Lookup(_) | JobInput::EncodeLatents(_) | JobInput::PruneBackbone(_) | JobInput::Benchmark(_) => {
+        JobInput::PruneBackbone(input) => prune_backbone::run(context, input),
+        JobInput::Lookup(_) | JobInput::EncodeLatents(_) | JobInput::Benchmark(_) => {
             Err(JobError::Input(format!("this worker takes no {} jobs", input.kind())))
         }
     });

@@ -10,13 +10,15 @@ use search_spaces::Space;
 use tch::Device;
 
 use super::comparison::compare;
-use super::material::{Material, Sources};
-use super::recipe::PruneRecipe;
-use super::training::Pruning;
+use super::material::{Material, Parts, Sources};
+use super::network::Network;
+use super::plan::{Plan, PlanStage};
+use super::training::{Pruning, PruningError};
 use crate::assets::digest_of;
 use crate::checkpoint::{Checkpoint, write_atomically};
 use crate::data::default_cache;
 use crate::profile::Settings;
+use crate::recipes::recipe;
 
 /// Note of a checkpoint that says what it belongs to.
 const OF: &str = "pruning";
@@ -30,9 +32,18 @@ pub struct PruneArgs {
     /// The space file whose `[unet]` section the pruned backbone shall be.
     #[arg(long)]
     space: PathBuf,
-    /// The recipe: stages, losses, steps.
+    /// Recipe of the distillation: a shipped one's name, or a file.
+    #[arg(long, default_value = "pruning")]
+    recipe: String,
+    /// Recipe of the adaptation to rectified flow, likewise, such as `adaptation`; none where it is not given.
     #[arg(long)]
-    recipe: PathBuf,
+    adaptation: Option<String>,
+    /// Folder of the trained parts whose VAE made the latents to adapt to [default: the teacher's].
+    #[arg(long, requires = "adaptation")]
+    adapt_to: Option<PathBuf>,
+    /// Seed of every draw.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
     /// Where the new parts go, in a folder named after the dataset; also the checkpoint, from which an interrupted
     /// pruning goes on.
     #[arg(long)]
@@ -59,35 +70,37 @@ pub fn command(args: &PruneArgs, device: Device) -> anyhow::Result<()> {
     let config = space
         .unet()
         .with_context(|| format!("{} has no UNet", args.space.display()))?;
-    let recipe = PruneRecipe::parse(&read(&args.recipe)?).with_context(|| args.recipe.display().to_string())?;
-    let (assets, dataset) = parts_of(&args.teacher)?;
+    let adaptation = args.adaptation.as_deref().map(recipe).transpose()?;
+    let plan = Plan::new(recipe(&args.recipe)?, adaptation, args.seed)?;
     let sources = Sources {
-        assets,
-        dataset,
+        distillation: parts_of(&args.teacher)?,
+        adaptation: args.adapt_to.as_deref().map(parts_of).transpose()?,
         cache: &args.cache,
         device,
     };
-    let material = Material::open(&sources, config, recipe, &mut |_| ControlFlow::Continue(()))?;
-
-    fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
-    train(&material, &args.out.join("prune-checkpoint.safetensors"))?;
+    let mut material = Material::open(&sources, config, args.seed, &mut |_| ControlFlow::Continue(()))?;
     let settings = Settings::new(device, args.threads, u64::MAX);
-    let comparison = compare(&material.full, &material.pruned, &settings, &mut |_, _| {
+    let comparison = compare(&material.full, &material.start, &settings, &mut |_, _| {
         ControlFlow::Continue(())
     })?;
-    let parts = material.last_parts();
-    let made_by = format!("temponas-worker prune --teacher {}", args.teacher.display());
-    parts.write_with_backbone(&args.out, &material.pruned.config, &material.pruned.vs, &made_by)?;
     println!("{comparison}");
+
+    fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    let pruned = train(&mut material, &plan, &args.out.join("prune-checkpoint.safetensors"))?;
+    let made_by = format!("temponas-worker prune --teacher {}", args.teacher.display());
+    let parts = material.last_parts();
+    parts.write_with_backbone(&args.out, &pruned.config, &pruned.vs, &made_by)?;
+    println!("{}", args.out.join(&parts.manifest.dataset).display());
     Ok(())
 }
 
 /// The folder of all parts, and the name of these.
-fn parts_of(teacher: &Path) -> anyhow::Result<(&Path, &str)> {
-    let name = teacher.file_name().and_then(|name| name.to_str());
-    let name = name.with_context(|| format!("--teacher is `{}`; it must name a folder", teacher.display()))?;
-    let root = teacher.parent().filter(|root| !root.as_os_str().is_empty());
-    Ok((root.unwrap_or(Path::new(".")), name))
+fn parts_of(folder: &Path) -> anyhow::Result<Parts<'_>> {
+    let name = folder.file_name().and_then(|name| name.to_str());
+    let dataset = name.with_context(|| format!("`{}` names no folder of trained parts", folder.display()))?;
+    let root = folder.parent().filter(|root| !root.as_os_str().is_empty());
+    let assets = root.unwrap_or(Path::new("."));
+    Ok(Parts { assets, dataset })
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {
@@ -95,51 +108,66 @@ fn read(path: &Path) -> anyhow::Result<String> {
 }
 
 /// All stages, from the checkpoint at `path` where there is one.
-fn train(material: &Material, path: &Path) -> anyhow::Result<()> {
-    let mut pruning = Pruning::new(&material.full, &material.pruned, &material.recipe)?;
-    let parts = &material.last_parts().manifest;
+fn train(material: &mut Material, plan: &Plan, path: &Path) -> anyhow::Result<Network> {
     let of = digest_of(&(
-        &material.recipe,
+        plan,
         &material.full.config,
-        &material.pruned.config,
-        parts.digest(),
+        &material.start.config,
+        material.parts_digest(),
     ));
-    if path.exists() {
-        let checkpoint = fs::read(path).with_context(|| path.display().to_string())?;
-        let checkpoint = Checkpoint::decode(&checkpoint).with_context(|| path.display().to_string())?;
-        ensure!(
-            checkpoint.notes.get(OF) == Some(&of),
-            "{} belongs to another pruning; remove it, or name another --out",
-            path.display()
-        );
-        pruning.restore(&checkpoint)?;
-        tracing::info!(step = pruning.step_number(), "going on");
-    }
+    let checkpoint = resume(path, &of)?;
+    material.compute_in(plan.distillation.training.precision);
+    let pruning = Pruning {
+        full: &material.full,
+        start: &material.start,
+        plan,
+    };
+    let batches = |index: usize, stage: &PlanStage<'_>, step| material.batch(index, stage, step);
     let mut failure = None;
-    let (mut sum, mut count) = (0.0, 0.0);
-    let steps = material.recipe.steps();
-    let _ = pruning.run(
-        &|stage, step| material.batch(stage, step),
-        &mut |pruning, stage, loss| {
-            let step = pruning.step_number();
-            (sum, count) = (sum + loss.task, count + 1.0);
-            if step.is_multiple_of(material.recipe.checkpoint_every) || step == steps {
-                let (output, feature) = (loss.output, loss.feature);
-                tracing::info!(stage = %stage.name, step, steps, task = sum / count, output, feature);
-                (sum, count) = (0.0, 0.0);
-                if let Err(error) = save(pruning, &of, path) {
-                    failure = Some(error);
-                    return ControlFlow::Break(());
-                }
+    let steps = plan.steps();
+    let pruned = pruning.run(checkpoint.as_ref(), &batches, &mut |progress| {
+        if !progress.is_checkpoint_due() {
+            return ControlFlow::Continue(());
+        }
+        let (stage, step, terms) = (progress.stage.name, progress.step, progress.terms);
+        tracing::info!(
+            stage,
+            step,
+            steps,
+            task = terms.task,
+            output = terms.output,
+            feature = terms.feature
+        );
+        match save(progress.checkpoint(), &of, path) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failure = Some(error);
+                ControlFlow::Break(())
             }
-            ControlFlow::Continue(())
-        },
-    );
-    failure.map_or(Ok(()), Err)
+        }
+    });
+    match (pruned, failure) {
+        (Err(PruningError::Interrupted), Some(failure)) => Err(failure),
+        (pruned, _) => Ok(pruned?),
+    }
 }
 
-fn save(pruning: &Pruning<'_>, of: &str, path: &Path) -> anyhow::Result<()> {
-    let mut checkpoint = pruning.checkpoint();
+fn resume(path: &Path, of: &str) -> anyhow::Result<Option<Checkpoint>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let bytes = fs::read(path).with_context(|| path.display().to_string())?;
+    let checkpoint = Checkpoint::decode(&bytes).with_context(|| path.display().to_string())?;
+    ensure!(
+        checkpoint.notes.get(OF).map(String::as_str) == Some(of),
+        "{} belongs to another pruning; remove it, or name another --out",
+        path.display()
+    );
+    tracing::info!(step = checkpoint.step, "going on within its stage");
+    Ok(Some(checkpoint))
+}
+
+fn save(mut checkpoint: Checkpoint, of: &str, path: &Path) -> anyhow::Result<()> {
     checkpoint.notes.insert(OF.to_owned(), of.to_owned());
     write_atomically(path, &checkpoint.encode()?).with_context(|| path.display().to_string())
 }
@@ -148,49 +176,20 @@ fn save(pruning: &Pruning<'_>, of: &str, path: &Path) -> anyhow::Result<()> {
 mod tests {
     use super::*;
     use crate::assets::Assets;
+    use crate::prune::tests::shipped_with_latents;
 
     const RECIPE: &str = r#"
-        seed = 3
-        teacher = { kind = "flow", noise_mean = 0.5, noise_std = 1.2 }
-        checkpoint_every = 2
-
-        [[stages]]
-        name = "distil"
-        process = { kind = "flow", noise_mean = 0.5, noise_std = 1.2 }
+        name = "short"
+        stage = "pruning"
+        trains = "all"
+        [training]
         steps = 3
         batch = 2
         learning_rate = 1e-3
-
-        [[stages]]
-        name = "adapt"
-        process = { kind = "flow", noise_mean = 0.0, noise_std = 1.0 }
-        losses = { output = 0, feature = 0 }
-        steps = 2
-        batch = 2
-        learning_rate = 1e-3
+        checkpoint_every = 2
+        [distillation]
+        teacher_predicts = "velocity"
     "#;
-
-    /// Shipped parts, with a handful of latents beside them so that no clip has to be drawn.
-    fn teacher(folder: &Path) -> PathBuf {
-        use crate::data::encoded::{Encoded, LATENTS};
-        use crate::models::seeded::normal;
-        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/shapes");
-        let parts = folder.join("teachers/shapes");
-        fs::create_dir_all(&parts).unwrap();
-        for file in fs::read_dir(shipped).unwrap() {
-            let file = file.unwrap();
-            fs::copy(file.path(), parts.join(file.file_name())).unwrap();
-        }
-        let assets = Assets::open(&folder.join("teachers"), "shapes", Device::Cpu).unwrap();
-        let encoded = Encoded {
-            latents: normal(&[3, 4, 5, 8, 8], 1, Device::Cpu),
-            captions: ["a red circle", "a blue star", "a green square"]
-                .map(String::from)
-                .to_vec(),
-        };
-        encoded.write(&assets, &parts.join(LATENTS)).unwrap();
-        parts
-    }
 
     fn arguments(folder: &Path, out: &str) -> PruneArgs {
         let space = concat!(env!("CARGO_MANIFEST_DIR"), "/../search-spaces/spaces/shapes-tiny.toml");
@@ -198,11 +197,19 @@ mod tests {
             .unwrap()
             .replace("channels = [32, 64]", "channels = [16, 32]");
         fs::write(folder.join("space.toml"), space).unwrap();
+        let adaptation = RECIPE
+            .replace("\"pruning\"", "\"adaptation\"")
+            .replace("short", "shorter");
+        let (adaptation, _) = adaptation.split_once("[distillation]").unwrap();
         fs::write(folder.join("recipe.toml"), RECIPE).unwrap();
+        fs::write(folder.join("adaptation.toml"), adaptation).unwrap();
         PruneArgs {
-            teacher: folder.join("teachers/shapes"),
+            teacher: folder.join("parts/shapes"),
             space: folder.join("space.toml"),
-            recipe: folder.join("recipe.toml"),
+            recipe: folder.join("recipe.toml").display().to_string(),
+            adaptation: Some(folder.join("adaptation.toml").display().to_string()),
+            adapt_to: None,
+            seed: 3,
             out: folder.join(out),
             cache: folder.join("cache"),
             device: "cpu".to_owned(),
@@ -213,57 +220,57 @@ mod tests {
     #[test]
     fn a_pruning_writes_parts_that_hold_the_smaller_backbone_and_goes_on_where_it_stopped() {
         let folder = tempfile::tempdir().unwrap();
-        teacher(folder.path());
+        shipped_with_latents(folder.path());
         let args = arguments(folder.path(), "straight");
         command(&args, Device::Cpu).unwrap();
         let pruned = Assets::open(&args.out, "shapes", Device::Cpu).unwrap();
         assert_eq!(pruned.manifest.recipe.backbone.channels, [16, 32]);
-        assert_eq!(
-            super::super::material::backbone_of(&pruned).unwrap().config.channels,
-            [16, 32]
-        );
+        assert_eq!(Network::of_parts(&pruned).unwrap().config.channels, [16, 32]);
         let clips = pruned
             .training_set(&args.cache, &mut |_| ControlFlow::Continue(()))
             .unwrap();
         assert_eq!(clips.len(), 3, "the latents went along");
 
-        // Killed after the first stage: its checkpoint is all that is there.
+        // Killed in the second stage: a checkpoint is all that is there.
         let broken = arguments(folder.path(), "broken");
-        let first_stage = PruneRecipe {
-            stages: PruneRecipe::parse(RECIPE).unwrap().stages[..1].to_vec(),
-            ..PruneRecipe::parse(RECIPE).unwrap()
-        };
+        let path = broken.out.join("prune-checkpoint.safetensors");
+        let space = Space::parse(&fs::read_to_string(&broken.space).unwrap()).unwrap();
         let sources = Sources {
-            assets: &folder.path().join("teachers"),
-            dataset: "shapes",
+            distillation: parts_of(&broken.teacher).unwrap(),
+            adaptation: None,
             cache: &broken.cache,
             device: Device::Cpu,
         };
-        let space = Space::parse(&fs::read_to_string(&broken.space).unwrap()).unwrap();
-        let open = |recipe| {
-            Material::open(&sources, space.unet().unwrap(), recipe, &mut |_| {
-                ControlFlow::Continue(())
-            })
-            .unwrap()
-        };
-        let path = broken.out.join("prune-checkpoint.safetensors");
-        train(&open(first_stage), &path).unwrap();
-        let error = command(&broken, Device::Cpu).unwrap_err().to_string();
-        assert!(error.contains("belongs to another pruning"), "{error}");
-        let material = open(PruneRecipe::parse(RECIPE).unwrap());
-        let parts = &material.last_parts().manifest;
+        let open = || Material::open(&sources, space.unet().unwrap(), 3, &mut |_| ControlFlow::Continue(())).unwrap();
+        let second = recipe(broken.adaptation.as_ref().unwrap()).unwrap();
+        let plan = Plan::new(recipe(&broken.recipe).unwrap(), Some(second), 3).unwrap();
+        let material = open();
         let of = digest_of(&(
-            &material.recipe,
+            &plan,
             &material.full.config,
-            &material.pruned.config,
-            parts.digest(),
+            &material.start.config,
+            material.parts_digest(),
         ));
-        let mut checkpoint = Checkpoint::decode(&fs::read(&path).unwrap()).unwrap();
-        assert_eq!(checkpoint.step, 3);
-        checkpoint.notes.insert(OF.to_owned(), of);
-        write_atomically(&path, &checkpoint.encode().unwrap()).unwrap();
+        let pruning = Pruning {
+            full: &material.full,
+            start: &material.start,
+            plan: &plan,
+        };
+        let batches = |index: usize, stage: &PlanStage<'_>, step| material.batch(index, stage, step);
+        let interrupted = pruning.run(None, &batches, &mut |progress| {
+            if progress.step < 4 {
+                return ControlFlow::Continue(());
+            }
+            save(progress.checkpoint(), &of, &path).unwrap();
+            ControlFlow::Break(())
+        });
+        assert!(matches!(interrupted, Err(PruningError::Interrupted)));
         command(&broken, Device::Cpu).unwrap();
         let weights = |args: &PruneArgs| fs::read(args.out.join("shapes/backbone.safetensors")).unwrap();
         assert_eq!(weights(&broken), weights(&args));
+
+        let other = PruneArgs { seed: 4, ..broken };
+        let error = command(&other, Device::Cpu).unwrap_err().to_string();
+        assert!(error.contains("belongs to another pruning"), "{error}");
     }
 }

@@ -7,7 +7,7 @@ use lut::Samples;
 use search_spaces::UnetConfig;
 use tch::{Device, Kind, Tensor};
 
-use super::training::Network;
+use super::network::Network;
 use crate::models::seeded::normal;
 use crate::profile::{Progress, Settings};
 use crate::shim::count_macs;
@@ -163,7 +163,7 @@ impl Comparison {
         ];
         let sizes = sizes.map(|(name, count)| (name, count as f64, 0.0));
         let measured = [
-            ("speedup", &self.speedup),
+            ("speed_up", &self.speedup),
             ("latency_ms", &self.pruned_ms),
             ("full_latency_ms", &self.full_ms),
         ];
@@ -251,7 +251,7 @@ mod tests {
         assert_eq!(found.speedup.len(), 5);
         assert!(found.speedup.median().unwrap() > 1.5, "{found}");
         let figures: Vec<_> = found.figures().map(|(name, ..)| name).collect();
-        assert!(figures.contains(&"speedup") && !figures.iter().any(|name| name.contains("score")));
+        assert!(figures.contains(&"speed_up") && !figures.iter().any(|name| name.contains("score")));
     }
 
     #[test]

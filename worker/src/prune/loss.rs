@@ -1,15 +1,19 @@
 //! What a pruned UNet is held to: the task, and the full UNet's output and features (BK-SDM, Kim et al. 2023, eq. 1–4).
 
-use serde::{Deserialize, Serialize};
-use tch::{Reduction, Tensor};
+use std::cell::Cell;
+
+use rand_chacha::ChaCha8Rng;
+use search_spaces::{Distillation, Prediction};
+use tch::{Kind, Reduction, Tensor};
 
 use super::copy_map::SharedPosition;
-use super::process::{Noised, Process};
+use super::process::Process;
 use crate::models::UNet;
+use crate::models::unet::{Activations, Moment};
+use crate::train::{Noised, Objective};
 
 /// How much each term counts.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LossWeights {
     /// Error of the prediction against what is to be predicted.
     pub task: f64,
@@ -19,22 +23,26 @@ pub struct LossWeights {
     pub feature: f64,
 }
 
-impl Default for LossWeights {
-    /// One each, as BK-SDM has it.
-    fn default() -> Self {
-        Self {
-            task: 1.0,
-            output: 1.0,
-            feature: 1.0,
-        }
+impl LossWeights {
+    /// The task alone: the full UNet is not asked.
+    pub const TASK: Self = Self {
+        task: 1.0,
+        output: 0.0,
+        feature: 0.0,
+    };
+
+    fn need_teacher(&self) -> bool {
+        self.output > 0.0 || self.feature > 0.0
     }
 }
 
-impl LossWeights {
-    /// Whether the full UNet has to be asked.
-    #[must_use]
-    pub fn need_teacher(&self) -> bool {
-        self.output > 0.0 || self.feature > 0.0
+impl From<&Distillation> for LossWeights {
+    fn from(settings: &Distillation) -> Self {
+        Self {
+            task: settings.task_weight,
+            output: settings.output_weight,
+            feature: settings.feature_weight,
+        }
     }
 }
 
@@ -43,17 +51,15 @@ impl LossWeights {
 pub struct Teacher<'a> {
     /// The network.
     pub unet: &'a UNet,
-    /// How it was trained.
-    pub process: Process,
+    /// What it predicts.
+    pub predicts: Prediction,
     /// Where its features are compared.
     pub shared: &'a [SharedPosition],
 }
 
-/// The loss of a step and its terms; those that count nothing are zero.
-#[derive(Debug)]
-pub struct Loss {
-    /// What is minimised.
-    pub total: Tensor,
+/// The terms of a loss, unweighted; those that count nothing are zero.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Terms {
     /// Mean squared error of the prediction.
     pub task: f64,
     /// Mean squared difference from the full UNet's prediction.
@@ -62,75 +68,119 @@ pub struct Loss {
     pub feature: f64,
 }
 
-/// The loss of a pruned UNet at noised latents.
+/// The loss of a pruned UNet beside its teacher.
 ///
 /// Features are compared on the channels that the pruned UNet's started as. A learned projection to all channels, the
 /// usual answer to unequal widths, would have to be learned first and is thrown away afterwards.
-///
-/// # Shapes
-/// - `text`: `[b, tokens, width]`
-pub fn loss(
-    pruned: &UNet,
+#[derive(Debug)]
+pub struct Lesson<'a> {
     process: Process,
     weights: LossWeights,
-    teacher: Teacher<'_>,
-    noised: &Noised,
-    text: &Tensor,
-) -> Loss {
-    let compared = if weights.feature > 0.0 { teacher.shared } else { &[] };
-    let (prediction, features) = observed(pruned, &noised.xs, &noised.time, text, compared, |at| at.pruned);
-    let task = prediction.mse_loss(&noised.target, Reduction::Mean);
-    let mut total = &task * weights.task;
-    let (mut output, mut feature) = (0.0, 0.0);
-    if weights.need_teacher() {
-        let (taught, taught_features) = tch::no_grad(|| {
-            let question = teacher.process.question(&process, noised);
-            let (answer, features) = observed(teacher.unet, &question.xs, &question.time, text, compared, |at| at.full);
-            (question.read(answer), features)
-        });
-        let apart = prediction.mse_loss(&taught, Reduction::Mean);
-        output = apart.double_value(&[]);
-        total += apart * weights.output;
-        for ((at, ours), theirs) in compared.iter().zip(features).zip(taught_features) {
-            let theirs = match &at.channels {
-                Some(channels) => theirs.index_select(1, &Tensor::from_slice(channels).to_device(theirs.device())),
-                None => theirs,
-            };
-            let apart = ours.mse_loss(&theirs, Reduction::Mean);
-            feature += apart.double_value(&[]);
-            total += apart * weights.feature;
+    teacher: Teacher<'a>,
+    last: Cell<Terms>,
+}
+
+impl<'a> Lesson<'a> {
+    /// On latents noised by `process`.
+    #[must_use]
+    pub const fn new(process: Process, weights: LossWeights, teacher: Teacher<'a>) -> Self {
+        Self {
+            process,
+            weights,
+            teacher,
+            last: Cell::new(Terms {
+                task: 0.0,
+                output: 0.0,
+                feature: 0.0,
+            }),
         }
     }
-    Loss {
-        total,
-        task: task.double_value(&[]),
-        output,
-        feature,
+
+    /// The terms of the last micro-batch.
+    #[must_use]
+    pub const fn last(&self) -> Terms {
+        self.last.get()
     }
 }
 
-/// The prediction and the features at the compared positions, in their order.
-fn observed(
-    unet: &UNet,
-    xs: &Tensor,
-    time: &Tensor,
-    text: &Tensor,
-    compared: &[SharedPosition],
-    position: impl Fn(&SharedPosition) -> usize,
-) -> (Tensor, Vec<Tensor>) {
-    let mut features = Vec::with_capacity(compared.len());
-    let prediction = unet.forward_observed(xs, time, text, &mut |at, hidden| {
-        if compared.iter().any(|shared| position(shared) == at) {
-            features.push(hidden.shallow_clone());
+impl Objective for Lesson<'_> {
+    fn noised(&self, clips: &Tensor, rng: &mut ChaCha8Rng) -> Noised {
+        self.process.noised(clips, rng)
+    }
+
+    fn loss(&self, unet: &UNet, noised: &Noised, text: &Tensor, activations: Activations) -> Tensor {
+        let Self { weights, teacher, .. } = self;
+        let compared = if weights.feature > 0.0 { teacher.shared } else { &[] };
+        let ours = Pass { text, activations };
+        let (prediction, features) = ours.observed(unet, &noised.xs, &noised.time, compared, |at| at.pruned);
+        let error = prediction.mse_loss(&noised.target, Reduction::Mean);
+        let mut terms = Terms {
+            task: error.double_value(&[]),
+            ..Terms::default()
+        };
+        let mut total = error * weights.task;
+        if weights.need_teacher() {
+            let (taught, taught_features) = tch::no_grad(|| {
+                let question = self.process.question(teacher.predicts, noised);
+                let theirs = Pass {
+                    activations: Activations::Kept,
+                    ..ours
+                };
+                let asked = theirs.observed(teacher.unet, &question.xs, &question.time, compared, |at| at.full);
+                (question.read(asked.0), asked.1)
+            });
+            let apart = prediction.mse_loss(&taught, Reduction::Mean);
+            terms.output = apart.double_value(&[]);
+            total += apart * weights.output;
+            for ((at, ours), theirs) in compared.iter().zip(features).zip(taught_features) {
+                let theirs = match &at.channels {
+                    Some(channels) => theirs.index_select(1, &Tensor::from_slice(channels).to_device(theirs.device())),
+                    None => theirs,
+                };
+                let apart = ours
+                    .to_kind(Kind::Float)
+                    .mse_loss(&theirs.to_kind(Kind::Float), Reduction::Mean);
+                terms.feature += apart.double_value(&[]);
+                total += apart * weights.feature;
+            }
         }
-    });
-    (prediction, features)
+        self.last.set(terms);
+        total
+    }
+}
+
+/// What two UNets are passed alike.
+#[derive(Clone, Copy)]
+struct Pass<'a> {
+    text: &'a Tensor,
+    activations: Activations,
+}
+
+impl Pass<'_> {
+    /// The prediction and the features at the compared positions, in their order.
+    fn observed(
+        self,
+        unet: &UNet,
+        xs: &Tensor,
+        time: &Tensor,
+        compared: &[SharedPosition],
+        position: impl Fn(&SharedPosition) -> usize,
+    ) -> (Tensor, Vec<Tensor>) {
+        let mut features = Vec::with_capacity(compared.len());
+        let mut observe = |at: usize, hidden: &Tensor| {
+            if compared.iter().any(|shared| position(shared) == at) {
+                features.push(hidden.shallow_clone());
+            }
+        };
+        let prediction = unet.observed(xs, Moment::Time(time), self.text, self.activations, &mut observe);
+        (prediction, features)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use search_spaces::{Dtype, UnetConfig};
-    use tch::{Device, Kind, nn};
+    use tch::{Device, nn};
 
     use super::*;
     use crate::models::seeded::{generator, normal, seed_weights};
@@ -164,15 +214,38 @@ mod tests {
         (vs, unet)
     }
 
-    const FLOW: Process = Process::Flow {
-        noise_mean: 0.0,
-        noise_std: 1.0,
+    const EACH: LossWeights = LossWeights {
+        task: 1.0,
+        output: 1.0,
+        feature: 1.0,
     };
+
+    fn flow() -> Process {
+        Process::of(Prediction::Velocity, &crate::prune::tests::settings())
+    }
+
+    /// The total and its terms.
+    fn found(
+        pruned: &UNet,
+        full: &UNet,
+        shared: &[SharedPosition],
+        weights: LossWeights,
+        (noised, text): &(Noised, Tensor),
+    ) -> (Tensor, Terms) {
+        let teacher = Teacher {
+            unet: full,
+            predicts: Prediction::Velocity,
+            shared,
+        };
+        let lesson = Lesson::new(flow(), weights, teacher);
+        let total = lesson.loss(pruned, noised, text, Activations::Kept);
+        (total, lesson.last())
+    }
 
     fn sample() -> (Noised, Tensor) {
         let clean = normal(&[2, 4, 1, 4, 4], 1, Device::Cpu);
         (
-            FLOW.noised(&mut generator(2, 0), &clean),
+            flow().noised(&clean, &mut generator(2, 0)),
             normal(&[2, 3, 6], 3, Device::Cpu),
         )
     }
@@ -182,27 +255,22 @@ mod tests {
         let full_config = config(vec![8, 16]);
         let (full_vs, full) = built(&full_config);
         let narrow_config = config(vec![8, 8]);
-        let (noised, text) = sample();
+        let sample = sample();
         for (pruned_config, copies) in [(&full_config, true), (&narrow_config, false)] {
             let (vs, pruned) = built(pruned_config);
             let map = CopyMap::new(&full_config, pruned_config).unwrap();
             map.copy(&full_vs.variables(), &vs).unwrap();
             let shared = shared_positions(&full_config, pruned_config).unwrap();
             assert_eq!(shared.len(), 5);
-            let teacher = Teacher {
-                unet: &full,
-                process: FLOW,
-                shared: &shared,
-            };
             let weights = LossWeights {
                 task: 2.0,
                 output: 3.0,
                 feature: 0.5,
             };
-            let found = loss(&pruned, FLOW, weights, teacher, &noised, &text);
+            let (total, found) = found(&pruned, &full, &shared, weights, &sample);
             assert_eq!(found.output == 0.0 && found.feature == 0.0, copies);
             let sum = 2.0 * found.task + 3.0 * found.output + 0.5 * found.feature;
-            assert!((found.total.double_value(&[]) - sum).abs() < 1e-5 * sum);
+            assert!((total.double_value(&[]) - sum).abs() < 1e-5 * sum);
         }
     }
 
@@ -210,12 +278,18 @@ mod tests {
     fn features_are_the_sum_over_positions_on_the_channels_that_are_left() {
         let (full_config, narrow_config) = (config(vec![8, 16]), config(vec![8, 8]));
         let ((_, full), (_, narrow)) = (built(&full_config), built(&narrow_config));
-        let (noised, text) = sample();
+        let sample = sample();
+        let (noised, text) = &sample;
         let all = |unet: &UNet| {
             let mut seen = Vec::new();
-            let _ = unet.forward_observed(&noised.xs, &noised.time, &text, &mut |_, x| {
-                seen.push(x.shallow_clone())
-            });
+            let mut observe = |_: usize, x: &Tensor| seen.push(x.shallow_clone());
+            let _ = unet.observed(
+                &noised.xs,
+                Moment::Time(&noised.time),
+                text,
+                Activations::Kept,
+                &mut observe,
+            );
             seen
         };
         // Level 1 and the middle have 16 channels in 4 groups, of which two each are left.
@@ -230,12 +304,7 @@ mod tests {
             })
             .sum();
         let shared = shared_positions(&full_config, &narrow_config).unwrap();
-        let teacher = Teacher {
-            unet: &full,
-            process: FLOW,
-            shared: &shared,
-        };
-        let found = loss(&narrow, FLOW, LossWeights::default(), teacher, &noised, &text).feature;
+        let found = found(&narrow, &full, &shared, EACH, &sample).1.feature;
         assert!((found - expected).abs() < 1e-5 * expected, "{found} {expected}");
     }
 
@@ -244,24 +313,11 @@ mod tests {
         let full_config = config(vec![8, 16]);
         let ((full_vs, full), (vs, pruned)) = (built(&full_config), built(&full_config));
         let shared = shared_positions(&full_config, &full_config).unwrap();
-        let (noised, text) = sample();
-        let teacher = Teacher {
-            unet: &full,
-            process: FLOW,
-            shared: &shared,
-        };
-        loss(&pruned, FLOW, LossWeights::default(), teacher, &noised, &text)
-            .total
-            .backward();
+        found(&pruned, &full, &shared, EACH, &sample()).0.backward();
         assert!(full_vs.variables().values().all(|w| !w.grad().defined()));
         assert!(vs.variables().values().all(|w| w.grad().defined()));
-        let alone = LossWeights {
-            task: 1.0,
-            output: 0.0,
-            feature: 0.0,
-        };
-        let found = loss(&pruned, FLOW, alone, teacher, &noised, &text);
-        assert_eq!((found.output, found.feature), (0.0, 0.0));
-        assert!((found.total.double_value(&[]) - found.task).abs() < 1e-7);
+        let (total, terms) = found(&pruned, &full, &shared, LossWeights::TASK, &sample());
+        assert_eq!((terms.output, terms.feature), (0.0, 0.0));
+        assert!((total.double_value(&[]) - terms.task).abs() < 1e-7);
     }
 }

@@ -1,44 +1,52 @@
 //! What a pruning works with: both networks, and the clips of each stage.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use search_spaces::UnetConfig;
-use tch::{Device, nn};
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use search_spaces::{Precision, UnetConfig};
+use tch::{Device, Kind, Tensor};
 
 use super::copy_map::CopyMapError;
-use super::recipe::{PruneRecipe, Stage};
-use super::training::Network;
-use crate::assets::{Assets, AssetsError};
+use super::network::Network;
+use super::plan::PlanStage;
+use crate::assets::{Assets, AssetsError, digest_of};
 use crate::data::latents::{Batch, TrainingSet};
-use crate::models::UNet;
+use crate::models::seeded::{generator, stream_of};
 
-/// The networks, the recipe and the clips of a pruning.
+/// The networks and the clips of a pruning.
 #[derive(Debug)]
 pub struct Material {
     /// The full UNet, fixed.
     pub full: Network,
-    /// The pruned UNet, at its start.
-    pub pruned: Network,
-    /// What is done.
-    pub recipe: PruneRecipe,
-    /// By dataset.
-    parts: BTreeMap<String, (Assets, TrainingSet)>,
-    dataset: String,
+    /// The pruned UNet at its start.
+    pub start: Network,
+    seed: u64,
+    /// Of the distillation, and of the adaptation where it has others.
+    parts: Vec<(Assets, TrainingSet)>,
 }
 
 /// Where everything is read from.
 #[derive(Debug, Clone, Copy)]
 pub struct Sources<'a> {
-    /// Folder of the trained parts of all datasets.
-    pub assets: &'a Path,
-    /// The dataset whose parts hold the full UNet.
-    pub dataset: &'a str,
+    /// The parts that hold the full UNet, and the latents to distil on.
+    pub distillation: Parts<'a>,
+    /// The parts whose VAE made the latents to adapt to, where they are others.
+    pub adaptation: Option<Parts<'a>>,
     /// Folder of clips and latents.
     pub cache: &'a Path,
     /// Where everything is put.
     pub device: Device,
+}
+
+/// Trained parts of a dataset.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts<'a> {
+    /// Folder of the parts of all datasets.
+    pub assets: &'a Path,
+    /// The dataset.
+    pub dataset: &'a str,
 }
 
 /// Why a pruning cannot begin.
@@ -50,15 +58,13 @@ pub enum MaterialError {
     /// The pruned UNet cannot start from the full one.
     #[error(transparent)]
     CopyMap(#[from] CopyMapError),
-    /// The latents or texts of a stage do not fit the networks.
-    #[error("stage `{stage}` trains on `{dataset}`, whose {what} is {found}; the backbone takes {expected}")]
+    /// The latents or texts to adapt to do not fit the networks.
+    #[error("the parts `{dataset}` have `{setting}` {found}; the backbone takes {expected}")]
     Misfit {
-        /// The stage.
-        stage: String,
-        /// Its parts.
+        /// The parts.
         dataset: String,
         /// The setting.
-        what: &'static str,
+        setting: &'static str,
         /// What it is there.
         found: u64,
         /// What it should be.
@@ -67,91 +73,117 @@ pub enum MaterialError {
 }
 
 impl Material {
-    /// Reads the full UNet, which is pruned to `config`, and the clips of every stage.
+    /// Reads the full UNet, which is pruned to `config`, and the clips of both stages.
     ///
     /// # Errors
     /// Where they cannot be read or do not fit each other, or `progress` breaks off.
     pub fn open(
         sources: &Sources<'_>,
         config: &UnetConfig,
-        recipe: PruneRecipe,
+        seed: u64,
         progress: &mut dyn FnMut(f64) -> ControlFlow<()>,
     ) -> Result<Self, MaterialError> {
-        let mut parts = BTreeMap::new();
-        let named = recipe.stages.iter().filter_map(|stage| stage.dataset.as_deref());
-        for dataset in named.chain([sources.dataset]) {
-            if !parts.contains_key(dataset) {
-                let assets = Assets::open(sources.assets, dataset, sources.device)?;
-                let clips = assets.training_set(sources.cache, progress)?;
-                parts.insert(dataset.to_owned(), (assets, clips));
-            }
+        let first = Assets::open(
+            sources.distillation.assets,
+            sources.distillation.dataset,
+            sources.device,
+        )?;
+        let full = Network::of_parts(&first)?;
+        let start = full.pruned(config, seed)?;
+        let mut parts = Vec::new();
+        let second = sources
+            .adaptation
+            .map(|parts| Assets::open(parts.assets, parts.dataset, sources.device));
+        for assets in [Some(first), second.transpose()?].into_iter().flatten() {
+            fits(&assets, &full.config)?;
+            let clips = assets.training_set(sources.cache, progress)?;
+            parts.push((assets, clips));
         }
-        let full = backbone_of(&parts[sources.dataset].0)?;
-        let material = Self {
-            pruned: full.pruned(config, recipe.seed)?,
+        Ok(Self {
             full,
-            recipe,
+            start,
+            seed,
             parts,
-            dataset: sources.dataset.to_owned(),
-        };
-        material.check()?;
-        Ok(material)
+        })
     }
 
-    /// The clips of a step.
+    /// Single latent frames of the clips of a step: a picture shows what a latent frame of a clip shows, its share of
+    /// motion included.
     #[must_use]
-    pub fn batch(&self, stage: &Stage, step: u64) -> Batch {
-        let (_, clips) = &self.parts[self.dataset_of(stage)];
-        clips.batch(self.recipe.seed, step, stage.batch, stage.text_dropout)
+    pub fn batch(&self, index: usize, stage: &PlanStage<'_>, step: u64) -> Batch {
+        let (_, clips) = &self.parts[index.min(self.parts.len() - 1)];
+        let seed = self.seed ^ stream_of(stage.name);
+        let batch = clips.batch(seed, step, u64::from(stage.settings.batch), stage.settings.text_dropout);
+        single_frames(batch, &mut generator(seed ^ stream_of("frame"), step))
+    }
+
+    /// Has the teacher compute in the number format of its pupil's training.
+    pub fn compute_in(&mut self, precision: Precision) {
+        if precision == Precision::Bf16 {
+            self.full.set_kind(Kind::BFloat16);
+        }
+    }
+
+    /// Names all parts: a digest of their digests.
+    #[must_use]
+    pub fn parts_digest(&self) -> String {
+        let digests: Vec<String> = self.parts.iter().map(|(assets, _)| assets.manifest.digest()).collect();
+        digest_of(&digests)
     }
 
     /// The parts that the pruned backbone belongs to in the end: those of the last stage.
     #[must_use]
     pub fn last_parts(&self) -> &Assets {
-        let dataset = self
-            .recipe
-            .stages
-            .last()
-            .map_or(self.dataset.as_str(), |stage| self.dataset_of(stage));
-        &self.parts[dataset].0
-    }
-
-    fn dataset_of<'a>(&'a self, stage: &'a Stage) -> &'a str {
-        stage.dataset.as_deref().unwrap_or(&self.dataset)
-    }
-
-    fn check(&self) -> Result<(), MaterialError> {
-        let ours = &self.full.config;
-        for stage in &self.recipe.stages {
-            let dataset = self.dataset_of(stage);
-            let theirs = &self.parts[dataset].0.manifest.recipe.backbone;
-            let settings = [
-                ("latent_channels", theirs.latent_channels, ours.latent_channels),
-                ("text_width", theirs.text_width, ours.text_width),
-            ];
-            if let Some((what, found, expected)) = settings.into_iter().find(|(_, found, expected)| found != expected) {
-                return Err(MaterialError::Misfit {
-                    stage: stage.name.clone(),
-                    dataset: dataset.to_owned(),
-                    what,
-                    found,
-                    expected,
-                });
-            }
-        }
-        Ok(())
+        &self.parts[self.parts.len() - 1].0
     }
 }
 
-/// The backbone of trained parts, fixed.
-///
-/// # Errors
-/// Where its weights cannot be read.
-pub fn backbone_of(assets: &Assets) -> Result<Network, AssetsError> {
-    let config = assets.manifest.recipe.backbone.clone();
-    let mut vs = nn::VarStore::new(assets.device());
-    let unet = UNet::new(&vs.root(), &config, &[]);
-    assets.load_backbone(&vs)?;
-    vs.freeze();
-    Ok(Network { config, vs, unet })
+fn fits(assets: &Assets, full: &UnetConfig) -> Result<(), MaterialError> {
+    let theirs = &assets.manifest.recipe.backbone;
+    let settings = [
+        ("latent_channels", theirs.latent_channels, full.latent_channels),
+        ("text_width", theirs.text_width, full.text_width),
+    ];
+    match settings.into_iter().find(|(_, found, expected)| found != expected) {
+        None => Ok(()),
+        Some((setting, found, expected)) => Err(MaterialError::Misfit {
+            dataset: assets.manifest.dataset.clone(),
+            setting,
+            found,
+            expected,
+        }),
+    }
+}
+
+/// One latent frame of each clip, `[b, c, 1, h, w]`.
+pub(crate) fn single_frames(batch: Batch, rng: &mut ChaCha8Rng) -> Batch {
+    let (clips, frames) = (batch.latents.size()[0], batch.latents.size()[2]);
+    let drawn: Vec<Tensor> = (0..clips)
+        .map(|clip| batch.latents.get(clip).narrow(1, rng.random_range(0..frames), 1))
+        .collect();
+    Batch {
+        latents: Tensor::stack(&drawn, 0),
+        text: batch.text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_of_each_clip_is_drawn() {
+        let clips = Tensor::arange(6, (Kind::Float, Device::Cpu)).reshape([1, 1, 6, 1, 1]);
+        let clips = Batch {
+            latents: clips.expand([50, 1, 6, 2, 2], true),
+            text: Tensor::zeros([50, 1, 1], (Kind::Float, Device::Cpu)),
+        };
+        let frames = single_frames(clips, &mut generator(1, 0)).latents;
+        assert_eq!(frames.size(), [50, 1, 1, 2, 2]);
+        let means = frames.mean_dim([1i64, 2, 3, 4].as_slice(), false, Kind::Float);
+        let mut seen = Vec::<f32>::try_from(means).unwrap();
+        seen.sort_by(f32::total_cmp);
+        seen.dedup();
+        assert_eq!(seen, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+    }
 }

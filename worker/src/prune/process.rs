@@ -4,90 +4,68 @@ use std::sync::LazyLock;
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
+use search_spaces::{Prediction, TrainingSettings};
 use tch::{Kind, Tensor};
 
-use crate::flow;
 use crate::models::seeded::normal_from;
+use crate::train::{Flow, Noised, Objective};
 
 /// Steps of the diffusion.
 const STEPS: usize = 1000;
 /// First and last share of noise that a step adds (Stable Diffusion's `scaled_linear`: linear in the root).
 const BETAS: (f64, f64) = (0.00085, 0.012);
 
-/// How a UNet was, or is, trained.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+/// How noise is added, and at which times a UNet is trained.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Process {
-    /// `x_n = √ᾱ_n x₀ + √(1 − ᾱ_n) ε` with `n` uniform in 0..1000; predicted is `ε` (Ho et al. 2020, eq. 4 and 14).
-    Diffusion {},
+    /// `x_n = √ᾱ_n x₀ + √(1 − ᾱ_n) ε` with `n` uniform in 0..1000 and at time `n / 1000`; predicted is `ε` (Ho et al.
+    /// 2020, eq. 4 and 14).
+    Diffusion,
     /// `x_t = (1 − t) x₀ + t ε` with logit-normal `t`; predicted is `ε − x₀`.
-    Flow {
-        /// Mean of the logit of `t`.
-        noise_mean: f64,
-        /// Its standard deviation.
-        noise_std: f64,
-    },
-}
-
-/// Noised latents and what is to be predicted of them.
-#[derive(Debug)]
-pub struct Noised {
-    /// `[b, c, t, h, w]`
-    pub xs: Tensor,
-    /// `[b]` in [0, 1]; step `n` of the diffusion is `n / 1000`.
-    pub time: Tensor,
-    /// As `xs`.
-    pub target: Tensor,
+    Flow(Flow),
 }
 
 impl Process {
-    /// Noises `clean`, `[b, c, t, h, w]`, at times drawn from `rng`.
-    pub fn noised(&self, rng: &mut ChaCha8Rng, clean: &Tensor) -> Noised {
-        let (count, device) = (clean.size()[0], clean.device());
-        match *self {
-            Self::Diffusion {} => {
-                let steps: Vec<usize> = (0..count).map(|_| rng.random_range(0..STEPS)).collect();
-                let noise = normal_from(rng, &clean.size(), device);
-                let rooted = |value: fn(f64) -> f64| per_sample(steps.iter().map(|&n| value(SIGNAL[n]).sqrt()), clean);
-                Noised {
-                    xs: clean * rooted(|signal| signal) + &noise * rooted(|signal| 1.0 - signal),
-                    time: column(steps.iter().map(|&n| n as f64 / STEPS as f64)).to_device(device),
-                    target: noise,
-                }
-            }
-            Self::Flow { noise_mean, noise_std } => {
-                let time = flow::logit_normal(rng, count, noise_mean, noise_std).to_device(device);
-                let noise = normal_from(rng, &clean.size(), device);
-                Noised {
-                    xs: flow::noised(clean, &noise, &time),
-                    target: flow::target(clean, &noise),
-                    time,
-                }
-            }
-        }
-    }
-
-    /// Whether a UNet trained as `self` can be asked for what one trained as `other` predicts.
+    /// Of a UNet that learns to predict something.
     #[must_use]
-    pub const fn can_teach(&self, other: &Self) -> bool {
-        matches!(
-            (self, other),
-            (Self::Diffusion {}, _) | (Self::Flow { .. }, Self::Flow { .. })
-        )
+    pub const fn of(prediction: Prediction, settings: &TrainingSettings) -> Self {
+        match prediction {
+            Prediction::Noise => Self::Diffusion,
+            Prediction::Velocity => Self::Flow(Flow::new(settings)),
+        }
     }
 
-    /// The question to a UNet trained as `self` about latents noised by `other`, which it [can teach](Self::can_teach).
-    pub fn question(&self, other: &Self, noised: &Noised) -> Question {
-        let same = Question {
-            xs: noised.xs.shallow_clone(),
-            time: noised.time.shallow_clone(),
-            signal: None,
-        };
-        match (self, other) {
-            (Self::Diffusion {}, Self::Flow { .. }) => asked_of_diffusion(noised),
-            _ => same,
+    /// Noises `clean`, `[b, c, t, h, w]`, at times drawn from `rng`.
+    pub fn noised(&self, clean: &Tensor, rng: &mut ChaCha8Rng) -> Noised {
+        match self {
+            Self::Diffusion => diffused(clean, rng),
+            Self::Flow(flow) => flow.noised(clean, rng),
         }
+    }
+
+    /// The question to a teacher that predicts `teacher` about latents noised by this process. One that predicts
+    /// velocities can be asked about the flow only.
+    pub fn question(&self, teacher: Prediction, noised: &Noised) -> Question {
+        match (teacher, self) {
+            (Prediction::Noise, Self::Flow(_)) => asked_of_diffusion(noised),
+            _ => Question {
+                xs: noised.xs.shallow_clone(),
+                time: noised.time.shallow_clone(),
+                signal: None,
+            },
+        }
+    }
+}
+
+fn diffused(clean: &Tensor, rng: &mut ChaCha8Rng) -> Noised {
+    let (count, device) = (clean.size()[0], clean.device());
+    let steps: Vec<usize> = (0..count).map(|_| rng.random_range(0..STEPS)).collect();
+    let noise = normal_from(rng, &clean.size(), device);
+    let rooted = |value: fn(f64) -> f64| per_sample(steps.iter().map(|&n| value(SIGNAL[n]).sqrt()), clean);
+    Noised {
+        xs: clean * rooted(|signal| signal) + &noise * rooted(|signal| 1.0 - signal),
+        time: column(steps.iter().map(|&n| n as f64 / STEPS as f64)).to_device(device),
+        target: noise,
     }
 }
 
@@ -185,6 +163,10 @@ mod tests {
     use crate::models::seeded::{distance, generator, normal};
     use tch::Device;
 
+    fn flow() -> Process {
+        Process::of(Prediction::Velocity, &crate::prune::tests::settings())
+    }
+
     /// The sum of all β in closed form bounds the logarithm of the last ᾱ; its square root and that of the first are
     /// the largest and smallest ratio of noise known of Stable Diffusion, 14.6146 and 0.0292.
     #[test]
@@ -214,7 +196,7 @@ mod tests {
     #[test]
     fn noise_is_added_as_the_schedule_says() {
         let ones = Tensor::ones([4, 4, 1, 40, 40], (Kind::Float, Device::Cpu));
-        let noised = Process::Diffusion {}.noised(&mut generator(3, 0), &ones);
+        let noised = Process::Diffusion.noised(&ones, &mut generator(3, 0));
         for i in 0..4 {
             let n = (noised.time.double_value(&[i]) * 1000.0).round() as usize;
             let xs = noised.xs.get(i).to_kind(Kind::Double);
@@ -223,12 +205,8 @@ mod tests {
             let back = (&xs - noised.target.get(i).to_kind(Kind::Double) * (1.0 - SIGNAL[n]).sqrt()) / SIGNAL[n].sqrt();
             assert!((back - 1.0).abs().max().double_value(&[]) < 1e-3);
         }
-        let steps = Process::Diffusion {}
-            .noised(
-                &mut generator(4, 0),
-                &Tensor::zeros([4000, 1, 1, 1, 1], (Kind::Float, Device::Cpu)),
-            )
-            .time;
+        let many = Tensor::zeros([4000, 1, 1, 1, 1], (Kind::Float, Device::Cpu));
+        let steps = Process::Diffusion.noised(&many, &mut generator(4, 0)).time;
         assert!((steps.mean(Kind::Double).double_value(&[]) - 0.4995).abs() < 0.015);
         assert!(steps.max().double_value(&[]) < 1.0 && steps.min().double_value(&[]) >= 0.0);
     }
@@ -245,11 +223,8 @@ mod tests {
             time: time.shallow_clone(),
             target: xs.zeros_like(),
         };
-        let flow = Process::Flow {
-            noise_mean: 0.0,
-            noise_std: 1.0,
-        };
-        let asked = Process::Diffusion {}.question(&flow, &noised);
+        let flow = flow();
+        let asked = flow.question(Prediction::Noise, &noised);
         // E[ε | x] for x = √ᾱ x₀ + √(1−ᾱ) ε.
         let signal = asked.time.to_kind(Kind::Double).reshape([5, 1, 1, 1, 1]) * 1000.0;
         let signal = Vec::<f64>::try_from(signal.flatten(0, -1)).unwrap();
@@ -272,16 +247,13 @@ mod tests {
 
     #[test]
     fn beyond_the_diffusions_range_its_ends_answer() {
-        let flow = Process::Flow {
-            noise_mean: 0.0,
-            noise_std: 1.0,
-        };
+        let flow = flow();
         let noised = Noised {
             xs: normal(&[2, 1, 1, 2, 2], 7, Device::Cpu),
             time: Tensor::from_slice(&[1e-7f32, 1.0]),
             target: Tensor::zeros([2, 1, 1, 2, 2], (Kind::Float, Device::Cpu)),
         };
-        let asked = Process::Diffusion {}.question(&flow, &noised);
+        let asked = flow.question(Prediction::Noise, &noised);
         assert_eq!(Vec::<f32>::try_from(&asked.time).unwrap(), [0.0, 0.999]);
         let velocity = asked.read(asked.xs.shallow_clone());
         assert!(velocity.isfinite().all().int64_value(&[]) == 1);
@@ -289,16 +261,12 @@ mod tests {
 
     #[test]
     fn a_teacher_of_the_same_kind_is_asked_as_it_is() {
-        let flow = |noise_mean| Process::Flow {
-            noise_mean,
-            noise_std: 1.0,
-        };
         let clean = normal(&[2, 1, 1, 2, 2], 7, Device::Cpu);
-        let noised = flow(0.5).noised(&mut generator(1, 0), &clean);
-        let asked = flow(0.0).question(&flow(0.5), &noised);
-        assert_eq!((&asked.xs, &asked.time), (&noised.xs, &noised.time));
-        assert_eq!(asked.read(clean.shallow_clone()), clean);
-        assert!(!flow(0.0).can_teach(&Process::Diffusion {}));
-        assert!(Process::Diffusion {}.can_teach(&flow(0.0)));
+        for (process, teacher) in [(flow(), Prediction::Velocity), (Process::Diffusion, Prediction::Noise)] {
+            let noised = process.noised(&clean, &mut generator(1, 0));
+            let asked = process.question(teacher, &noised);
+            assert_eq!((&asked.xs, &asked.time), (&noised.xs, &noised.time));
+            assert_eq!(asked.read(clean.shallow_clone()), clean);
+        }
     }
 }

@@ -8,6 +8,7 @@
 //! norms, softmax and the loss stay float32.
 
 mod average;
+mod objective;
 mod sync;
 
 use std::ops::ControlFlow;
@@ -18,18 +19,19 @@ use tch::{Kind, TchError, Tensor, nn};
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::latents::Batch;
-use crate::flow;
 use crate::models::UNet;
-use crate::models::seeded::{generator, normal_from, stream_of};
-use crate::models::unet::{Activations, Moment, freeze_spatial};
+use crate::models::seeded::{generator, stream_of};
+use crate::models::unet::{Activations, freeze_spatial};
 use crate::optimizer::{AdamW, AdamWConfig};
 use average::Average;
+pub use objective::{Flow, Noised, Objective};
 pub use sync::{GradientSync, SyncError};
 
 /// A training in progress.
 #[derive(Debug)]
 pub struct Training<'a> {
     unet: &'a UNet,
+    objective: Box<dyn Objective + 'a>,
     variables: Vec<(String, Tensor)>,
     optimizer: AdamW,
     average: Option<Average>,
@@ -85,6 +87,7 @@ impl<'a> Training<'a> {
         let average = settings.ema.map(|decay| Average::new(decay, optimizer.masters()));
         Ok(Self {
             unet,
+            objective: Box::new(Flow::new(settings)),
             variables,
             optimizer,
             average,
@@ -94,6 +97,13 @@ impl<'a> Training<'a> {
             step: 0,
             step_ms: Vec::new(),
         })
+    }
+
+    /// Minimises `objective` instead of the error of the flow's velocity.
+    #[must_use]
+    pub fn with_objective(mut self, objective: Box<dyn Objective + 'a>) -> Self {
+        self.objective = objective;
+        self
     }
 
     /// Lets the gradients of each step pass through `sync` before the optimizer sees them.
@@ -157,23 +167,24 @@ impl<'a> Training<'a> {
         let device = batch.latents.device();
         let shape = batch.latents.size();
         let mut rng = generator(self.seed ^ stream_of("flow"), self.step);
-        let time = flow::logit_normal(&mut rng, shape[0], settings.noise_mean, settings.noise_std).to_device(device);
-        let time = flow::shifted(&time, flow::shift_of(settings.timestep_shift, &shape));
-        let noise = normal_from(&mut rng, &shape, device);
+        let noised = self.objective.noised(&batch.latents, &mut rng);
 
         self.optimizer.zero_gradients();
         let parts = i64::from(settings.accumulate).clamp(1, shape[0].max(1));
         let mut total = Tensor::zeros([], (Kind::Float, device));
-        let (latents, noise) = (batch.latents.chunk(parts, 0), noise.chunk(parts, 0));
-        let (times, texts) = (time.chunk(parts, 0), batch.text.chunk(parts, 0));
-        for i in 0..latents.len() {
-            if i + 1 == latents.len() {
+        let activations = match settings.gradient_checkpointing {
+            true => Activations::Recomputed,
+            false => Activations::Kept,
+        };
+        let parts = noised.chunk(parts).into_iter().zip(batch.text.chunk(parts, 0));
+        let count = parts.len();
+        for (i, (noised, text)) in parts.enumerate() {
+            if i + 1 == count {
                 self.sync.iter_mut().for_each(|sync| sync.begin_backward());
             }
             // Weighed by its clips: the sum over the parts is the mean over the batch.
-            let share = latents[i].size()[0] as f64 / shape[0] as f64;
-            let velocity = |x: &Tensor, t: &Tensor| self.velocity(x, t, &texts[i]);
-            let loss = flow::loss(velocity, &latents[i], &noise[i], &times[i]) * share;
+            let share = noised.xs.size()[0] as f64 / shape[0] as f64;
+            let loss = self.objective.loss(self.unet, &noised, &text, activations) * share;
             loss.backward();
             total += loss.detach();
         }
@@ -189,14 +200,6 @@ impl<'a> Training<'a> {
         let loss = total.double_value(&[]);
         self.step_ms.push(started.elapsed().as_secs_f64() * 1000.0);
         Ok(loss)
-    }
-
-    fn velocity(&self, xs: &Tensor, time: &Tensor, text: &Tensor) -> Tensor {
-        let activations = match self.settings.gradient_checkpointing {
-            true => Activations::Recomputed,
-            false => Activations::Kept,
-        };
-        self.unet.pass(xs, Moment::Time(time), text, activations)
     }
 
     /// Steps until `steps` have been taken or `after` breaks off; `after` sees the number of steps taken and the loss

@@ -4,6 +4,7 @@ use tch::Kind;
 use super::*;
 use crate::models::UNet;
 use crate::models::seeded::{distance, normal, seed_weights};
+use crate::models::unet::{Activations, Moment};
 
 /// Stable Diffusion 1.5 (spec section 1.1).
 fn stable_diffusion() -> UnetConfig {
@@ -277,7 +278,8 @@ fn where_the_dropped_layers_do_nothing_the_copy_is_the_network() {
     let (xs, time, text) = inputs(&full_config);
     let pass = |unet: &UNet| {
         let mut seen = Vec::new();
-        let out = unet.forward_observed(&xs, &time, &text, &mut |_, hidden| seen.push(hidden.shallow_clone()));
+        let mut observe = |_: usize, hidden: &Tensor| seen.push(hidden.shallow_clone());
+        let out = unet.observed(&xs, Moment::Time(&time), &text, Activations::Kept, &mut observe);
         (out, seen)
     };
     let ((full_out, full_seen), (out, seen)) = (pass(&full), pass(&pruned));
