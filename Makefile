@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup build page demo test test-page bench bench-search lut-accuracy proxy-check parity full-size vbench-check assets data-emoji data-footage encode-check lint openapi
+.PHONY: help setup build page demo test test-page bench bench-search lut-accuracy proxy-check prune-check parity full-size vbench-check assets data-emoji data-footage encode-check lint openapi
 
 export TEMPONAS_CACHE ?= $(HOME)/.cache/temponas
 
@@ -79,6 +79,9 @@ vbench-check: build ## score sampled clips with the published package vbench, an
 
 parity: build ## our models against diffusers, transformers and PyTorch on the same weights (10 minutes, 8 GB of memory; fetches them once)
 	@scripts/parity $(PROGRAMS)/temponas-worker $(ARGS)
+
+prune-check: build ## does a pruned backbone learn more from its full one than from nothing? (minutes)
+	@$(PROGRAMS)/temponas-worker prune-check $(ARGS)
 
 assets: build $(if $(filter emoji,$(DATA)),data-emoji) ## train the small pretrained parts anew (at most 2 hours on 2 cores, goes on where it stopped)
 	@$(PROGRAMS)/temponas-worker assets $(if $(DATA),--dataset $(DATA)) $(ARGS)

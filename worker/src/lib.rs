@@ -18,6 +18,8 @@ pub mod optimizer;
 pub mod parity;
 pub mod profile;
 pub mod proxy_check;
+pub mod prune;
+pub mod prune_check;
 pub mod recipes;
 pub mod runtime;
 pub mod scoring;

@@ -13,7 +13,9 @@ use temponas_worker::data::{default_cache, sharded};
 use temponas_worker::jobs::Settings;
 use temponas_worker::runtime::Worker;
 use temponas_worker::scoring::vbench::{self, Environment};
-use temponas_worker::{assets, distributed, full_size, lut_accuracy, parity, profile, proxy_check, shim};
+use temponas_worker::{
+    assets, distributed, full_size, lut_accuracy, parity, profile, proxy_check, prune, prune_check, shim,
+};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -45,6 +47,10 @@ enum Command {
     ProxyCheck(proxy_check::ProxyCheckArgs),
     /// Score sampled clips with the published package `vbench`, and compare with our own computation.
     VbenchCheck(vbench::check::VbenchCheckArgs),
+    /// Prune the backbone of trained parts.
+    Prune(prune::PruneArgs),
+    /// Check that a pruned backbone learns more from its full one than from nothing.
+    PruneCheck(prune_check::PruneCheckArgs),
     /// Compare predicted with measured latency and peak memory of whole architectures.
     LutAccuracy(lut_accuracy::LutAccuracyArgs),
     /// Compare steps of one process with steps of several on this machine.
@@ -123,6 +129,8 @@ fn main() -> anyhow::Result<()> {
         Command::Import(args) => assets::import_command(&args),
         Command::ProxyCheck(args) => proxy_check::command(&args),
         Command::VbenchCheck(args) => vbench::check::command(&args),
+        Command::Prune(args) => prune::command(&args, device_of(&args.device, cuda)?),
+        Command::PruneCheck(args) => prune_check::command(&args),
         Command::LutAccuracy(args) => lut_accuracy::command(&args),
         Command::DataParallel(args) => distributed::command(&args),
         Command::FullSize(args) => full_size::command(&args, device_of(&args.device, cuda)?),

@@ -48,9 +48,26 @@ pub enum Stage {
     Adversarial(Adversarial),
 }
 
+/// What an image model predicts of a noised picture.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Prediction {
+    /// The noise of a diffusion, as Stable Diffusion.
+    #[default]
+    Noise,
+    /// The velocity of rectified flow.
+    Velocity,
+}
+
 /// Weights of the losses of distillation from the full image model.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Distillation {
+    /// What the full model predicts.
+    #[serde(default)]
+    pub teacher_predicts: Prediction,
+    /// What the pruned one learns to predict.
+    #[serde(default)]
+    pub predicts: Prediction,
     /// Of the error against the data.
     pub task_weight: f64,
     /// Of the error against the full model's output.
@@ -145,7 +162,19 @@ fn finished<T>(section: Section, read: impl FnOnce(&Section) -> Option<T>) -> Op
 fn distillation(section: &Section) -> Option<Stage> {
     let weight = |key| section.number_or(key, 1.0, 0.0..=1e6);
     let (task, output, features) = (weight("task_weight"), weight("output_weight"), weight("feature_weight"));
+    let prediction = |key, otherwise| {
+        section.get(key).map_or(Some(otherwise), |node| {
+            node.one_of([("noise", Prediction::Noise), ("velocity", Prediction::Velocity)])
+        })
+    };
+    let teacher_predicts = prediction("teacher_predicts", Prediction::Noise);
+    let predicts = prediction("predicts", teacher_predicts.unwrap_or_default());
+    if (teacher_predicts, predicts) == (Some(Prediction::Velocity), Some(Prediction::Noise)) {
+        section.report("predicts", "noise", "velocity, as the teacher predicts velocities");
+    }
     Some(Stage::Pruning(Distillation {
+        teacher_predicts: teacher_predicts?,
+        predicts: predicts?,
         task_weight: task?,
         output_weight: output?,
         feature_weight: features?,
@@ -207,6 +236,27 @@ mod tests {
         assert_eq!(
             (recipe.training.micro_batch(), recipe.training.learning_rate),
             (4, 5e-5)
+        );
+    }
+
+    #[test]
+    fn a_pruned_model_predicts_what_its_teacher_does_unless_it_changes_over_to_velocities() {
+        let with = |keys: &str| {
+            let toml = GOOD.replace("\"joint\"", "\"pruning\"");
+            toml.replace("[joint]\nimage_share = 0.2", &format!("[distillation]\n{keys}"))
+        };
+        let read = |keys: &str| match Recipe::parse(&with(keys)).expect("a good recipe").stage {
+            Stage::Pruning(distillation) => (distillation.teacher_predicts, distillation.predicts),
+            other => panic!("{other:?}"),
+        };
+        let (noise, velocity) = (Prediction::Noise, Prediction::Velocity);
+        assert_eq!(read(""), (noise, noise));
+        assert_eq!(read("teacher_predicts = \"velocity\""), (velocity, velocity));
+        assert_eq!(read("predicts = \"velocity\""), (noise, velocity));
+        let problem = problems(&with("teacher_predicts = \"velocity\"\npredicts = \"noise\""));
+        assert!(
+            problem.contains("distillation.predicts: found noise; allowed: velocity"),
+            "{problem}"
         );
     }
 

@@ -8,6 +8,7 @@ mod evaluators;
 mod import;
 mod latents;
 mod manifest;
+mod pruned;
 mod recipe;
 mod stage;
 mod train;

@@ -5,12 +5,12 @@ use std::ops::ControlFlow;
 
 use lut::Samples;
 use protocol::artifacts::{ArtifactRef, ArtifactRole};
-use protocol::jobs::{CurvePoint, DeviceSeconds, EvaluateInput, EvaluateOutcome, JobResult, Outcome, ParentWeights};
+use protocol::jobs::{DeviceSeconds, EvaluateInput, EvaluateOutcome, JobResult, Outcome, ParentWeights};
 use protocol::{Figure, Metrics};
 use search_spaces::{Architecture, Evaluation, Space};
-use serde::{Deserialize, Serialize};
 use tch::{TchError, Tensor, nn};
 
+use super::diary::{DIARY, Diary};
 use super::scoring::{Scoring, figures};
 use super::{JobContext, JobError, parse};
 use crate::assets::{Assets, AssetsError};
@@ -24,8 +24,6 @@ use crate::scoring::Score;
 use crate::shim::{MemoryTracker, PeakBytes};
 use crate::train::Training;
 
-/// Points of a training curve.
-const CURVE_POINTS: u32 = 50;
 /// Shares of the job at which training begins and ends.
 const TRAINING: (f64, f64) = (0.05, 0.65);
 
@@ -137,48 +135,6 @@ fn trained(context: &JobContext) -> DeviceSeconds {
     }
 }
 
-/// The curve so far: travels with every checkpoint, so that a resumed training tells the same curve to the last digit.
-/// What earlier attempts spent is not in it: each attempt tells the coordinator its own seconds, up to its last word.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Diary {
-    points: Vec<CurvePoint>,
-    sum: f64,
-    count: u32,
-}
-
-impl Diary {
-    fn note(&mut self, step: u64, loss: f64, every: u64) -> Option<CurvePoint> {
-        (self.sum, self.count) = (self.sum + loss, self.count + 1);
-        if !step.is_multiple_of(every) {
-            return None;
-        }
-        let point = CurvePoint {
-            step,
-            loss: self.sum / f64::from(self.count),
-        };
-        (self.sum, self.count) = (0.0, 0);
-        self.points.push(point);
-        Some(point)
-    }
-
-    /// The loss as a figure by its name, once there is one.
-    fn figure(&self) -> Option<(String, Figure)> {
-        let figure = |value| Figure {
-            value,
-            standard_error: 0.0,
-        };
-        Some(("train_loss".to_owned(), figure(self.final_loss()?)))
-    }
-
-    /// Mean over the last fifth of the curve.
-    fn final_loss(&self) -> Option<f64> {
-        let tail = &self.points[self.points.len() - self.points.len().div_ceil(5)..];
-        (!tail.is_empty()).then(|| tail.iter().map(|point| point.loss).sum::<f64>() / tail.len() as f64)
-    }
-}
-
-const DIARY: &str = "diary";
-
 fn train(
     context: &JobContext,
     training: &mut Training<'_>,
@@ -188,7 +144,7 @@ fn train(
     let mut diary = resume(context, training)?;
     let settings = &evaluation.training;
     let steps = u64::from(settings.steps);
-    let every = u64::from((settings.steps / CURVE_POINTS).max(1));
+    let every = Diary::every(steps);
     let batches = |step| {
         Ok(clips.batch(
             evaluation.train_seed,
@@ -450,40 +406,5 @@ mod tests {
         let (vs, unet) = built(&space, "-.-.-.-.-", 1);
         let idle = Training::new(&unet, &vs, settings, 1).unwrap();
         assert!(super::costs(&idle, 1).is_empty(), "nothing was trained");
-    }
-
-    #[test]
-    fn a_diary_that_was_written_down_goes_on_to_the_same_digits() {
-        let losses: Vec<f64> = (1..=40).map(|step| 1.0 / f64::from(step) + 0.1).collect();
-        let tell = |diary: &mut Diary, steps: std::ops::Range<usize>| {
-            for step in steps {
-                diary.note(step as u64 + 1, losses[step], 3);
-            }
-        };
-        let mut whole = Diary::default();
-        tell(&mut whole, 0..40);
-        let mut first = Diary::default();
-        tell(&mut first, 0..17);
-        let mut second: Diary = serde_json::from_str(&serde_json::to_string(&first).unwrap()).unwrap();
-        tell(&mut second, 17..40);
-        assert_eq!(second.points, whole.points);
-        assert_eq!(second.final_loss(), whole.final_loss());
-        assert_eq!(whole.points.len(), 13);
-    }
-
-    #[test]
-    fn the_final_loss_is_the_mean_of_the_last_fifth() {
-        let points = (1..=10)
-            .map(|step| CurvePoint {
-                step,
-                loss: step as f64,
-            })
-            .collect();
-        let diary = Diary {
-            points,
-            ..Diary::default()
-        };
-        assert_eq!(diary.final_loss(), Some(9.5));
-        assert_eq!(Diary::default().final_loss(), None);
     }
 }

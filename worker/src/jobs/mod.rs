@@ -2,9 +2,11 @@
 
 mod benchmark;
 mod context;
+mod diary;
 mod encode_latents;
 mod evaluate;
 mod profile;
+mod prune_backbone;
 mod scoring;
 mod verify;
 
@@ -52,10 +54,9 @@ pub fn run(context: &JobContext, input: &JobInput) -> Result<JobResult, JobError
         JobInput::Evaluate(input) => evaluate::run(context, input),
         JobInput::Verify(input) => verify::run(context, input),
         JobInput::EncodeLatents(input) => encode_latents::run(context, input),
+        JobInput::PruneBackbone(input) => prune_backbone::run(context, input),
         JobInput::Benchmark(input) => benchmark::run(context, input),
-        JobInput::Lookup(_) | JobInput::PruneBackbone(_) => {
-            Err(JobError::Input(format!("this worker takes no {} jobs", input.kind())))
-        }
+        JobInput::Lookup(_) => Err(JobError::Input(format!("this worker takes no {} jobs", input.kind()))),
     });
     catch_unwind(work).unwrap_or_else(|panic| Err(JobError::Attempt(format!("panicked: {}", message_of(&*panic)))))
 }

@@ -87,6 +87,19 @@ impl UNet {
 
     /// One pass that leaves `activations` for the backward pass.
     pub fn pass(&self, xs: &Tensor, time: Moment<'_>, text: &Tensor, activations: Activations) -> Tensor {
+        self.observed(xs, time, text, activations, &mut |_, _| ())
+    }
+
+    /// One pass that shows the tensor at each of [`UnetConfig::positions`], after the temporal layers there, by the
+    /// position's index: `[batch · frames, channels, h, w]`.
+    pub fn observed(
+        &self,
+        xs: &Tensor,
+        time: Moment<'_>,
+        text: &Tensor,
+        activations: Activations,
+        observe: &mut dyn FnMut(usize, &Tensor),
+    ) -> Tensor {
         let (_, _, frames, _, _) = xs.size5().expect("a UNet takes [b, c, t, h, w]");
         let kind = self.conv_in.ws.kind();
         let text = text.to_kind(kind);
@@ -112,6 +125,11 @@ impl UNet {
 
         let mut hidden = conv_in(&self.conv_in, &xs.to_kind(kind));
         let mut skips = vec![hidden.shallow_clone()];
+        let mut position = 0;
+        let mut reached = |hidden: &Tensor| {
+            observe(position, hidden);
+            position += 1;
+        };
         for level in &self.down {
             for (i, layer) in level.layers.iter().enumerate() {
                 hidden = through(layer, &hidden);
@@ -120,6 +138,7 @@ impl UNet {
                 }
                 skips.push(hidden.shallow_clone());
             }
+            reached(&hidden);
             if let Some(downsample) = &level.downsample {
                 hidden = downsample.forward(&hidden);
                 skips.push(hidden.shallow_clone());
@@ -131,6 +150,7 @@ impl UNet {
                 mid.forward(&xs, &time, &text)
             });
             hidden = through_temporal(&self.mid_temporal, hidden);
+            reached(&hidden);
         }
         for level in &self.up {
             for layer in &level.layers {
@@ -143,6 +163,7 @@ impl UNet {
                 );
             }
             hidden = through_temporal(&level.temporal, hidden);
+            reached(&hidden);
             if let (Some(upsample), Some(next)) = (&level.upsample, skips.last()) {
                 let (_, _, h, w) = next.size4().expect("skip tensors are [b*t, c, h, w]");
                 hidden = upsample.forward(&hidden, [h, w]);

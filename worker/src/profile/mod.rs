@@ -62,7 +62,8 @@ impl Settings {
         }
     }
 
-    fn seconds(&self, run: impl FnOnce()) -> f64 {
+    /// How long a run holds the device.
+    pub(crate) fn seconds(&self, run: impl FnOnce()) -> f64 {
         match self.device {
             Device::Cpu if self.threads == 1 => {
                 let start = thread_seconds();

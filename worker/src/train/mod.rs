@@ -8,6 +8,7 @@
 //! norms, softmax and the loss stay float32.
 
 mod average;
+mod objective;
 mod sync;
 
 use std::ops::ControlFlow;
@@ -19,18 +20,22 @@ use tch::{Kind, TchError, Tensor, nn};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::latents::Batch;
 use crate::distributed::{DataParallel, Group, GroupError, ReducerConfig};
-use crate::flow;
 use crate::models::UNet;
-use crate::models::seeded::{generator, normal_from, stream_of};
-use crate::models::unet::{Activations, Moment, freeze_spatial, place_in_pass};
+use crate::models::seeded::{generator, stream_of};
+use crate::models::unet::{Activations, freeze_spatial, place_in_pass};
 use crate::optimizer::{AdamW, AdamWConfig};
 use average::Average;
+pub use objective::{Flow, Noised, Objective};
 pub use sync::{GradientSync, SyncError, TrainError};
+
+/// Why the clips of a step could not be had.
+pub type ClipsError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A training in progress.
 #[derive(Debug)]
 pub struct Training<'a> {
     unet: &'a UNet,
+    objective: Box<dyn Objective + 'a>,
     variables: Vec<(String, Tensor)>,
     optimizer: AdamW,
     average: Option<Average>,
@@ -86,6 +91,7 @@ impl<'a> Training<'a> {
         let average = settings.ema.map(|decay| Average::new(decay, optimizer.masters()));
         Ok(Self {
             unet,
+            objective: Box::new(Flow::new(settings)),
             variables,
             optimizer,
             average,
@@ -95,6 +101,13 @@ impl<'a> Training<'a> {
             step: 0,
             step_ms: Vec::new(),
         })
+    }
+
+    /// Minimises `objective` instead of the error of the flow's velocity.
+    #[must_use]
+    pub fn with_objective(mut self, objective: Box<dyn Objective + 'a>) -> Self {
+        self.objective = objective;
+        self
     }
 
     /// Lets the gradients of each step pass through `sync` before the optimizer sees them.
@@ -183,32 +196,31 @@ impl<'a> Training<'a> {
         let started = Instant::now();
         let settings = self.settings;
         let device = batch.latents.device();
-        let shape = batch.latents.size();
         let mut rng = generator(self.seed ^ stream_of("flow"), self.step);
-        let time = flow::logit_normal(&mut rng, shape[0], settings.noise_mean, settings.noise_std).to_device(device);
-        let time = flow::shifted(&time, flow::shift_of(settings.timestep_shift, &shape));
-        let noise = normal_from(&mut rng, &shape, device);
         let share = |global: &Tensor| match &self.sync {
             Some(sync) => sync.share(global),
             None => Ok(global.shallow_clone()),
         };
-        let (latents, noise) = (share(&batch.latents)?, share(&noise)?);
-        let (time, text) = (share(&time)?, share(&batch.text)?);
-        let clips = latents.size()[0];
+        let noised = self.objective.noised(&batch.latents, &mut rng).try_map(share)?;
+        let text = share(&batch.text)?;
+        let clips = noised.xs.size()[0];
 
         self.optimizer.zero_gradients();
-        let parts = i64::from(settings.accumulate).clamp(1, clips.max(1));
         let mut total = Tensor::zeros([], (Kind::Float, device));
-        let (latents, noise) = (latents.chunk(parts, 0), noise.chunk(parts, 0));
-        let (times, texts) = (time.chunk(parts, 0), text.chunk(parts, 0));
-        for i in 0..latents.len() {
-            if i + 1 == latents.len() {
+        let activations = match settings.gradient_checkpointing {
+            true => Activations::Recomputed,
+            false => Activations::Kept,
+        };
+        let parts = i64::from(settings.accumulate).clamp(1, clips.max(1));
+        let parts = noised.chunk(parts).into_iter().zip(text.chunk(parts, 0));
+        let count = parts.len();
+        for (i, (noised, text)) in parts.enumerate() {
+            if i + 1 == count {
                 self.sync.iter_mut().for_each(|sync| sync.begin_backward());
             }
             // Weighed by its clips: the sum over the parts is the mean over the batch.
-            let share = latents[i].size()[0] as f64 / clips as f64;
-            let velocity = |x: &Tensor, t: &Tensor| self.velocity(x, t, &texts[i]);
-            let loss = flow::loss(velocity, &latents[i], &noise[i], &times[i]) * share;
+            let share = noised.xs.size()[0] as f64 / clips as f64;
+            let loss = self.objective.loss(self.unet, &noised, &text, activations) * share;
             loss.backward();
             total += loss.detach();
         }
@@ -227,14 +239,6 @@ impl<'a> Training<'a> {
         Ok(loss)
     }
 
-    fn velocity(&self, xs: &Tensor, time: &Tensor, text: &Tensor) -> Tensor {
-        let activations = match self.settings.gradient_checkpointing {
-            true => Activations::Recomputed,
-            false => Activations::Kept,
-        };
-        self.unet.pass(xs, Moment::Time(time), text, activations)
-    }
-
     /// Steps until `steps` have been taken or `after` breaks off; `after` sees the number of steps taken and the loss
     /// of the last.
     ///
@@ -243,7 +247,7 @@ impl<'a> Training<'a> {
     pub fn run(
         &mut self,
         steps: u64,
-        batches: &dyn Fn(u64) -> Result<Batch, Box<dyn std::error::Error + Send + Sync>>,
+        batches: &dyn Fn(u64) -> Result<Batch, ClipsError>,
         after: &mut dyn FnMut(&Self, f64) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, TrainError> {
         while self.has_layers() && self.step < steps {

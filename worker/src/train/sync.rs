@@ -56,7 +56,7 @@ pub enum TrainError {
         /// The step, from 0.
         step: u64,
         /// What their source says.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: super::ClipsError,
     },
     /// Several ranks did not come together.
     #[error(transparent)]

@@ -2,6 +2,8 @@ use search_spaces::{Dtype, Operator, TemporalLayer, TimestepShift, UnetConfig};
 use tch::Device;
 
 use super::*;
+use crate::flow;
+use crate::models::seeded::normal_from;
 use crate::models::seeded::seed_weights;
 use crate::models::unet::is_temporal;
 use crate::shim::measure_peak;

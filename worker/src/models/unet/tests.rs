@@ -336,3 +336,22 @@ fn weights_are_placed_in_the_order_of_their_use() {
     let places = names.map(place_in_pass);
     assert!(places.is_sorted_by(|a, b| a < b), "{places:?}");
 }
+
+#[test]
+fn a_pass_shows_the_tensor_at_every_position_and_is_the_same_pass() {
+    for config in configs() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let unet = UNet::new(&vs.root(), &config, &some_layers(&config));
+        seed_weights(&vs, 4);
+        let (xs, time, text) = inputs(&config, 2, 3);
+        let mut shown = Vec::new();
+        let mut observe = |i: usize, hidden: &Tensor| shown.push((i, hidden.size()));
+        let observed = unet.observed(&xs, Moment::Time(&time), &text, Activations::Recomputed, &mut observe);
+        assert_eq!(observed, unet.forward(&xs, &time, &text));
+        let expected = config.positions().into_iter().enumerate();
+        let expected: Vec<_> = expected
+            .map(|(i, at)| (i, vec![6, at.channels as i64, at.height as i64, at.width as i64]))
+            .collect();
+        assert_eq!(shown, expected);
+    }
+}

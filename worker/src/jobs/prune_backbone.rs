@@ -1,0 +1,398 @@
+//! Prunes the backbone of trained parts: distils a smaller one from it and adapts that to rectified flow.
+
+use std::ops::ControlFlow;
+
+use protocol::artifacts::{ArtifactRef, ArtifactRole};
+use protocol::jobs::{DeviceSeconds, JobResult, Outcome, PruneBackboneInput, PruneBackboneOutcome, ResultTable};
+use protocol::{Figure, Metrics};
+
+use super::diary::{DIARY, Diary};
+use super::{JobContext, JobError, parse};
+use crate::assets::AssetsError;
+use crate::checkpoint::Checkpoint;
+use crate::profile::Settings;
+use crate::prune::comparison::{Comparison, ComparisonError, compare};
+use crate::prune::held_out::Coded;
+use crate::prune::material::{Material, MaterialError, Parts, Sources};
+use crate::prune::network::Network;
+use crate::prune::plan::{Plan, PlanStage};
+use crate::prune::training::{Progress, Pruning, PruningError};
+
+/// Shares of the job at which the comparison, and training, begin; and at which training ends.
+const SHARES: [f64; 3] = [0.05, 0.1, 0.95];
+
+pub(super) fn run(context: &JobContext, input: &PruneBackboneInput) -> Result<JobResult, JobError> {
+    tch::set_num_threads(context.settings.threads as i32);
+    if input.ranks != 1 {
+        return Err(JobError::Input(format!("`ranks` is {}; allowed: 1", input.ranks)));
+    }
+    let plan = Plan::parse(&input.recipe, input.adaptation.as_deref(), input.seed);
+    let plan = plan.map_err(|error| JobError::Input(error.to_string()))?;
+    let mut material = material(context, input)?;
+    let comparison = comparison(context, &material)?;
+    let (network, diary) = train(context, &mut material, &plan)?;
+
+    context.progress(SHARES[2], "measuring on clips kept apart")?;
+    let mut metrics: Metrics = comparison
+        .figures()
+        .map(|(name, value, error)| figure(name, value, error))
+        .collect();
+    metrics.extend(diary.figure());
+    metrics.extend(held_out_loss(context, &material, &plan, &network));
+    let outcome = Outcome::PruneBackbone(PruneBackboneOutcome {
+        metrics,
+        table: table(&comparison),
+    });
+    Ok(JobResult {
+        device_seconds: spent(context),
+        artifacts: keep_artifacts(context, &material, &network, &diary)?,
+        outcome,
+    })
+}
+
+fn figure(name: &str, value: f64, standard_error: f64) -> (String, Figure) {
+    (name.to_owned(), Figure { value, standard_error })
+}
+
+fn spent(context: &JobContext) -> DeviceSeconds {
+    DeviceSeconds {
+        train: context.elapsed_seconds(),
+        ..DeviceSeconds::default()
+    }
+}
+
+/// Tells how far the job is, and whether to go on.
+fn go_on(context: &JobContext, share: f64, status: &str) -> ControlFlow<()> {
+    context.spent(spent(context));
+    match context.progress(share, status) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(_) => ControlFlow::Break(()),
+    }
+}
+
+fn material(context: &JobContext, input: &PruneBackboneInput) -> Result<Material, JobError> {
+    let (space, _) = parse(&input.space, None)?;
+    let config = space.unet();
+    let config = config.ok_or_else(|| JobError::Input(format!("`{}` has no UNet", space.name)))?;
+    context.progress(0.0, "reading trained parts")?;
+    let root = context.assets(&input.parts, &input.base)?;
+    let sources = Sources {
+        distillation: Parts {
+            assets: &root,
+            dataset: &input.parts,
+        },
+        adaptation: None,
+        cache: &context.settings.cache,
+        device: context.settings.device,
+    };
+    let material = Material::open(&sources, config, input.seed, &mut |share| {
+        go_on(context, SHARES[0] * share, "encoding clips")
+    });
+    material.map_err(|error| match error {
+        MaterialError::Assets(AssetsError::Interrupted) => JobError::Interrupted,
+        MaterialError::Assets(error) => JobError::attempt(error),
+        // No attempt can make these fit.
+        error => JobError::Input(error.to_string()),
+    })
+}
+
+fn comparison(context: &JobContext, material: &Material) -> Result<Comparison, JobError> {
+    let worker = &context.settings;
+    let settings = Settings::new(worker.device, worker.threads, worker.memory_bytes);
+    let found = compare(&material.full, &material.start, &settings, &mut |share, status| {
+        go_on(context, SHARES[0] + (SHARES[1] - SHARES[0]) * share, status)
+    });
+    let found = found.map_err(|error| match error {
+        ComparisonError::Interrupted => JobError::Interrupted,
+        error => JobError::attempt(error),
+    })?;
+    found.to_string().lines().for_each(|line| context.log(line));
+    context.figures(found.figures().map(|(name, value, error)| figure(name, value, error)));
+    Ok(found)
+}
+
+/// Goes through the plan, from the checkpoint of an earlier attempt where it can be used.
+fn train(context: &JobContext, material: &mut Material, plan: &Plan) -> Result<(Network, Diary), JobError> {
+    let checkpoint = resume(context)?;
+    material.compute_in(plan.distillation.training.precision);
+    let follow = |checkpoint: Option<&Checkpoint>, diary: &mut Diary| {
+        let pruning = Pruning {
+            full: &material.full,
+            start: &material.start,
+            plan,
+        };
+        let batches = |index: usize, stage: &PlanStage<'_>, step| Ok(material.batch(index, stage, step)?);
+        let (steps, mut failure) = (plan.steps(), None);
+        let network = pruning.run(
+            checkpoint,
+            &batches,
+            &mut |progress| match note(context, progress, steps, diary) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    failure = Some(error);
+                    ControlFlow::Break(())
+                }
+            },
+        );
+        (network, failure)
+    };
+    let (checkpoint, mut diary) = checkpoint.map_or((None, Diary::default()), |(c, diary)| (Some(c), diary));
+    let mut ended = follow(checkpoint.as_ref(), &mut diary);
+    if let (Err(PruningError::Checkpoint(problem)), _) = &ended {
+        context.log(&format!(
+            "starting again from step 0: the checkpoint cannot be used: {problem}"
+        ));
+        diary = Diary::default();
+        ended = follow(None, &mut diary);
+    }
+    match ended {
+        (Ok(network), _) => Ok((network, diary)),
+        (Err(PruningError::Interrupted), failure) => Err(failure.unwrap_or(JobError::Interrupted)),
+        (Err(error), _) => Err(JobError::attempt(error)),
+    }
+}
+
+/// Writes a step down and tells of it; keeps a checkpoint where one is due, or the job is not to go on.
+fn note(context: &JobContext, progress: &Progress<'_>, steps: u64, diary: &mut Diary) -> Result<(), JobError> {
+    if let Some(point) = diary.note(progress.step, progress.loss, Diary::every(steps)) {
+        let terms = progress.terms;
+        context.curve(point);
+        context.figures(diary.figure());
+        context.figures([
+            figure("task_loss", terms.task, 0.0),
+            figure("output_loss", terms.output, 0.0),
+            figure("feature_loss", terms.feature, 0.0),
+        ]);
+    }
+    context.spent(spent(context));
+    let share = SHARES[1] + (SHARES[2] - SHARES[1]) * progress.step as f64 / steps as f64;
+    let interrupted = context.progress(share, progress.stage.name);
+    if progress.is_checkpoint_due() || interrupted.is_err() {
+        let mut checkpoint = progress.checkpoint();
+        let written = serde_json::to_string(diary).map_err(JobError::attempt)?;
+        checkpoint.notes.insert(DIARY.to_owned(), written);
+        context.save(&checkpoint.encode().map_err(JobError::attempt)?)?;
+    }
+    interrupted
+}
+
+/// The checkpoint of an earlier attempt; one that cannot be read is a reason to start again, not to fail.
+fn resume(context: &JobContext) -> Result<Option<(Checkpoint, Diary)>, JobError> {
+    let Some(artifact) = &context.checkpoint else {
+        return Ok(None);
+    };
+    let bytes = match context.try_fetch(artifact) {
+        Err(error) if error.is_passing() => return Err(JobError::attempt(error)),
+        fetched => fetched.map_err(anyhow::Error::from),
+    };
+    match bytes.and_then(|bytes| read(&bytes)) {
+        Ok(found) => {
+            context.log("going on from a checkpoint");
+            Ok(Some(found))
+        }
+        Err(problem) => {
+            context.log(&format!(
+                "starting again from step 0: the checkpoint cannot be used: {problem}"
+            ));
+            Ok(None)
+        }
+    }
+}
+
+fn read(bytes: &[u8]) -> anyhow::Result<(Checkpoint, Diary)> {
+    let checkpoint = Checkpoint::decode(bytes)?;
+    let diary = checkpoint.notes.get(DIARY).map(|text| serde_json::from_str(text));
+    let diary = diary.transpose()?.unwrap_or_default();
+    Ok((checkpoint, diary))
+}
+
+/// Of what the last stage learned to predict, where the clips that were kept apart are at hand.
+fn held_out_loss(
+    context: &JobContext,
+    material: &Material,
+    plan: &Plan,
+    network: &Network,
+) -> Option<(String, Figure)> {
+    const MOST_CLIPS: usize = 256;
+    let clips = Coded::held_out(material.last_parts(), &context.settings.cache, MOST_CLIPS);
+    match clips {
+        Ok(clips) => Some(figure(
+            "held_out_loss",
+            clips?.loss(network, &plan.stages().last()?.process),
+            0.0,
+        )),
+        Err(problem) => {
+            context.log(&format!("no held-out loss: {problem}"));
+            None
+        }
+    }
+}
+
+/// Table A2 without the scores of models that no worker brings.
+fn table(comparison: &Comparison) -> ResultTable {
+    let row = |name: &str, size: crate::prune::comparison::Size, speed_up: String| {
+        let [parameters, macs] = [(size.parameters, 1e6), (size.macs, 1e9)].map(|(count, unit)| count as f64 / unit);
+        let known = [
+            name.to_owned(),
+            format!("{parameters:.3}"),
+            format!("{macs:.3}"),
+            speed_up,
+        ];
+        known.into_iter().chain([String::new(), String::new()]).collect()
+    };
+    let speed_up = comparison
+        .speedup
+        .median()
+        .map_or(String::new(), |ratio| format!("{ratio:.2}"));
+    ResultTable {
+        title: "The spatial backbone (Table A2)".to_owned(),
+        columns: [
+            "model",
+            "parameters (M)",
+            "MACs (G)",
+            "speed-up",
+            "CLIP score",
+            "aesthetic score",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+        rows: vec![
+            row("full", comparison.full, "1".to_owned()),
+            row("pruned", comparison.pruned, speed_up),
+        ],
+    }
+}
+
+/// The backbone and the manifest of parts that hold it; their other files are those that the job was given.
+fn keep_artifacts(
+    context: &JobContext,
+    material: &Material,
+    network: &Network,
+    diary: &Diary,
+) -> Result<Vec<ArtifactRef>, JobError> {
+    let folder = tempfile::tempdir_in(&context.settings.cache).map_err(JobError::attempt)?;
+    let parts = material.last_parts();
+    let made_by = "a prune_backbone job";
+    parts
+        .write_with_backbone(folder.path(), &network.config, &network.vs, made_by)
+        .map_err(JobError::attempt)?;
+    let written = folder.path().join(crate::data::name_of(&parts.manifest.dataset));
+    let bytes = |name: &str| std::fs::read(written.join(name)).map_err(JobError::attempt);
+    let curve = serde_json::to_vec(&diary.points).map_err(JobError::attempt)?;
+    let (weights, json) = ("application/octet-stream", "application/json");
+    [
+        (
+            ArtifactRole::Weights,
+            "backbone.safetensors",
+            weights,
+            bytes("backbone.safetensors")?,
+        ),
+        (ArtifactRole::Base, "manifest.json", json, bytes("manifest.json")?),
+        (ArtifactRole::Curve, "curve.json", json, curve),
+    ]
+    .into_iter()
+    .map(|(role, name, media_type, bytes)| context.keep(role, name, media_type, &bytes))
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RECIPE: &str = r#"
+        name = "short"
+        stage = "pruning"
+        trains = "all"
+        [training]
+        steps = 4
+        batch = 2
+        learning_rate = 1e-3
+        checkpoint_every = 3
+        [distillation]
+        teacher_predicts = "velocity"
+    "#;
+
+    fn input() -> PruneBackboneInput {
+        let space = concat!(env!("CARGO_MANIFEST_DIR"), "/../search-spaces/spaces/shapes-tiny.toml");
+        let space = std::fs::read_to_string(space).unwrap();
+        PruneBackboneInput {
+            space: space.replace("channels = [32, 64]", "channels = [16, 32]"),
+            parts: "shapes".to_owned(),
+            base: Vec::new(),
+            recipe: RECIPE.to_owned(),
+            adaptation: None,
+            seed: 1,
+            ranks: 1,
+        }
+    }
+
+    /// Where the shipped parts lie beside three clips in latents.
+    fn context(tokio: &tokio::runtime::Runtime, folder: &std::path::Path) -> JobContext {
+        let mut context = JobContext::alone(tokio, folder);
+        context.settings.assets = crate::prune::tests::shipped_with_latents(folder);
+        context.settings.memory_bytes = 1 << 30;
+        context
+    }
+
+    #[test]
+    fn a_pruning_tells_table_a2_and_resumes_to_the_same_backbone() {
+        let (folder, tokio) = (tempfile::tempdir().unwrap(), tokio::runtime::Runtime::new().unwrap());
+        let straight = context(&tokio, folder.path());
+        let result = run(&straight, &input()).unwrap();
+        let Outcome::PruneBackbone(outcome) = &result.outcome else {
+            panic!("{:?}", result.outcome)
+        };
+        assert_eq!(outcome.metrics["full_parameters"].value, 886_372.0);
+        assert_eq!(outcome.metrics["parameters"].value, 228_404.0);
+        assert!(outcome.metrics["speed_up"].value > 0.0 && outcome.metrics["held_out_loss"].value > 0.0);
+        assert!(
+            outcome.metrics.keys().all(|name| !name.contains("score")),
+            "no score was made up"
+        );
+        for row in &outcome.table.rows {
+            assert_eq!(row.len(), outcome.table.columns.len());
+            assert!(row[4].is_empty() && row[5].is_empty());
+        }
+        let weights = |result: &JobResult| {
+            let found = result
+                .artifacts
+                .iter()
+                .find(|artifact| artifact.role == ArtifactRole::Weights);
+            found.unwrap().digest.clone()
+        };
+
+        // The checkpoint after step 3 is what a killed attempt leaves.
+        let mut second = context(&tokio, folder.path());
+        let checkpoint = straight.pulse.saved().unwrap();
+        second.checkpoint = Some(checkpoint);
+        assert_eq!(weights(&run(&second, &input()).unwrap()), weights(&result));
+        assert!(second.pulse.log().contains("going on from a checkpoint"));
+    }
+
+    #[test]
+    fn what_no_worker_can_do_is_refused_for_good() {
+        let (folder, tokio) = (tempfile::tempdir().unwrap(), tokio::runtime::Runtime::new().unwrap());
+        let context = context(&tokio, folder.path());
+        let wider = |input: PruneBackboneInput| PruneBackboneInput {
+            space: input.space.replace("channels = [16, 32]", "channels = [64, 64]"),
+            ..input
+        };
+        for (input, words) in [
+            (PruneBackboneInput { ranks: 2, ..input() }, "`ranks` is 2"),
+            (wider(input()), "widths can only shrink"),
+            (
+                PruneBackboneInput {
+                    recipe: RECIPE.replace("\"velocity\"", "\"speed\""),
+                    ..input()
+                },
+                "teacher_predicts",
+            ),
+        ] {
+            let error = run(&context, &input).unwrap_err();
+            assert!(
+                !error.is_worth_another_attempt() && error.to_string().contains(words),
+                "{error}"
+            );
+        }
+    }
+}
