@@ -206,15 +206,13 @@ mod tests {
             let t = 1.0 - f64::from(i) / f64::from(sampler.steps);
             r * t / (1.0 + (r - 1.0) * t)
         };
-        let mut x = noise.shallow_clone();
-        for i in 0..sampler.steps {
+        (0..sampler.steps).fold(noise.shallow_clone(), |x, i| {
             let at = Tensor::full([noise.size()[0]], time(i), (Kind::Float, Device::Cpu));
             let free = unet.forward(&x, &at, &null_text.expand_as(text));
             let bound = unet.forward(&x, &at, text);
             let velocity = &free + (bound - &free) * sampler.guidance;
-            x = x - velocity * (time(i) - time(i + 1));
-        }
-        x
+            x - velocity * (time(i) - time(i + 1))
+        })
     }
 
     #[test]

@@ -349,7 +349,7 @@ impl Bench<'_> {
             with_recomputation: forward,
         };
         if let Ok(pass) = Samples::new(vec![ms / passes]) {
-            say_speed("sampling", "pass", &pass, work, ceiling);
+            say_speed("sampling", "pass in the mean", &pass, work, ceiling);
         }
     }
 }
@@ -358,24 +358,26 @@ fn largest(tensor: &Tensor) -> f64 {
     tensor.abs().max().to_kind(Kind::Double).double_value(&[])
 }
 
+/// Prints how long a step or pass took and how fast that is.
 fn say_speed(what: &str, unit: &str, times: &Samples, work: work::Work, ceiling: f64) {
     let Some(median) = times.median() else { return };
-    let rate = |flop: f64| flop / (median / 1000.0);
-    println!(
-        "{what:<13} {:.3} s a {unit} (median of {}{}); {:.2} TFLOP of the model at {:.0} GFLOP/s, {:.0} % of the ceiling; \
-         {:.2} TFLOP with what is computed again: {:.0} GFLOP/s, {:.0} %",
-        median / 1000.0,
-        times.len(),
-        times
-            .spread()
-            .map_or(String::new(), |spread| format!(", spread {:.3} s", spread / 1000.0)),
-        work.model / 1e12,
-        rate(work.model) / 1e9,
-        100.0 * rate(work.model) / ceiling,
-        work.with_recomputation / 1e12,
-        rate(work.with_recomputation) / 1e9,
-        100.0 * rate(work.with_recomputation) / ceiling,
-    );
+    let spread = times.spread().map_or(String::new(), |spread| {
+        format!(" (median of {}, spread {:.3} s)", times.len(), spread / 1000.0)
+    });
+    println!("{what:<13} {:.3} s a {unit}{spread}", median / 1000.0);
+    let say = |flop: f64, of: &str| {
+        let rate = flop / (median / 1000.0);
+        println!(
+            "{what:<13} {:.2} TFLOP {of}: {:.0} GFLOP/s, {:.0} % of the ceiling",
+            flop / 1e12,
+            rate / 1e9,
+            100.0 * rate / ceiling
+        );
+    };
+    say(work.model, "of the model");
+    if work.with_recomputation > work.model {
+        say(work.with_recomputation, "with what is computed again");
+    }
 }
 
 #[cfg(test)]
