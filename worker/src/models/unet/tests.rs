@@ -1,7 +1,7 @@
 use search_spaces::{Dtype, Operator, TemporalLayer, UnetConfig, work};
 use tch::{Device, Kind, Tensor, nn};
 
-use super::{Activations, Moment, UNet, freeze_spatial, is_temporal};
+use super::{Activations, Moment, UNet, freeze_spatial, is_temporal, place_in_pass};
 use crate::models::seeded::{distance, normal, seed_weights};
 use crate::shim::count_macs;
 
