@@ -134,7 +134,11 @@ export interface paths {
          */
         get: operations["list"];
         put?: never;
-        post?: never;
+        /**
+         * Asks for a job that belongs to no search: encoding clips, pruning a backbone, scoring a model.
+         * @description Admits: admin, researcher.
+         */
+        post: operations["create"];
         delete?: never;
         options?: never;
         head?: never;
@@ -149,12 +153,52 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * One job with its attempts.
+         * One job with its attempts and, once it is done, what it found.
          * @description Admits: admin, researcher, viewer, worker, device.
          */
         get: operations["get"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/jobs/{id}/cancel": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Ends a job that belongs to no search; whoever does it is told by its next heartbeat.
+         * @description Admits: admin, researcher.
+         */
+        post: operations["cancel"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/jobs/{id}/done": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Ends the share of a rank other than 0.
+         * @description Admits: admin, worker, device.
+         */
+        post: operations["done"];
         delete?: never;
         options?: never;
         head?: never;
@@ -195,6 +239,26 @@ export interface paths {
          * @description Admits: admin, worker, device.
          */
         post: operations["heartbeat"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/jobs/{id}/rendezvous": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Waits for the rest of a gang, and keeps the seat meanwhile.
+         * @description Admits: admin, worker, device.
+         */
+        post: operations["rendezvous"];
         delete?: never;
         options?: never;
         head?: never;
@@ -906,7 +970,7 @@ export interface components {
          * @description What an artifact is, for whoever shows or uses it.
          * @enum {string}
          */
-        ArtifactRole: "weights" | "checkpoint" | "animation" | "sheet" | "curve" | "scores" | "log" | "table" | "base";
+        ArtifactRole: "weights" | "checkpoint" | "animation" | "sheet" | "curve" | "scores" | "log" | "table" | "base" | "latents";
         /** @description How one attempt at a job ended. */
         AttemptView: {
             /**
@@ -914,7 +978,7 @@ export interface components {
              * @description From 1.
              */
             attempt: number;
-            /** @description What it held its device for, as far as it told. */
+            /** @description What it held its devices for, as far as it told; of all ranks. */
             device_seconds: components["schemas"]["DeviceSeconds"];
             /**
              * Format: date-time
@@ -945,6 +1009,62 @@ export interface components {
                  */
                 value: number;
             };
+        };
+        /** @description A trained model to score. */
+        BenchmarkInput: {
+            /** @description The architecture in printed form. */
+            architecture: string;
+            /** @description Files of the trained parts, to lay out under their names; those the worker ships where it is empty. */
+            base?: components["schemas"]["ArtifactRef"][];
+            /** @description Dimensions to score; all that the evaluator has where it is empty. */
+            dimensions?: string[];
+            /** @description Who scores. */
+            evaluator: string;
+            /**
+             * Format: double
+             * @description Scale of classifier-free guidance; 1 is none.
+             */
+            guidance: number;
+            /** @description What the model is called in the table. */
+            model: string;
+            /** @description Length, size and rate of the clips by name, `paper-eval` or `paper-demo`; those of the space where it is absent. */
+            preset?: string | null;
+            /**
+             * Format: int32
+             * @description Prompts of each dimension that are scored; all where it is absent.
+             */
+            prompts?: number | null;
+            /**
+             * Format: int32
+             * @description Euler steps of a sample.
+             */
+            sample_steps: number;
+            /**
+             * Format: int64
+             * @description Seed of sampling.
+             */
+            seed?: number;
+            /** @description Text of the space file: configuration of the backbone, trained parts and sampling. */
+            space: string;
+            /**
+             * Format: int32
+             * @description Clips sampled for each prompt.
+             */
+            videos_per_prompt: number;
+            /** @description Its trained weights; of the temporal layers alone, or of all layers. */
+            weights: components["schemas"]["ArtifactRef"][];
+        };
+        /** @description What a model scored. */
+        BenchmarkOutcome: {
+            /** @description Who scored: the package with its version. */
+            evaluator: string;
+            /**
+             * @description Raw scores by dimension, and `quality_score`, `semantic_score` and `total_score` where all of their dimensions
+             *     were scored.
+             */
+            metrics: components["schemas"]["BTreeMap"];
+            /** @description The model's rows of the paper's Tables 1 and 2 beside the paper's own. */
+            tables: components["schemas"]["ResultTable"][];
         };
         /** @description What is measured: an operator at a shape. */
         Block: {
@@ -989,6 +1109,34 @@ export interface components {
             blocks: components["schemas"]["Block"][];
             /** @enum {string} */
             set: "list";
+        };
+        /** @description Clips of one size, length and rate, which can be trained on together. */
+        Bucket: {
+            /**
+             * Format: double
+             * @description Frames a second that clips are resampled to.
+             */
+            frame_rate_hz: number;
+            /**
+             * Format: int32
+             * @description Frames of a clip; 1 for images.
+             */
+            frames: number;
+            /**
+             * Format: int32
+             * @description Rows of a frame in pixels; a multiple of 8.
+             */
+            height: number;
+            /**
+             * Format: double
+             * @description Probability that a clip which fits is kept for this bucket, rather than offered to the next.
+             */
+            keep?: number;
+            /**
+             * Format: int32
+             * @description Columns of a frame in pixels; a multiple of 8.
+             */
+            width: number;
         };
         /** @description What a search has spent and what is left. */
         Budget: {
@@ -1192,6 +1340,13 @@ export interface components {
             /** @description Runtimes that have entries in its table. */
             runtimes: components["schemas"]["RuntimeName"][];
         };
+        /** @description Ends the share of a rank other than 0 (`POST /v1/jobs/{id}/done`). */
+        DoneReport: {
+            /** @description What this rank held its device for. */
+            device_seconds?: components["schemas"]["DeviceSeconds"];
+            /** @description The seat's. */
+            lease_token: components["schemas"]["LeaseToken"];
+        };
         /** @description A choice that left the space before the search, or that stays only because nothing is known of it. */
         EliminatedChoice: {
             /** @description The choice. */
@@ -1211,6 +1366,62 @@ export interface components {
             removed: components["schemas"]["EliminatedChoice"][];
             /** @description What stays because the table does not tell its costs, with what is missing. */
             undecided?: components["schemas"]["EliminatedChoice"][];
+        };
+        /** @description Captioned clips and images to turn into sharded latents and text embeddings. */
+        EncodeLatentsInput: {
+            /** @description Files of those parts, to lay out under their names; those the worker ships where it is empty. */
+            base?: components["schemas"]["ArtifactRef"][];
+            /** @description What clips are cut to. */
+            buckets: components["schemas"]["Bucket"][];
+            /** @description Name of a folder of captioned clips and images below the worker's folder of data; a plain name, no path. */
+            dataset: string;
+            /** @description Name of the trained parts whose VAE and text encoder encode. */
+            parts: string;
+            /**
+             * Format: int64
+             * @description Seed of what is drawn: whether a clip is kept for a bucket.
+             */
+            seed?: number;
+            /**
+             * Format: int64
+             * @description Most bytes of a shard.
+             */
+            shard_bytes: number;
+        };
+        /** @description What was encoded; index and shards are artifacts of the result, in the role `latents`. */
+        EncodeLatentsOutcome: {
+            /**
+             * Format: int64
+             * @description Clips of several frames.
+             */
+            clips: number;
+            /**
+             * Format: int64
+             * @description Images.
+             */
+            images: number;
+            /**
+             * Format: int64
+             * @description Bytes of the latents.
+             */
+            latent_bytes: number;
+            /**
+             * Format: int32
+             * @description Shards of latents and of texts.
+             */
+            shards: number;
+            /**
+             * Format: int64
+             * @description How many files could not be used.
+             */
+            skipped: number;
+            /** @description The first of them, with the reason. */
+            skipped_files?: components["schemas"]["SkippedFile"][];
+            /**
+             * Format: int64
+             * @description Bytes of the text embeddings.
+             */
+            text_bytes: number;
         };
         /** @description How measuring a block ended. */
         EntryOutcome: {
@@ -1497,12 +1708,33 @@ export interface components {
         }) | (components["schemas"]["LookupInput"] & {
             /** @enum {string} */
             kind: "lookup";
+        }) | (components["schemas"]["EncodeLatentsInput"] & {
+            /** @enum {string} */
+            kind: "encode_latents";
+        }) | (components["schemas"]["PruneBackboneInput"] & {
+            /** @enum {string} */
+            kind: "prune_backbone";
+        }) | (components["schemas"]["BenchmarkInput"] & {
+            /** @enum {string} */
+            kind: "benchmark";
         });
         /**
          * @description The kinds of work a worker may take.
          * @enum {string}
          */
-        JobKind: "profile" | "evaluate" | "verify" | "lookup";
+        JobKind: "profile" | "evaluate" | "verify" | "lookup" | "encode_latents" | "prune_backbone" | "benchmark";
+        /** @description Asks for a job that belongs to no search (`POST /v1/jobs`). */
+        JobRequest: {
+            /** @description The device it must run on; any where it is left out. */
+            device?: string | null;
+            /** @description What to do: `encode_latents`, `prune_backbone` or `benchmark`. */
+            input: components["schemas"]["JobInput"];
+            /**
+             * Format: int64
+             * @description Memory that each of its workers must have, in bytes.
+             */
+            memory_bytes?: number;
+        };
         /** @description What a finished job found. Sent with the lease's token; sending it again changes nothing. */
         JobResult: {
             /** @description Artifacts, already uploaded. */
@@ -1546,7 +1778,18 @@ export interface components {
              * @description Share done, 0 to 1.
              */
             progress: number;
+            /**
+             * Format: int32
+             * @description Workers that do it together.
+             */
+            ranks: number;
+            result?: components["schemas"]["JobResult"] | null;
             search_id?: components["schemas"]["SearchId"] | null;
+            /**
+             * @description Where several do it together, those that are there, by rank: of the running attempt, or of the one that waits
+             *     for the rest.
+             */
+            seats?: components["schemas"]["SeatView"][];
             /** @description Its state. */
             state: components["schemas"]["JobState"];
             /** @description What it is doing, in a few words. */
@@ -1599,6 +1842,7 @@ export interface components {
             job_id: components["schemas"]["JobId"];
             /** @description Must come with every report on the job. */
             lease_token: components["schemas"]["LeaseToken"];
+            seat?: components["schemas"]["Seat"] | null;
         };
         /** @description How well one operator is predicted between measured neighbours that differ in some dimensions. */
         LeaveOutError: {
@@ -1660,6 +1904,16 @@ export interface components {
             samples: number;
             /** @description `measured`, `out_of_memory` or `unsupported`. */
             state: string;
+        };
+        /** @description Where and as what a gang meets. */
+        Meeting: {
+            /** @description Differs between any two attempts at any jobs, so that a late rank of another one is told apart. */
+            generation: string;
+            /**
+             * @description Where rank 0's store listens.
+             * @example 10.0.0.7:29500
+             */
+            store: string;
         };
         /**
          * @description Submits a search (`POST /v1/searches`). With the header `Idempotency-Key` a repeated submission
@@ -1746,6 +2000,15 @@ export interface components {
         }) | (components["schemas"]["LookupOutcome"] & {
             /** @enum {string} */
             kind: "lookup";
+        }) | (components["schemas"]["EncodeLatentsOutcome"] & {
+            /** @enum {string} */
+            kind: "encode_latents";
+        }) | (components["schemas"]["PruneBackboneOutcome"] & {
+            /** @enum {string} */
+            kind: "prune_backbone";
+        }) | (components["schemas"]["BenchmarkOutcome"] & {
+            /** @enum {string} */
+            kind: "benchmark";
         });
         /** @description One page of a list; `next_cursor` is absent on the last page. */
         Page_CandidateView: {
@@ -1862,7 +2125,18 @@ export interface components {
                  * @description Share done, 0 to 1.
                  */
                 progress: number;
+                /**
+                 * Format: int32
+                 * @description Workers that do it together.
+                 */
+                ranks: number;
+                result?: components["schemas"]["JobResult"] | null;
                 search_id?: components["schemas"]["SearchId"] | null;
+                /**
+                 * @description Where several do it together, those that are there, by rank: of the running attempt, or of the one that waits
+                 *     for the rest.
+                 */
+                seats?: components["schemas"]["SeatView"][];
                 /** @description Its state. */
                 state: components["schemas"]["JobState"];
                 /** @description What it is doing, in a few words. */
@@ -2122,6 +2396,42 @@ export interface components {
             /** @description Shipped space with a UNet, which gives number format, and channels, heads and text of named sets. */
             space: string;
         };
+        /** @description A spatial UNet to prune, and to adapt to rectified flow and the VAE's latents. */
+        PruneBackboneInput: {
+            /** @description Recipe of the adaptation to flow and latents, as TOML; none where it is absent. */
+            adaptation?: string | null;
+            /**
+             * @description Files of those parts and latents to train on, to lay out under their names; those the worker ships where it is
+             *     empty.
+             */
+            base?: components["schemas"]["ArtifactRef"][];
+            /** @description Name of the trained parts, which hold the full backbone, the VAE and the text encoder. */
+            parts: string;
+            /**
+             * Format: int32
+             * @description Processes to train with, each on a worker of its own.
+             */
+            ranks?: number;
+            /** @description Recipe of the distillation, as TOML. */
+            recipe: string;
+            /**
+             * Format: int64
+             * @description Seed of training.
+             */
+            seed?: number;
+            /** @description Text of a space file; its `[unet]` is the pruned backbone. */
+            space: string;
+        };
+        /** @description A pruned backbone; its weights are an artifact of the result. */
+        PruneBackboneOutcome: {
+            /**
+             * @description `parameters`, `macs`, `speed_up` over the full one, `held_out_loss`, and `clip_score` and `aesthetic_score`
+             *     where the worker has the models for them.
+             */
+            metrics: components["schemas"]["BTreeMap"];
+            /** @description The full backbone and the pruned one in the columns of the paper's Table A2. */
+            table: components["schemas"]["ResultTable"];
+        };
         /** @description What an upload came to. */
         Received: {
             /**
@@ -2172,12 +2482,45 @@ export interface components {
              */
             within_10_percent: number;
         };
+        /** @description How far a gang is. */
+        RendezvousReply: {
+            /**
+             * Format: date-time
+             * @description When the seat is lost unless a heartbeat or another such request renews it.
+             */
+            expires_at: string;
+            meeting?: components["schemas"]["Meeting"] | null;
+        };
+        /** @description Waits for the rest of a gang (`POST /v1/jobs/{id}/rendezvous`), and keeps the seat meanwhile. */
+        RendezvousRequest: {
+            /**
+             * @description Where rank 0's store listens, for the others to reach; no other rank gives one.
+             * @example 10.0.0.7:29500
+             */
+            address?: string | null;
+            /** @description The seat's. */
+            lease_token: components["schemas"]["LeaseToken"];
+            /**
+             * Format: int32
+             * @description How long to wait for the rest, in seconds, at most 60.
+             */
+            wait_seconds?: number;
+        };
         /** @description Ends a job with its result (`POST /v1/jobs/{id}/result`). */
         ResultReport: {
             /** @description The lease. */
             lease_token: components["schemas"]["LeaseToken"];
             /** @description What was found. */
             result: components["schemas"]["JobResult"];
+        };
+        /** @description A table as the paper prints it. */
+        ResultTable: {
+            /** @description Headings of the columns. */
+            columns: string[];
+            /** @description Rows of as many cells; an empty cell is not known. */
+            rows: string[][];
+            /** @description What it shows, and which table of the paper it follows. */
+            title: string;
         };
         /**
          * @description What a token's holder may do; each route states which roles it admits.
@@ -2307,10 +2650,42 @@ export interface components {
             /** @description The strategy's name. */
             strategy: string;
         };
+        /** @description A place in a gang: workers that do one job together. */
+        Seat: {
+            /**
+             * Format: int32
+             * @description From 0. Rank 0 reports progress, checkpoints and the result; the others say when they are done.
+             */
+            rank: number;
+            /**
+             * Format: int32
+             * @description How many workers do the job.
+             */
+            ranks: number;
+        };
+        /** @description A worker's place in a job that several do together. */
+        SeatView: {
+            /** @description Whether it has done its share. */
+            done: boolean;
+            /**
+             * Format: int32
+             * @description From 0.
+             */
+            rank: number;
+            /** @description Who has it. */
+            worker_id: components["schemas"]["WorkerId"];
+        };
         /** @description A space file that ships. */
         ShippedSpace: components["schemas"]["SpaceSummary"] & {
             /** @description The file (TOML), which can be submitted as it is. */
             text: string;
+        };
+        /** @description A file that was not encoded. */
+        SkippedFile: {
+            /** @description Its name below the dataset's folder. */
+            file: string;
+            /** @description Why. */
+            reason: string;
         };
         /** @description What a space file says. */
         SpaceSummary: {
@@ -2790,6 +3165,8 @@ export interface operations {
                 search?: components["schemas"]["SearchId"];
                 /** @description Only jobs in this state. */
                 state?: components["schemas"]["JobState"];
+                /** @description Only jobs of this kind. */
+                kind?: components["schemas"]["JobKind"];
             };
             header?: never;
             path?: never;
@@ -2804,6 +3181,39 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Page_JobView"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    create: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["JobRequest"];
+            };
+        };
+        responses: {
+            /** @description The job waits for a worker that takes its kind */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["JobView"];
                 };
             };
             /** @description A problem */
@@ -2838,6 +3248,70 @@ export interface operations {
                 };
             };
             /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    cancel: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: components["schemas"]["JobId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The job is cancelled */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["JobView"];
+                };
+            };
+            /** @description A problem; 409 where it is a search's, or has ended */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    done: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: components["schemas"]["JobId"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DoneReport"];
+            };
+        };
+        responses: {
+            /** @description The rank has done its share */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem; 409 `lease-lost` where the seat is lost */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -2908,6 +3382,41 @@ export interface operations {
                 };
             };
             /** @description A problem; 409 `lease-lost` for any token but that of the lease */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    rendezvous: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: components["schemas"]["JobId"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RendezvousRequest"];
+            };
+        };
+        responses: {
+            /** @description Where to meet, or that not all are there yet */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RendezvousReply"];
+                };
+            };
+            /** @description A problem; 409 `lease-lost` where the seat is lost */
             default: {
                 headers: {
                     [name: string]: unknown;

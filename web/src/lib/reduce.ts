@@ -34,7 +34,8 @@ export function apply(data: SearchData, { at, body }: Event): SearchData {
       const curves = appendCurve(data.curves, body.job_id, body.curve ?? []);
       if (known !== undefined && isEnded(known) && !isEnded(body)) return { ...data, curves };
       const { job_id: id, kind, state, progress } = body;
-      const fresh = { search_id: data.search.id, created_at: at, attempts: [] };
+      // An event does not say how many workers share the job; the list of jobs does.
+      const fresh = { search_id: data.search.id, created_at: at, attempts: [], ranks: 1 };
       const job: JobView = {
         ...(known ?? fresh),
         id,
