@@ -121,7 +121,7 @@ impl Volume {
 }
 
 fn plain(tensor: &Tensor) -> Vec<f64> {
-    Vec::try_from(tensor.to_kind(Kind::Double).flatten(0, -1)).unwrap()
+    Vec::try_from(tensor.to_kind(Kind::Double).flatten(0, -1)).expect("a flat tensor")
 }
 
 /// The reference: weights by their published names.
