@@ -243,6 +243,7 @@ impl Bench {
             full: &self.full,
             start: &self.start(way, plan.seed)?,
             plan: &plan,
+            group: None,
         };
         let batches = |_: usize, _: &PlanStage<'_>, step| {
             Ok(single_frames(

@@ -102,6 +102,12 @@ pub struct PruneBackboneInput {
     /// Recipe of the adaptation to flow and latents, as TOML; none where it is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adaptation: Option<String>,
+    /// Name of the trained parts whose VAE made the latents to adapt to; those above where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adaptation_parts: Option<String>,
+    /// Files of those parts and their latents, as `base`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adaptation_base: Vec<ArtifactRef>,
     /// Seed of training.
     #[serde(default)]
     pub seed: u64,
@@ -170,7 +176,7 @@ pub struct BenchmarkOutcome {
 }
 
 /// A table as the paper prints it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ResultTable {
     /// What it shows, and which table of the paper it follows.
     pub title: String,

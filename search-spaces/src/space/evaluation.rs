@@ -58,6 +58,15 @@ pub(super) fn evaluation(section: Section) -> Option<Evaluation> {
     let ranks = section
         .integer_or("ranks", 1, 1..=1024)
         .and_then(|value| u32::try_from(value).ok());
+    if let (Some(training), Some(ranks)) = (&training, ranks)
+        && !training.batch.is_multiple_of(ranks)
+    {
+        section.report(
+            "ranks",
+            ranks.to_string(),
+            format!("a divisor of `batch`, {}", training.batch),
+        );
+    }
     section.finish();
     Some(Evaluation {
         evaluator: evaluator?.to_owned(),

@@ -23,6 +23,9 @@ pub(super) struct PruneArgs {
     /// Recipe of the adaptation to rectified flow and the video VAE's latents (TOML)
     #[arg(long, value_name = "FILE")]
     adaptation: Option<PathBuf>,
+    /// Name of the trained parts whose VAE made the latents to adapt to, a folder of --assets; --parts, unless given
+    #[arg(long, value_name = "NAME", requires = "adaptation")]
+    adaptation_parts: Option<String>,
     /// Seed of training
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -48,12 +51,18 @@ pub(super) async fn run(args: PruneArgs, file: &ConfigFile) -> anyhow::Result<Ex
     let recipe = read(&args.recipe)?;
     let adaptation = args.adaptation.as_ref().map(read).transpose()?;
     let base = base::upload_found(&client, args.base.named(&parts)?).await?;
+    let adaptation_base = match &args.adaptation_parts {
+        Some(other) => base::upload_found(&client, args.base.named(other)?).await?,
+        None => Vec::new(),
+    };
     let input = PruneBackboneInput {
         space,
         parts,
         base,
         recipe,
         adaptation,
+        adaptation_parts: args.adaptation_parts,
+        adaptation_base,
         seed: args.seed,
         ranks: args.ranks,
     };

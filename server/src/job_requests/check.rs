@@ -114,6 +114,17 @@ impl Check<'_> {
         if let Some(adaptation) = &input.adaptation {
             self.recipe("input.adaptation", adaptation);
         }
+        if let Some(parts) = &input.adaptation_parts {
+            self.plain_name("input.adaptation_parts", parts);
+            if input.adaptation.is_none() {
+                let message = format!(
+                    "found `{}` without `input.adaptation`, the recipe that uses them",
+                    shortened(parts)
+                );
+                self.wrong("input.adaptation_parts", message);
+            }
+        }
+        self.files("input.adaptation_base", &input.adaptation_base).await?;
         self.within("input.ranks", input.ranks, RANKS);
         Ok(())
     }

@@ -34,6 +34,8 @@ pub(crate) fn prune(ranks: u32) -> JobRequest {
             base: Vec::new(),
             recipe: "steps = 1".to_owned(),
             adaptation: None,
+            adaptation_parts: None,
+            adaptation_base: Vec::new(),
             seed: 1,
             ranks,
         }),

@@ -11,12 +11,14 @@ use search_spaces::{Architecture, Evaluation, Space};
 use tch::{TchError, Tensor, nn};
 
 use super::diary::{DIARY, Diary};
+use super::gang;
 use super::scoring::{Scoring, figures};
 use super::{JobContext, JobError, parse};
 use crate::assets::{Assets, AssetsError};
 use crate::checkpoint::{Checkpoint, decode_tensors, encode_tensors};
 use crate::client::digest_of;
 use crate::data::latents::TrainingSet;
+use crate::distributed::ReducerConfig;
 use crate::models::UNet;
 use crate::models::seeded::seed_weights;
 use crate::models::unet::temporal_path;
@@ -64,8 +66,14 @@ pub(super) fn run(context: &JobContext, input: &EvaluateInput) -> Result<JobResu
 
     let mut training =
         Training::new(&unet, &vs, &evaluation.training, evaluation.train_seed).map_err(JobError::attempt)?;
+    let diary = resume(context, &mut training)?;
+    // From here on the ranks of a gang share the state of rank 0.
+    if let Some(group) = gang::join(context)? {
+        let shared = training.with_group(group, ReducerConfig::default());
+        training = shared.map_err(JobError::attempt)?;
+    }
     let standing_bytes = memory.in_use();
-    let (diary, PeakBytes(above)) = memory.peak_of(|| train(context, &mut training, evaluation, &clips));
+    let (diary, PeakBytes(above)) = memory.peak_of(|| train(context, &mut training, evaluation, &clips, diary));
     let diary = diary?;
     drop(memory);
     let costs = costs(&training, standing_bytes + above);
@@ -76,6 +84,9 @@ pub(super) fn run(context: &JobContext, input: &EvaluateInput) -> Result<JobResu
         device_seconds.train
     ));
     let weights = training.finish().map_err(JobError::attempt)?;
+    if !gang::brings_result(context) {
+        return Ok(share_done(device_seconds));
+    }
 
     let weights = encode_tensors(&weights.into_iter().collect(), std::collections::HashMap::new());
     let weights = weights.map_err(JobError::attempt)?;
@@ -102,6 +113,19 @@ pub(super) fn run(context: &JobContext, input: &EvaluateInput) -> Result<JobResu
         artifacts,
         outcome,
     })
+}
+
+/// What a rank other than 0 ends with: its seconds count, the figures are rank 0's to tell.
+fn share_done(device_seconds: DeviceSeconds) -> JobResult {
+    let outcome = EvaluateOutcome {
+        metrics: Metrics::new(),
+        evaluator: String::new(),
+    };
+    JobResult {
+        device_seconds,
+        artifacts: Vec::new(),
+        outcome: Outcome::Evaluate(outcome),
+    }
 }
 
 /// What the training took on this device: `train_peak_memory_bytes` of weights, optimizer and activations together, and
@@ -140,8 +164,8 @@ fn train(
     training: &mut Training<'_>,
     evaluation: &Evaluation,
     clips: &TrainingSet,
+    mut diary: Diary,
 ) -> Result<Diary, JobError> {
-    let mut diary = resume(context, training)?;
     let settings = &evaluation.training;
     let steps = u64::from(settings.steps);
     let every = Diary::every(steps);

@@ -5,6 +5,7 @@ mod context;
 mod diary;
 mod encode_latents;
 mod evaluate;
+mod gang;
 mod profile;
 mod prune_backbone;
 mod scoring;

@@ -7,6 +7,7 @@ use protocol::jobs::{DeviceSeconds, JobResult, Outcome, PruneBackboneInput, Prun
 use protocol::{Figure, Metrics};
 
 use super::diary::{DIARY, Diary};
+use super::gang;
 use super::{JobContext, JobError, parse};
 use crate::assets::AssetsError;
 use crate::checkpoint::Checkpoint;
@@ -23,12 +24,22 @@ const SHARES: [f64; 3] = [0.05, 0.1, 0.95];
 
 pub(super) fn run(context: &JobContext, input: &PruneBackboneInput) -> Result<JobResult, JobError> {
     tch::set_num_threads(context.settings.threads as i32);
-    if input.ranks != 1 {
-        return Err(JobError::Input(format!("`ranks` is {}; allowed: 1", input.ranks)));
-    }
     let plan = Plan::parse(&input.recipe, input.adaptation.as_deref(), input.seed);
     let plan = plan.map_err(|error| JobError::Input(error.to_string()))?;
+    if let Some(stage) = plan
+        .stages()
+        .iter()
+        .find(|stage| stage.settings.batch % input.ranks.max(1) != 0)
+    {
+        let (batch, name, ranks) = (stage.settings.batch, stage.name, input.ranks);
+        let problem = format!("`batch` of {name} is {batch}; it must be a multiple of `ranks`, {ranks}");
+        return Err(JobError::Input(problem));
+    }
     let mut material = material(context, input)?;
+    if !gang::brings_result(context) {
+        train(context, &mut material, &plan)?;
+        return Ok(share_done(context));
+    }
     let comparison = comparison(context, &material)?;
     let (network, diary) = train(context, &mut material, &plan)?;
 
@@ -48,6 +59,19 @@ pub(super) fn run(context: &JobContext, input: &PruneBackboneInput) -> Result<Jo
         artifacts: keep_artifacts(context, &material, &network, &diary)?,
         outcome,
     })
+}
+
+/// What a rank other than 0 ends with: its seconds count, the figures are rank 0's to tell.
+fn share_done(context: &JobContext) -> JobResult {
+    let outcome = PruneBackboneOutcome {
+        metrics: Metrics::new(),
+        table: ResultTable::default(),
+    };
+    JobResult {
+        device_seconds: spent(context),
+        artifacts: Vec::new(),
+        outcome: Outcome::PruneBackbone(outcome),
+    }
 }
 
 fn figure(name: &str, value: f64, standard_error: f64) -> (String, Figure) {
@@ -76,12 +100,18 @@ fn material(context: &JobContext, input: &PruneBackboneInput) -> Result<Material
     let config = config.ok_or_else(|| JobError::Input(format!("`{}` has no UNet", space.name)))?;
     context.progress(0.0, "reading trained parts")?;
     let root = context.assets(&input.parts, &input.base)?;
+    let other = input.adaptation_parts.as_deref();
+    let other_root = other
+        .map(|parts| context.assets(parts, &input.adaptation_base))
+        .transpose()?;
     let sources = Sources {
         distillation: Parts {
             assets: &root,
             dataset: &input.parts,
         },
-        adaptation: None,
+        adaptation: other
+            .zip(other_root.as_deref())
+            .map(|(dataset, assets)| Parts { assets, dataset }),
         cache: &context.settings.cache,
         device: context.settings.device,
     };
@@ -114,12 +144,14 @@ fn comparison(context: &JobContext, material: &Material) -> Result<Comparison, J
 /// Goes through the plan, from the checkpoint of an earlier attempt where it can be used.
 fn train(context: &JobContext, material: &mut Material, plan: &Plan) -> Result<(Network, Diary), JobError> {
     let checkpoint = resume(context)?;
+    let group = gang::join(context)?;
     material.compute_in(plan.distillation.training.precision);
     let follow = |checkpoint: Option<&Checkpoint>, diary: &mut Diary| {
         let pruning = Pruning {
             full: &material.full,
             start: &material.start,
             plan,
+            group: group.as_ref(),
         };
         let batches = |index: usize, stage: &PlanStage<'_>, step| Ok(material.batch(index, stage, step)?);
         let (steps, mut failure) = (plan.steps(), None);
@@ -321,6 +353,8 @@ mod tests {
             base: Vec::new(),
             recipe: RECIPE.to_owned(),
             adaptation: None,
+            adaptation_parts: None,
+            adaptation_base: Vec::new(),
             seed: 1,
             ranks: 1,
         }
@@ -378,7 +412,7 @@ mod tests {
             ..input
         };
         for (input, words) in [
-            (PruneBackboneInput { ranks: 2, ..input() }, "`ranks` is 2"),
+            (PruneBackboneInput { ranks: 3, ..input() }, "multiple of `ranks`, 3"),
             (wider(input()), "widths can only shrink"),
             (
                 PruneBackboneInput {

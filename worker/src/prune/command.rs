@@ -121,6 +121,7 @@ fn train(material: &mut Material, plan: &Plan, path: &Path) -> anyhow::Result<Ne
         full: &material.full,
         start: &material.start,
         plan,
+        group: None,
     };
     let batches = |index: usize, stage: &PlanStage<'_>, step| Ok(material.batch(index, stage, step)?);
     let mut failure = None;
@@ -255,6 +256,7 @@ mod tests {
             full: &material.full,
             start: &material.start,
             plan: &plan,
+            group: None,
         };
         let batches = |index: usize, stage: &PlanStage<'_>, step| Ok(material.batch(index, stage, step)?);
         let interrupted = pruning.run(None, &batches, &mut |progress| {

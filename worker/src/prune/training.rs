@@ -11,6 +11,7 @@ use super::network::Network;
 use super::plan::{Plan, PlanStage};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::latents::Batch;
+use crate::distributed::{Group, GroupError, ReducerConfig};
 use crate::models::seeded::stream_of;
 use crate::train::{ClipsError, TrainError, Training};
 
@@ -26,6 +27,8 @@ pub struct Pruning<'a> {
     pub start: &'a Network,
     /// What is done.
     pub plan: &'a Plan,
+    /// The processes that do it together, where there are several; all begin with the same checkpoint.
+    pub group: Option<&'a Group>,
 }
 
 /// Where a pruning stands after a step.
@@ -76,6 +79,9 @@ pub enum PruningError {
     /// A step could not be taken.
     #[error(transparent)]
     Train(#[from] TrainError),
+    /// Several processes did not come together.
+    #[error(transparent)]
+    Group(#[from] GroupError),
     /// libtorch refused something.
     #[error(transparent)]
     Torch(#[from] TchError),
@@ -112,6 +118,9 @@ impl Pruning<'_> {
                 let mut training = training.with_objective(Box::new(&lesson));
                 if let Some(checkpoint) = checkpoint.filter(|_| index == first) {
                     training.restore(checkpoint)?;
+                }
+                if let Some(group) = self.group {
+                    training = training.with_group(group.clone(), ReducerConfig::default())?;
                 }
                 let mut told = |training: &Training<'_>, loss| {
                     after(&Progress {
@@ -212,6 +221,7 @@ mod tests {
             full: &full,
             start: &start,
             plan,
+            group: None,
         };
         let (mut losses, mut saved) = (Vec::new(), None);
         let network = pruning.run(checkpoint, &batch, &mut |progress| {
@@ -263,6 +273,7 @@ mod tests {
             full: &full,
             start: &start,
             plan: &plan,
+            group: None,
         };
         let mut apart = Vec::new();
         let trained = pruning.run(None, &batch, &mut |progress| {
@@ -284,6 +295,7 @@ mod tests {
             full: &full,
             start: &start,
             plan: &plan,
+            group: None,
         }
         .run(
             Some(&Checkpoint::new(1, [])),
