@@ -166,7 +166,7 @@ pub(super) fn compare(
         let mut of_prompt = 0.0;
         for video in 0..evaluation.videos_per_prompt as usize {
             let path = place.videos.join(super::video_name(&prompt.caption, video)?);
-            let frames = videos::read(&videos::ffmpeg(), &path, [size.height, size.width], i64::MAX)?;
+            let frames = videos::read(&videos::ffmpeg(), &path, [size.height, size.width], size.frames + 1)?;
             ensure!(
                 frames.size()[1] == size.frames,
                 "{} has {} frames instead of {}",
