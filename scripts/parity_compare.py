@@ -53,14 +53,14 @@ def say(message):
     print(f"parity: {message}", file=sys.stderr, flush=True)
 
 
-def unet(name, channels, attention, heads, groups, text, batch, frames, size, qk_norm=False, **settings):
+def unet(name, channels, attention, heads, groups, text, batch, frames, height, width, layers=2, mobile=False, **settings):
     sizes = {
         "latent_channels": 4,
         "frames": frames,
-        "height": size,
-        "width": size,
+        "height": height,
+        "width": width,
         "channels": channels,
-        "layers_per_block": 2,
+        "layers_per_block": layers,
         "attention": attention,
         "middle": True,
         "heads": heads,
@@ -68,18 +68,19 @@ def unet(name, channels, attention, heads, groups, text, batch, frames, size, qk
         "text_width": text[1],
         "norm_groups": groups,
         "ff_multiplier": 4,
-        "qk_norm": qk_norm,
+        "qk_norm": mobile,
+        "rope": mobile,
         "dtype": "f32",
         "parts": 1,
     }
     inputs = {
-        "sample": {"shape": [batch, 4, frames, size, size]},
+        "sample": {"shape": [batch, 4, frames, height, width]},
         "time": {"shape": [batch], "values": [0.62, 0.17][:batch]},
         "text": {"shape": [batch, *text]},
     }
     row, peer = "UNet of Stable Diffusion 1.5", "diffusers UNet2DConditionModel"
-    if qk_norm:
-        row, peer = "UNet of three levels with QK-norm", f"{peer}, transformers LlamaRMSNorm"
+    if mobile:
+        row, peer = "UNet of snapgen-v", f"{peer}, transformers LlamaRMSNorm, rotary-embedding-torch"
     row += f", {frames} frame{'s' if frames > 1 else ''}"
     return Case(name, row, peer, {"unet": sizes}, inputs, **settings)
 
@@ -130,10 +131,11 @@ def temporal(operator, channels, heads, groups, text, batch, frames, height, wid
 
 def cases():
     small = {"backward": True, "reference": True}
-    levels = [True, True, True, False]
-    yield unet("unet-full", [320, 640, 1280, 1280], levels, 8, 32, (77, 768), 1, 1, 16)
-    yield unet("unet", [16, 32, 48, 48], levels, 4, 8, (7, 24), 2, 3, 16, **small)
-    yield unet("unet-normed", [16, 32, 48], [False, True, True], 4, 8, (7, 24), 2, 3, 8, qk_norm=True, **small)
+    published, mobile = [True, True, True, False], [False, True, True]
+    yield unet("unet-full", [320, 640, 1280, 1280], published, 8, 32, (77, 768), 1, 1, 16, 16)
+    yield unet("unet", [16, 32, 48, 48], published, 4, 8, (7, 24), 2, 3, 16, 16, **small)
+    yield unet("mobile-full", [320, 640, 1088], mobile, 8, 32, (77, 768), 1, 1, 12, 16, layers=1, mobile=True)
+    yield unet("mobile", [16, 32, 48], mobile, 4, 8, (7, 24), 2, 3, 8, 12, layers=1, mobile=True, **small)
     yield text_encoder("text-full", 768, 12, 12, 49408, 77, [6, 60])
     yield text_encoder("text", 32, 4, 3, 50, 11, [4, 9, 0], **small)
     yield spatial_vae("vae-full", [128, 256, 512, 512], 32, 1, 64)

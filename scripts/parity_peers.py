@@ -29,10 +29,15 @@ Attention.get_attention_scores = scores_of_defined_numbers
 class Unet(UNet2DConditionModel):
     """An image model: the frames of a clip are images with the clip's time and text."""
 
+    # Attention that turns queries and keys by the places of a frame, of these rows and columns.
+    turning = ()
+
     def forward(self, sample, time, text):
         batch, _, frames, _, _ = sample.shape
         images = sample.transpose(1, 2).flatten(0, 1)
         time, text = (per_clip.repeat_interleave(frames, 0) for per_clip in (time, text))
+        for processor in self.turning:
+            processor.frame = images.shape[-2:]
         moved = super().forward(images, 1000 * time, text).sample
         return {"velocity": moved.unflatten(0, (batch, frames)).transpose(1, 2)}
 
@@ -52,10 +57,13 @@ def unet(sizes):
         attention_head_dim=sizes["heads"],
         norm_num_groups=sizes["norm_groups"],
     )
-    if sizes["qk_norm"]:
-        for part in list(module.modules()):
-            if isinstance(part, Attention):
-                norm_queries_and_keys(part)
+    attentions = [part for part in module.modules() if isinstance(part, Attention)]
+    for attention in attentions if sizes["qk_norm"] else []:
+        norm_queries_and_keys(attention)
+    if sizes["rope"]:
+        for attention in attentions:
+            attention.set_processor(TurningProcessor())
+        module.turning = [attention.processor for attention in attentions]
     return module
 
 
@@ -162,6 +170,22 @@ class NormedProcessor:
         scores = attention.get_attention_scores(query.flatten(0, 1), key.flatten(0, 1))
         mixed = torch.bmm(scores, value.flatten(0, 1)).unflatten(0, (-1, attention.heads))
         return attention.to_out[0](mixed.transpose(1, 2).flatten(2))
+
+
+class TurningProcessor(NormedProcessor):
+    """Attention within a frame, turned by row and column, a half of a head each; attention to the text is not turned."""
+
+    def __call__(self, attention, hidden_states, encoder_hidden_states=None, attention_mask=None):
+        rotary = None
+        if encoder_hidden_states is None:
+            rows, columns = self.frame
+            while rows * columns > hidden_states.shape[1]:
+                rows, columns = rows // 2, columns // 2
+            head_dim = attention.to_q.out_features // attention.heads
+            for_rows = head_dim // 4 * 2
+            places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).T
+            rotary = along_axes(places, (for_rows, head_dim - for_rows))
+        return super().__call__(attention, hidden_states, encoder_hidden_states, attention_mask, rotary)
 
 
 def norm_queries_and_keys(attention):

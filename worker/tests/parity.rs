@@ -102,8 +102,8 @@ fn the_unet_is_diffusers() {
 }
 
 #[test]
-fn the_unet_with_normalised_queries_and_keys_is_diffusers_with_the_norm_of_transformers() {
-    agrees("unet-normed");
+fn the_unet_with_normalised_and_turned_queries_and_keys_is_diffusers_with_the_norm_of_transformers() {
+    agrees("mobile");
 }
 
 #[test]

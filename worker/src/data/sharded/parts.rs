@@ -4,6 +4,7 @@ use tch::Tensor;
 
 use super::{Encoders, Texts};
 use crate::assets::{Assets, TEXT, VAE, digest_of};
+use crate::models::text::Embedded;
 
 impl Encoders for Assets {
     fn digest(&self) -> String {
@@ -21,9 +22,10 @@ impl Encoders for Assets {
     }
 
     fn texts(&self, captions: &[&str]) -> Texts {
+        let Embedded { tokens, pooled } = self.text.embed_both(captions);
         Texts {
-            tokens: self.text.embed(captions),
-            pooled: None,
+            tokens,
+            pooled: Some(pooled),
         }
     }
 }
