@@ -44,11 +44,11 @@ impl Layout {
     };
 
     pub(super) fn ignores(&self, name: &str) -> bool {
-        let ends = |end: &&str| {
-            name.strip_suffix(*end)
+        let ends = |end: &str| {
+            name.strip_suffix(end)
                 .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
         };
-        self.ignored.iter().any(|end| ends(&end))
+        self.ignored.iter().any(|end| ends(end))
     }
 
     /// The name as published today.

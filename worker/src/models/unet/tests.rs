@@ -169,7 +169,7 @@ fn spatial_attention_knows_places_only_with_the_rotary_term() {
         seed_weights(&vs, 4);
         for (_, weight) in vs.variables() {
             if weight.size().ends_with(&[3, 3]) {
-                let _ = tch::no_grad(|| {
+                tch::no_grad(|| {
                     let centre = weight.slice(2, 1, 2, 1).slice(3, 1, 2, 1).copy();
                     let _ = weight.shallow_clone().zero_();
                     weight.slice(2, 1, 2, 1).slice(3, 1, 2, 1).copy_(&centre);

@@ -400,7 +400,10 @@ mod tests {
         let _guard = tch::no_grad_guard();
         let decode = |chunks: i64| {
             let latents = Tensor::zeros([1, 4, 5 * chunks, 4, 4], (Kind::Float, Device::Cpu));
-            let sink = |frames: Tensor| Ok::<_, Infallible>(drop(frames));
+            let sink = |frames: Tensor| {
+                drop(frames);
+                Ok::<_, Infallible>(())
+            };
             measure_peak(Device::Cpu, || vae.decode_into(&latents, 17 * chunks, sink)).1
         };
         assert_eq!(decode(1), decode(9));
