@@ -2400,6 +2400,10 @@ export interface components {
         PruneBackboneInput: {
             /** @description Recipe of the adaptation to flow and latents, as TOML; none where it is absent. */
             adaptation?: string | null;
+            /** @description Files of those parts and their latents, as `base`. */
+            adaptation_base?: components["schemas"]["ArtifactRef"][];
+            /** @description Name of the trained parts whose VAE made the latents to adapt to; those above where it is absent. */
+            adaptation_parts?: string | null;
             /**
              * @description Files of those parts and latents to train on, to lay out under their names; those the worker ships where it is
              *     empty.
