@@ -138,7 +138,8 @@ async fn put_back(
     now: DateTime<Utc>,
 ) -> Result<(), StoreError> {
     let Ending { retry, released } = ending;
-    if !released && !(retry && job.attempts < job.max_attempts) {
+    let goes_on = released || (retry && job.attempts < job.max_attempts);
+    if !goes_on {
         return give_up(tx, job, now).await;
     }
     let wait = if released {
