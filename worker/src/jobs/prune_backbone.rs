@@ -245,7 +245,7 @@ fn held_out_loss(
     plan: &Plan,
     network: &Network,
 ) -> Option<(String, Figure)> {
-    const MOST_CLIPS: usize = 256;
+    const MOST_CLIPS: usize = 64;
     let clips = Coded::held_out(material.last_parts(), &context.settings.cache, MOST_CLIPS);
     match clips {
         Ok(clips) => Some(figure(
