@@ -1,5 +1,7 @@
 //! One training by two real processes: this program runs itself again as each rank.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
 use std::error::Error;
 use std::net::{SocketAddr, TcpListener};
 use std::ops::ControlFlow;

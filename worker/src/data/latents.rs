@@ -31,7 +31,7 @@ enum Clips {
     },
     /// Of several sizes, on disk.
     Sharded {
-        reader: Reader,
+        reader: Box<Reader>,
         /// Of each bucket's share of the batches.
         weights: Vec<f64>,
     },
@@ -91,7 +91,10 @@ impl TrainingSet {
         }
         let weights = vec![1.0; reader.clips_by_bucket().len()];
         Ok(Self {
-            clips: Clips::Sharded { reader, weights },
+            clips: Clips::Sharded {
+                reader: Box::new(reader),
+                weights,
+            },
             device,
         })
     }

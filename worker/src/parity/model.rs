@@ -49,16 +49,16 @@ pub enum ModelConfig {
 /// A model with its weights in a store.
 #[derive(Debug)]
 pub(super) enum Model {
-    Unet(UNet),
+    Unet(Box<UNet>),
     TextEncoder { encoder: TextEncoder, end: i64 },
-    SpatialVae(SpatialVae),
+    SpatialVae(Box<SpatialVae>),
     TemporalOperator { operator: TemporalOperator, frames: i64 },
 }
 
 impl Model {
     pub(super) fn new(vs: &nn::Path<'_>, config: &ModelConfig) -> Self {
         match config {
-            ModelConfig::Unet(config) => Self::Unet(UNet::new(vs, config, &[])),
+            ModelConfig::Unet(config) => Self::Unet(Box::new(UNet::new(vs, config, &[]))),
             ModelConfig::TextEncoder {
                 config,
                 vocabulary,
@@ -67,7 +67,7 @@ impl Model {
                 encoder: TextEncoder::new(vs, config, *vocabulary),
                 end: *end,
             },
-            ModelConfig::SpatialVae(config) => Self::SpatialVae(SpatialVae::new(vs, config)),
+            ModelConfig::SpatialVae(config) => Self::SpatialVae(Box::new(SpatialVae::new(vs, config))),
             &ModelConfig::TemporalOperator {
                 operator,
                 channels,

@@ -210,12 +210,10 @@ mod tests {
         (full, pruned)
     }
 
+    type Losses = Vec<(String, f64)>;
+
     /// The losses, and the network or the checkpoint at which it was broken off.
-    fn run(
-        plan: &Plan,
-        checkpoint: Option<&Checkpoint>,
-        until: u64,
-    ) -> (Vec<(String, f64)>, Option<Network>, Option<Vec<u8>>) {
+    fn run(plan: &Plan, checkpoint: Option<&Checkpoint>, until: u64) -> (Losses, Option<Network>, Option<Vec<u8>>) {
         let (full, start) = networks();
         let pruning = Pruning {
             full: &full,

@@ -327,7 +327,8 @@ fn wrong_settings_are_named() {
         change(&mut settings);
         settings.check().unwrap_err().to_string()
     };
-    let cases: [(&dyn Fn(&mut Settings), &str); 8] = [
+    type Change = dyn Fn(&mut Settings);
+    let cases: [(&Change, &str); 8] = [
         (&|s| s.buckets.clear(), "`buckets` is empty"),
         (
             &|s| s.buckets[1].frames = 0,
@@ -599,7 +600,9 @@ proptest! {
         let ranges = ranges(&counts);
         let new = || Sampler::new(&ranges, &vec![1.0; counts.len()], ranks * local, seed).unwrap();
         let first = new();
-        let _ = (0..20).map(|step| first.draw(step)).count();
+        for step in 0..20 {
+            let _ = first.draw(step);
+        }
         let draw = first.draw(step);
         prop_assert_eq!(&new().draw(step), &draw);
         let parts: Vec<usize> = (0..ranks).flat_map(|rank| draw.clips[first.part(rank, ranks).unwrap()].to_vec()).collect();
