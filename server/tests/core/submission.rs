@@ -312,7 +312,7 @@ async fn files_to_start_from_must_be_there_and_fit_into_one_folder(pool: PgPool)
     };
     assert_eq!(field(t.try_submit(&with(longer)).await), "base[1].bytes");
     let many = NewSearch {
-        base: vec![good.clone(); 65],
+        base: vec![good.clone(); 1025],
         ..new_search(NAMED)
     };
     assert_eq!(field(t.try_submit(&many).await), "base");
