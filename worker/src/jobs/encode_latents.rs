@@ -17,8 +17,6 @@ use crate::data::sharded::{
     Bucket, Content, Encoders, INDEX, Index, News, Settings, Shard, ShardError, Stored, Work, encode,
 };
 
-/// Folder of datasets below the worker's own.
-const DATASETS: &str = "datasets";
 /// Share of the job at which encoding begins.
 const LOOKED: f64 = 0.1;
 /// Files that a result names of those that were skipped; the index names all.
@@ -32,7 +30,7 @@ pub(super) fn run(context: &JobContext, input: &EncodeLatentsInput) -> Result<Jo
             input.dataset
         )));
     }
-    let folder = context.settings.cache.join(DATASETS).join(&input.dataset);
+    let folder = context.settings.data.join(&input.dataset);
     if !folder.is_dir() {
         // Another worker may have it.
         return Err(JobError::Attempt(format!(
@@ -227,7 +225,8 @@ mod tests {
     fn context(tokio: &tokio::runtime::Runtime, cache: &Path) -> JobContext {
         let mut context = JobContext::alone(tokio, cache);
         context.settings.assets = concat!(env!("CARGO_MANIFEST_DIR"), "/../assets").into();
-        let folder = cache.join(DATASETS).join("greys");
+        context.settings.data = cache.join("footage");
+        let folder = context.settings.data.join("greys");
         std::fs::create_dir_all(&folder).unwrap();
         gif(&folder.join("a.gif"), &levels(17 * 5, 64, 64), &[40]);
         gif(&folder.join("short.gif"), &levels(3, 64, 64), &[40]);
