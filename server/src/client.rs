@@ -16,7 +16,7 @@ use protocol::{
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::config::Secret;
 
@@ -57,8 +57,8 @@ pub enum ClientError {
         /// The beginning of the answer, or what is wrong with it.
         text: String,
     },
-    /// A file cannot be read.
-    #[error("cannot read {path}")]
+    /// A file cannot be read or written.
+    #[error("cannot read or write {path}")]
     File {
         /// The file.
         path: String,
@@ -391,6 +391,41 @@ impl Client {
         let request = request.header(header::CONTENT_TYPE, media_type).body(body);
         accepted(request.send().await.map_err(|source| self.unreachable(source))?).await?;
         Ok(digest)
+    }
+
+    /// Downloads an artifact to a file, which is there whole or not at all; one that is there is not sent again.
+    ///
+    /// # Errors
+    /// When the file cannot be written, what arrives is not the artifact, or the coordinator refuses or cannot be
+    /// reached.
+    pub async fn download(&self, digest: &ArtifactDigest, path: &Path) -> Result<(), ClientError> {
+        if digest_file(path).await.is_ok_and(|found| found == *digest) {
+            return Ok(());
+        }
+        let failed = |source| ClientError::File {
+            path: path.display().to_string(),
+            source,
+        };
+        let reply = self
+            .send(|| self.request(Method::GET, &format!("/v1/artifacts/{digest}")))
+            .await?;
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(".partial");
+        let partial = path.with_file_name(name);
+        let mut file = tokio::fs::File::create(&partial).await.map_err(failed)?;
+        let mut bytes = reply.bytes_stream();
+        while let Some(some) = bytes.next().await {
+            let some = some.map_err(|source| self.unreachable(source))?;
+            file.write_all(&some).await.map_err(failed)?;
+        }
+        file.flush().await.map_err(failed)?;
+        let found = digest_file(&partial).await.map_err(failed)?;
+        if found != *digest {
+            let problem = format!("what arrived has SHA-256 {found}, not {digest}");
+            return Err(failed(std::io::Error::other(problem)));
+        }
+        // By renaming: a file of trained parts may be linked from elsewhere, where it must stay as it is.
+        tokio::fs::rename(&partial, path).await.map_err(failed)
     }
 
     /// What a search tells from event number `after` on, until the connection ends.

@@ -244,6 +244,15 @@ impl Coordinator {
             .map_err(|error| anyhow::anyhow!("temponas submit printed `{id}`: {error}"))
     }
 
+    /// Runs `temponas` with these arguments against this coordinator; answers what it printed.
+    ///
+    /// # Errors
+    /// When it fails, with all that it said.
+    pub fn temponas(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(program("temponas")?);
+        said(command.args(arguments).args(["--url", &self.url]))
+    }
+
     /// Every candidate of a search, by number.
     ///
     /// # Errors
@@ -308,6 +317,19 @@ impl Coordinator {
 /// # Errors
 /// When it cannot be started.
 pub fn start_worker(coordinator: &Coordinator, device: &str, folder: &Path) -> Result<Process> {
+    start_worker_with(coordinator, device, folder, &[])
+}
+
+/// As [`start_worker`], with more flags and their values.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn start_worker_with(
+    coordinator: &Coordinator,
+    device: &str,
+    folder: &Path,
+    flags: &[(&str, &Path)],
+) -> Result<Process> {
     let mut command = Command::new(program("temponas-worker")?);
     command.args([
         "run",
@@ -320,7 +342,28 @@ pub fn start_worker(coordinator: &Coordinator, device: &str, folder: &Path) -> R
     ]);
     command.arg("--cache-dir").arg(folder);
     command.arg("--assets").arg(folder.join("nothing"));
+    for (flag, value) in flags {
+        command.arg(flag).arg(value);
+    }
     Process::start(&mut command, &folder.with_extension("worker.log"))
+}
+
+/// Runs a command to its end; answers what it printed.
+///
+/// # Errors
+/// When it fails, with all that it said.
+pub fn said(command: &mut Command) -> Result<String> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot start {command:?}"))?;
+    let [printed, complaint] = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    ensure!(
+        output.status.success(),
+        "{command:?} ended with {}:\n{printed}{complaint}",
+        output.status
+    );
+    Ok(printed)
 }
 
 async fn document<T: DeserializeOwned>(path: &str, reply: reqwest::Response) -> Result<T> {

@@ -101,7 +101,12 @@ mod tests {
         let evaluation = space.evaluation.unwrap();
         assert_eq!(evaluation.training, recipe("candidates").unwrap().training);
         assert!(!evaluation.inherit, "the paper trains every candidate from scratch");
-        assert_eq!((evaluation.prompts, evaluation.videos_per_prompt), (257, 5));
+        assert_eq!(
+            (evaluation.evaluator.as_str(), evaluation.preset.as_deref()),
+            ("vbench", Some("paper-demo"))
+        );
+        // The longest of the package's lists of the three dimensions, 93 + 79 + 85.
+        assert_eq!((evaluation.prompts, evaluation.videos_per_prompt), (93, 5));
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! `temponas jobs` and `temponas job`: what workers do, and why attempts failed.
 
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 use protocol::jobs::{AttemptView, JobKind, JobState, JobView};
 
 use super::{Remote, outcome, render};
-use crate::config::ConfigFile;
+use crate::{client::Client, config::ConfigFile, search::is_plain_name};
 
 #[derive(Debug, Args)]
 pub(super) struct JobsArgs {
@@ -27,6 +30,9 @@ pub(super) struct JobArgs {
     /// With the log of each failed attempt
     #[arg(long)]
     logs: bool,
+    /// Put the files that it made into this folder, in place of those of the same names
+    #[arg(long, value_name = "FOLDER")]
+    fetch: Option<PathBuf>,
     #[command(flatten)]
     remote: Remote,
 }
@@ -119,8 +125,29 @@ pub(super) async fn show(args: JobArgs, file: &ConfigFile) -> anyhow::Result<()>
             render::say(log.trim_end())?;
         }
     }
+    if let Some(folder) = &args.fetch {
+        fetch(&client, &job, folder).await?;
+    }
     if !args.logs && job.attempts.iter().any(|attempt| attempt.log.is_some()) {
         render::say("\n--logs shows the logs")?;
+    }
+    Ok(())
+}
+
+/// Downloads what the job made.
+async fn fetch(client: &Client, job: &JobView, folder: &Path) -> anyhow::Result<()> {
+    let result = job.result.as_ref();
+    let result = result.with_context(|| format!("the job is {} and has no files yet (--fetch)", job.state.as_str()))?;
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    for artifact in &result.artifacts {
+        ensure!(
+            is_plain_name(&artifact.name),
+            "`{}` is no plain file name",
+            artifact.name
+        );
+        let path = folder.join(&artifact.name);
+        client.download(&artifact.digest, &path).await?;
+        render::say(&format!("{} is there", path.display()))?;
     }
     Ok(())
 }

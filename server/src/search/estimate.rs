@@ -5,7 +5,7 @@ mod assumed;
 use lut::{Lut, LutCosts};
 use protocol::{
     Figure,
-    jobs::JobKind,
+    jobs::{JobKind, VBENCH_EVALUATOR},
     searches::{EstimatePart, NewSearch, SearchEstimate},
 };
 use search_spaces::{Block, Costs, Evaluation, Space, metric};
@@ -64,7 +64,8 @@ pub async fn estimate(app: &App, new: &NewSearch) -> Result<SearchEstimate, Sear
         .store
         .workers_taking(JobKind::Evaluate, Rules::of(&app.config).alive_since(now))
         .await?;
-    let parallel = workers.min(space.search.width.into());
+    let ranks = space.evaluation.as_ref().map_or(1, |evaluation| evaluation.ranks);
+    let parallel = workers.min(u64::from(space.search.width) * u64::from(ranks));
     let all: f64 = parts.iter().map(|part| part.seconds).sum();
     let within = |seconds: f64| {
         let hours = seconds / 3600.0;
@@ -191,7 +192,7 @@ impl Pass {
         };
         let steps = f64::from(evaluation.training.steps) * f64::from(evaluation.training.batch);
         let guided = if evaluation.guidance == 1.0 { 1.0 } else { 2.0 };
-        let clips = f64::from(evaluation.prompts) * f64::from(evaluation.videos_per_prompt);
+        let (most, clips) = clips(evaluation);
         vec![
             part(
                 "training",
@@ -205,7 +206,8 @@ impl Pass {
                 "sampling",
                 guided * clips * f64::from(evaluation.sample_steps),
                 format!(
-                    "assumed: {clips} clips of {} steps, one by one; decoding and scoring are not counted",
+                    "assumed: {most}{clips} clips of {} steps, one by one and of the size of the space; decoding and \
+                     scoring are not counted",
                     evaluation.sample_steps
                 ),
             ),
@@ -220,6 +222,17 @@ impl Pass {
             measured: self.measured,
             basis: format!("{finalists} finalists, {}", self.basis),
         })
+    }
+}
+
+/// Clips that an evaluation samples. The package `vbench` has prompts for each dimension, of which `prompts` are the
+/// most, and some lists are shorter.
+fn clips(evaluation: &Evaluation) -> (&'static str, f64) {
+    let clips = f64::from(evaluation.prompts) * f64::from(evaluation.videos_per_prompt);
+    if evaluation.evaluator == VBENCH_EVALUATOR {
+        ("at most ", clips * evaluation.dimensions.len() as f64)
+    } else {
+        ("", clips)
     }
 }
 
@@ -268,11 +281,10 @@ async fn seconds_per_evaluation(app: &App, space: &Space) -> Result<Option<(Figu
 fn same_work(a: &Evaluation, b: &Evaluation) -> bool {
     let amount = |e: &Evaluation| {
         (
-            e.training.steps,
-            e.training.batch,
-            e.prompts,
-            e.videos_per_prompt,
-            e.sample_steps,
+            (e.training.steps, e.training.batch),
+            (e.prompts, e.videos_per_prompt, e.sample_steps),
+            (e.evaluator.clone(), e.preset.clone()),
+            e.dimensions.keys().cloned().collect::<Vec<_>>(),
         )
     };
     amount(a) == amount(b)

@@ -225,6 +225,7 @@ mod tests {
     fn context(tokio: &tokio::runtime::Runtime, cache: &Path) -> JobContext {
         let mut context = JobContext::alone(tokio, cache);
         context.settings.assets = concat!(env!("CARGO_MANIFEST_DIR"), "/../assets").into();
+        context.settings.data = cache.join("footage");
         let folder = context.settings.data.join("greys");
         std::fs::create_dir_all(&folder).unwrap();
         gif(&folder.join("a.gif"), &levels(17 * 5, 64, 64), &[40]);

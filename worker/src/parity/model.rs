@@ -9,7 +9,7 @@ use super::Tensors;
 use crate::models::UNet;
 use crate::models::temporal::{Clip, TemporalConfig, TemporalOperator};
 use crate::models::text::{TextConfig, TextEncoder, pooled};
-use crate::models::vae::{SpatialConfig, SpatialVae};
+use crate::models::vae::{SpatialConfig, SpatialVae, Vae, VaeConfig};
 
 /// One of our models with its sizes.
 #[derive(Debug, Clone, Deserialize)]
@@ -29,6 +29,8 @@ pub enum ModelConfig {
     /// The VAE of single frames: `frames` `[n, 3, 8h, 8w]` → `mean`, `log_variance` `[n, c, h, w]`; `latents`
     /// `[n, c, h, w]` → `decoded` `[n, 3, 8h, 8w]`.
     SpatialVae(SpatialConfig),
+    /// Both stages of the VAE: `clip` `[b, 3, t, 8h, 8w]` → `latents` `[b, c, latent_frames(t), h, w]`.
+    Vae(VaeConfig),
     /// A temporal operator: `clips` `[b · frames, c, h, w]`, `text` `[b, l, d]` → `moved` as `clips`.
     TemporalOperator {
         /// Which.
@@ -52,6 +54,7 @@ pub(super) enum Model {
     Unet(Box<UNet>),
     TextEncoder { encoder: TextEncoder, end: i64 },
     SpatialVae(Box<SpatialVae>),
+    Vae(Box<Vae>),
     TemporalOperator { operator: TemporalOperator, frames: i64 },
 }
 
@@ -68,6 +71,7 @@ impl Model {
                 end: *end,
             },
             ModelConfig::SpatialVae(config) => Self::SpatialVae(Box::new(SpatialVae::new(vs, config))),
+            ModelConfig::Vae(config) => Self::Vae(Box::new(Vae::new(vs, config))),
             &ModelConfig::TemporalOperator {
                 operator,
                 channels,
@@ -113,6 +117,7 @@ impl Model {
                 let decoded = vae.decode(input("latents")?);
                 vec![("mean", mean), ("log_variance", log_variance), ("decoded", decoded)]
             }
+            Self::Vae(vae) => vec![("latents", vae.encode(input("clip")?))],
             Self::TemporalOperator { operator, frames } => {
                 let clip = Clip {
                     frames: *frames,
