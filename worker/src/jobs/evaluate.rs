@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use lut::Samples;
+use protocol::Metrics;
 use protocol::artifacts::{ArtifactRef, ArtifactRole};
 use protocol::jobs::{DeviceSeconds, EvaluateInput, EvaluateOutcome, JobResult, Outcome, ParentWeights};
-use protocol::{Figure, Metrics};
 use search_spaces::{Architecture, Evaluation, Space};
 use tch::{TchError, Tensor, nn};
 
+use super::costs;
 use super::diary::{DIARY, Diary};
 use super::gang;
 use super::scoring::{Scoring, figures};
@@ -76,7 +76,7 @@ pub(super) fn run(context: &JobContext, input: &EvaluateInput) -> Result<JobResu
     let (diary, PeakBytes(above)) = memory.peak_of(|| train(context, &mut training, evaluation, &clips, diary));
     let diary = diary?;
     drop(memory);
-    let costs = costs(&training, standing_bytes + above);
+    let costs = costs::of(training.step_milliseconds(), standing_bytes + above);
     let mut device_seconds = trained(context);
     context.log(&format!(
         "at step {} after {:.1} s",
@@ -126,29 +126,6 @@ fn share_done(device_seconds: DeviceSeconds) -> JobResult {
         artifacts: Vec::new(),
         outcome: Outcome::Evaluate(outcome),
     }
-}
-
-/// What the training took on this device: `train_peak_memory_bytes` of weights, optimizer and activations together, and
-/// `train_step_ms`, the median of the steps that this attempt took, with `train_step_spread_ms` of a single step.
-fn costs(training: &Training<'_>, peak_bytes: u64) -> Metrics {
-    let exact = |value| Figure {
-        value,
-        standard_error: 0.0,
-    };
-    let steps = Samples::new(training.step_milliseconds().to_vec()).unwrap_or_default();
-    let median = steps.median().map(|value| Figure {
-        value,
-        standard_error: steps.standard_error().unwrap_or(0.0),
-    });
-    let peak = training.has_layers().then(|| exact(peak_bytes as f64));
-    [
-        ("train_peak_memory_bytes", peak),
-        ("train_step_ms", median),
-        ("train_step_spread_ms", steps.spread().map(exact)),
-    ]
-    .into_iter()
-    .filter_map(|(name, figure)| Some((name.to_owned(), figure?)))
-    .collect()
 }
 
 /// All that has gone into training until now, reading the data included.
@@ -424,11 +401,11 @@ mod tests {
         };
         let ran = training.run(3, &batch, &mut |_, _| ControlFlow::Continue(()));
         assert!(ran.unwrap().is_continue());
-        let costs = costs(&training, 12_345);
-        assert_eq!(costs["train_peak_memory_bytes"].value, 12_345.0);
-        assert!(costs["train_step_ms"].value > 0.0 && costs["train_step_spread_ms"].value >= 0.0);
+        let told = costs::of(training.step_milliseconds(), 12_345);
+        assert_eq!(told["train_peak_memory_bytes"].value, 12_345.0);
+        assert!(told["train_step_ms"].value > 0.0 && told["train_step_spread_ms"].value >= 0.0);
         let (vs, unet) = built(&space, "-.-.-.-.-", 1);
         let idle = Training::new(&unet, &vs, settings, 1).unwrap();
-        assert!(super::costs(&idle, 1).is_empty(), "nothing was trained");
+        assert!(costs::of(idle.step_milliseconds(), 1).is_empty(), "nothing was trained");
     }
 }

@@ -2,6 +2,7 @@
 
 mod benchmark;
 mod context;
+mod costs;
 mod diary;
 mod encode_latents;
 mod evaluate;

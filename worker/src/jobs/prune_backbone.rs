@@ -6,6 +6,7 @@ use protocol::artifacts::{ArtifactRef, ArtifactRole};
 use protocol::jobs::{DeviceSeconds, JobResult, Outcome, PruneBackboneInput, PruneBackboneOutcome, ResultTable};
 use protocol::{Figure, Metrics};
 
+use super::costs;
 use super::diary::{DIARY, Diary};
 use super::gang;
 use super::{JobContext, JobError, parse};
@@ -18,6 +19,7 @@ use crate::prune::material::{Material, MaterialError, Parts, Sources};
 use crate::prune::network::Network;
 use crate::prune::plan::{Plan, PlanStage};
 use crate::prune::training::{Progress, Pruning, PruningError};
+use crate::shim::{MemoryTracker, PeakBytes};
 
 /// Shares of the job at which the comparison, and training, begin; and at which training ends.
 const SHARES: [f64; 3] = [0.05, 0.1, 0.95];
@@ -37,11 +39,15 @@ pub(super) fn run(context: &JobContext, input: &PruneBackboneInput) -> Result<Jo
     }
     let mut material = material(context, input)?;
     if !gang::brings_result(context) {
-        train(context, &mut material, &plan)?;
+        train(context, &mut material, &plan, &mut Vec::new())?;
         return Ok(share_done(context));
     }
     let comparison = comparison(context, &material)?;
-    let (network, diary) = train(context, &mut material, &plan)?;
+    let memory = MemoryTracker::begin(context.settings.device, None);
+    let mut step_milliseconds = Vec::new();
+    let (trained, PeakBytes(peak)) = memory.peak_of(|| train(context, &mut material, &plan, &mut step_milliseconds));
+    let (network, diary) = trained?;
+    drop(memory);
 
     context.progress(SHARES[2], "measuring on clips kept apart")?;
     let mut metrics: Metrics = comparison
@@ -49,6 +55,7 @@ pub(super) fn run(context: &JobContext, input: &PruneBackboneInput) -> Result<Jo
         .map(|(name, value, error)| figure(name, value, error))
         .collect();
     metrics.extend(diary.figure());
+    metrics.extend(costs::of(&step_milliseconds, peak));
     metrics.extend(held_out_loss(context, &material, &plan, &network));
     let outcome = Outcome::PruneBackbone(PruneBackboneOutcome {
         metrics,
@@ -141,12 +148,17 @@ fn comparison(context: &JobContext, material: &Material) -> Result<Comparison, J
     Ok(found)
 }
 
-/// Goes through the plan, from the checkpoint of an earlier attempt where it can be used.
-fn train(context: &JobContext, material: &mut Material, plan: &Plan) -> Result<(Network, Diary), JobError> {
+/// Goes through the plan, from the checkpoint of an earlier attempt where it can be used; notes the time of each step.
+fn train(
+    context: &JobContext,
+    material: &mut Material,
+    plan: &Plan,
+    step_milliseconds: &mut Vec<f64>,
+) -> Result<(Network, Diary), JobError> {
     let checkpoint = resume(context)?;
     let group = gang::join(context)?;
     material.compute_in(plan.distillation.training.precision);
-    let follow = |checkpoint: Option<&Checkpoint>, diary: &mut Diary| {
+    let mut follow = |checkpoint: Option<&Checkpoint>, diary: &mut Diary| {
         let pruning = Pruning {
             full: &material.full,
             start: &material.start,
@@ -155,17 +167,16 @@ fn train(context: &JobContext, material: &mut Material, plan: &Plan) -> Result<(
         };
         let batches = |index: usize, stage: &PlanStage<'_>, step| Ok(material.batch(index, stage, step)?);
         let (steps, mut failure) = (plan.steps(), None);
-        let network = pruning.run(
-            checkpoint,
-            &batches,
-            &mut |progress| match note(context, progress, steps, diary) {
+        let network = pruning.run(checkpoint, &batches, &mut |progress| {
+            step_milliseconds.push(progress.step_milliseconds());
+            match note(context, progress, steps, diary) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(error) => {
                     failure = Some(error);
                     ControlFlow::Break(())
                 }
-            },
-        );
+            }
+        });
         (network, failure)
     };
     let (checkpoint, mut diary) = checkpoint.map_or((None, Diary::default()), |(c, diary)| (Some(c), diary));
@@ -378,6 +389,7 @@ mod tests {
         };
         assert_eq!(outcome.metrics["full_parameters"].value, 886_372.0);
         assert_eq!(outcome.metrics["parameters"].value, 228_404.0);
+        assert!(outcome.metrics["train_step_ms"].value > 0.0 && outcome.metrics["train_peak_memory_bytes"].value > 1e6);
         assert!(outcome.metrics["speed_up"].value > 0.0 && outcome.metrics["held_out_loss"].value > 0.0);
         assert!(
             outcome.metrics.keys().all(|name| !name.contains("score")),

@@ -55,7 +55,7 @@ impl Scoring<'_> {
             },
             _ => Evaluator::BuiltIn,
         };
-        let line = evaluator.line(assets);
+        let line = evaluator.line(assets, evaluation);
         context.log(&line);
         let scored = evaluator.score(assets, evaluation, unet, &mut |so_far| {
             (device_seconds.sample, device_seconds.score) = (so_far.sample_seconds, so_far.score_seconds);

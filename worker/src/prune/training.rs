@@ -55,6 +55,12 @@ impl Progress<'_> {
         checkpoint
     }
 
+    /// Milliseconds of the last step.
+    #[must_use]
+    pub fn step_milliseconds(&self) -> f64 {
+        self.training.step_milliseconds().last().copied().unwrap_or_default()
+    }
+
     /// Whether the stage's recipe asks for a checkpoint now.
     #[must_use]
     pub fn is_checkpoint_due(&self) -> bool {

@@ -138,12 +138,21 @@ pub trait Log: std::fmt::Debug {
 }
 
 impl Evaluator<'_> {
-    /// Who scores, with its version, and how good it is where that is known.
+    /// Who scores, with its version, how good it is where that is known, and what differs from the published way.
     #[must_use]
-    pub fn line(&self, assets: &Assets) -> String {
+    pub fn line(&self, assets: &Assets, evaluation: &Evaluation) -> String {
         match self {
             Self::BuiltIn => assets.evaluator_line(),
-            Self::VBench { environment, .. } => environment.line(assets.device()),
+            Self::VBench { environment, .. } => {
+                let line = environment.line(assets.device());
+                // The benchmark keeps the still ones of 25 videos for this dimension.
+                let flickering = evaluation.dimensions.contains_key("temporal_flickering");
+                if flickering {
+                    line + ", temporal_flickering without the static filter"
+                } else {
+                    line
+                }
+            }
         }
     }
 

@@ -23,6 +23,7 @@ use captions::{Line, Problems};
 use decode::Media;
 pub use decode::{BACKGROUND, read_clip};
 pub use listing::{Listed, Listing};
+pub(crate) use video::program as ffmpeg;
 
 /// The name of an object or colour that a line leaves out.
 const UNNAMED: &str = "unnamed";

@@ -21,8 +21,8 @@ const SQUARE_PIXELS: &str = "scale=iw*sar:ih,setsar=1";
 /// The triangle kernel, as for pictures that are read without ffmpeg, with the same bytes on every processor.
 const SCALING: &str = "flags=bilinear+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact";
 
-/// The program to call.
-pub(super) fn program() -> String {
+/// The program: named by `TEMPONAS_FFMPEG`, else `ffmpeg` on PATH.
+pub(crate) fn program() -> String {
     std::env::var(SETTING).unwrap_or_else(|_| "ffmpeg".to_owned())
 }
 

@@ -16,11 +16,7 @@ const RATE_FACTOR: &str = "10";
 /// Threads of the encoder: a fixed number, since the bytes depend on it.
 const THREADS: &str = "2";
 
-/// The program: named by `TEMPONAS_FFMPEG`, else `ffmpeg` on PATH.
-#[must_use]
-pub(super) fn ffmpeg() -> String {
-    std::env::var("TEMPONAS_FFMPEG").unwrap_or_else(|_| "ffmpeg".to_owned())
-}
+pub(super) use crate::data::clips::ffmpeg;
 
 /// Writes a clip, whole or not at all; `partial` is a folder on the same disk, for what is being written.
 ///
