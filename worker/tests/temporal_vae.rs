@@ -330,7 +330,7 @@ fn longer_clips_are_the_plain_loops_over_chunks() {
             norm_groups: 2,
             latent_channels: LATENT as i64,
         },
-        temporal: config(),
+        temporal: Some(config()),
     };
     let vs = nn::VarStore::new(Device::Cpu);
     let vae = Vae::new(&vs.root(), &cfg);

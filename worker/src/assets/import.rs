@@ -42,6 +42,9 @@ pub struct ImportArgs {
     /// Weights of Open-Sora's VAE, both stages in one file, as safetensors.
     #[arg(long)]
     vae: PathBuf,
+    /// The VAE is one of single pictures, as Stable Diffusion's own: parts to distil a pruned backbone on pictures with.
+    #[arg(long)]
+    pictures: bool,
     /// Space file whose UNet the weights are of, such as a pruned one [default: Stable Diffusion 1.5].
     #[arg(long)]
     space: Option<PathBuf>,
@@ -119,10 +122,13 @@ fn import(args: &ImportArgs) -> Result<(PathBuf, Manifest), AssetsError> {
 
 /// The sizes of all parts, which must fit each other.
 fn recipe(args: &ImportArgs) -> Result<Recipe, AssetsError> {
-    let Sizes { text, vae } = match &args.sizes {
+    let Sizes { text, mut vae } = match &args.sizes {
         Some(path) => Sizes::read(path)?,
         None => Sizes::default(),
     };
+    if args.pictures {
+        vae.temporal = None;
+    }
     let backbone = match &args.space {
         Some(path) => unet_of(path)?,
         None => published::stable_diffusion(),

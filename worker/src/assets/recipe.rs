@@ -98,12 +98,12 @@ impl Recipe {
                     norm_groups: 4,
                     latent_channels: 4,
                 },
-                temporal: TemporalConfig {
+                temporal: Some(TemporalConfig {
                     filters: 16,
                     channel_multipliers: vec![1, 1, 2, 2],
                     res_blocks: 1,
                     norm_groups: 4,
-                },
+                }),
             },
             text: TextConfig {
                 tokens: 8,

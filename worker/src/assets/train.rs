@@ -126,6 +126,9 @@ impl Workshop<'_> {
 
     fn vae_temporal(&self, vs: &nn::VarStore, vae: &Vae, per_frame: &Tensor) -> Result<(), AssetsError> {
         const NAME: &str = "vae-temporal";
+        let Some(temporal) = &vae.temporal else {
+            return Ok(());
+        };
         train_only(vs, "temporal_vae.");
         let schedule = self.training.vae_temporal;
         // The loss must not depend on the scale that the first stage happened to find.
@@ -133,11 +136,9 @@ impl Workshop<'_> {
         self.stage(NAME, schedule).run(vs, |step| {
             let mut rng = self.rng(NAME, step);
             let clips = pick(per_frame, &draw(&mut rng, per_frame.size()[0] as usize, schedule.batch));
-            let (mean, log_variance) = vae.temporal.encode(&clips);
+            let (mean, log_variance) = temporal.encode(&clips);
             let noise = normal_from(&mut rng, &mean.size(), Device::Cpu);
-            let decoded = vae
-                .temporal
-                .decode(&(&mean + (&log_variance * 0.5).exp() * noise), FRAMES as i64);
+            let decoded = temporal.decode(&(&mean + (&log_variance * 0.5).exp() * noise), FRAMES as i64);
             reconstruction(&(decoded / spread), &(&clips / spread)) + kl(&mean, &log_variance) * KL_WEIGHT
         })
     }

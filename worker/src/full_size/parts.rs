@@ -82,12 +82,12 @@ pub(super) fn beside_the_unet() {
             norm_groups: 32,
             latent_channels: 4,
         },
-        temporal: TemporalConfig {
+        temporal: Some(TemporalConfig {
             filters: 128,
             channel_multipliers: vec![1, 2, 2, 4],
             res_blocks: 4,
             norm_groups: 32,
-        },
+        }),
     };
     let _vae = Vae::new(&vs.root(), &open_sora);
     let vae = all(&vs);

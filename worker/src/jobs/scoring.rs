@@ -79,6 +79,7 @@ fn told(error: ScoringError) -> JobError {
         ScoringError::Dimension { .. }
         | ScoringError::TooFew { .. }
         | ScoringError::Preset { .. }
+        | ScoringError::Pictures { .. }
         | ScoringError::NoEvaluators { .. } => JobError::Input(error.to_string()),
         ScoringError::VBench(VBenchError::Unknown { .. } | VBenchError::TooMany { .. } | VBenchError::Name { .. }) => {
             JobError::Input(error.to_string())

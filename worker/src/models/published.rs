@@ -73,12 +73,12 @@ pub fn open_sora_vae() -> VaeConfig {
             norm_groups: 32,
             latent_channels: 4,
         },
-        temporal: TemporalConfig {
+        temporal: Some(TemporalConfig {
             filters: 128,
             channel_multipliers: vec![1, 2, 2, 4],
             res_blocks: 4,
             norm_groups: 32,
-        },
+        }),
     }
 }
 
@@ -169,7 +169,7 @@ mod tests {
     fn the_vae_of_open_sora_has_the_published_parameters() {
         let cfg = open_sora_vae();
         let (temporal, spatial) = (nn::VarStore::new(Device::Cpu), nn::VarStore::new(Device::Cpu));
-        let _ = TemporalVae::new(&temporal.root(), &cfg.temporal, 4);
+        let _ = TemporalVae::new(&temporal.root(), cfg.temporal.as_ref().unwrap(), 4);
         let _ = SpatialVae::new(&spatial.root(), &cfg.spatial);
         assert_eq!(count(&temporal), (267, 309_687_144));
         assert_eq!(count(&spatial), (248, 83_653_863));

@@ -70,6 +70,12 @@ pub enum ScoringError {
         /// What was asked for.
         found: String,
     },
+    /// The trained parts know single pictures alone.
+    #[error("the VAE of `{dataset}` is one of single pictures and decodes no clips; name parts with a video VAE")]
+    Pictures {
+        /// The parts.
+        dataset: String,
+    },
     /// Whoever asked does not want to wait any longer.
     #[error("interrupted")]
     Interrupted,
@@ -188,7 +194,16 @@ impl Evaluator<'_> {
     }
 }
 
-fn sampling<'a>(assets: &'a Assets, evaluation: &Evaluation, unet: &'a UNet) -> Result<Sampling<'a>, ScoringError> {
+pub(crate) fn sampling<'a>(
+    assets: &'a Assets,
+    evaluation: &Evaluation,
+    unet: &'a UNet,
+) -> Result<Sampling<'a>, ScoringError> {
+    if assets.vae.temporal.is_none() {
+        return Err(ScoringError::Pictures {
+            dataset: assets.manifest.dataset.clone(),
+        });
+    }
     Sampling::of(assets, evaluation, unet).ok_or_else(|| ScoringError::Preset {
         found: evaluation.preset.clone().unwrap_or_default(),
     })

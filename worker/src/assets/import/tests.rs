@@ -2,10 +2,12 @@ use std::collections::HashMap;
 
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
+use search_spaces::Evaluation;
 
 use super::*;
+use crate::data::sharded::{Settings, Work, encode};
 use crate::models::seeded::{normal, seed_weights};
-use crate::scoring::{ScoringError, score};
+use crate::scoring::{ScoringError, sampling, score};
 use crate::weights::save_tensors;
 
 const SPACE: &str = include_str!("../../../../search-spaces/spaces/shapes-tiny.toml");
@@ -63,6 +65,7 @@ impl User {
             space: Some(self.path("space.toml")),
             sizes: Some(self.path("sizes.toml")),
             out: self.path("assets"),
+            pictures: false,
             copy: false,
         }
     }
@@ -155,6 +158,47 @@ fn published_weights_become_parts_that_open() {
             .to_string()
             .contains("is there already")
     );
+}
+
+/// Stable Diffusion's own VAE: one stage under plain names. Such parts encode pictures and nothing else.
+#[test]
+fn a_vae_of_pictures_makes_parts_for_pictures_alone() {
+    let user = User::new();
+    let args = ImportArgs {
+        pictures: true,
+        ..user.args()
+    };
+    let error = import(&args).unwrap_err().to_string();
+    assert!(error.contains("temporal_vae."), "a video VAE is another: {error}");
+    let vs = nn::VarStore::new(Device::Cpu);
+    let _ = Vae::new(&vs.root(), &recipe(&args).unwrap().vae);
+    seed_weights(&vs, 5);
+    save_tensors(user.as_published("vae", &vs), &user.path("vae")).unwrap();
+    import(&args).unwrap();
+    let parts = Assets::open(&user.path("assets"), "mine", Device::Cpu).unwrap();
+    let picture = normal(&[1, 3, 1, 16, 16], 3, Device::Cpu);
+    assert_eq!(parts.vae.encode(&picture).size(), [1, 4, 1, 2, 2]);
+
+    let out = user.path("shards");
+    let settings = Settings::of(vec!["1x16x16@1".parse().unwrap(), "17x16x16@10".parse().unwrap()]);
+    let work = Work {
+        folder: user.0.path(),
+        out: &out,
+        settings: &settings,
+    };
+    let error = encode(work, &parts, &mut |_| Ok(())).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "`buckets[1].frames` is 17; allowed: 1, as the VAE of these parts is one of single pictures"
+    );
+    let evaluation = Evaluation {
+        evaluator: "vbench".to_owned(),
+        ..Space::parse(SPACE).unwrap().evaluation.unwrap()
+    };
+    let vs = nn::VarStore::new(Device::Cpu);
+    let unet = UNet::new(&vs.root(), &parts.manifest.recipe.backbone, &[]);
+    let error = sampling(&parts, &evaluation, &unet).unwrap_err().to_string();
+    assert!(error.contains("`mine`") && error.contains("single pictures"), "{error}");
 }
 
 #[test]

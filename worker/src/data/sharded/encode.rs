@@ -60,6 +60,16 @@ pub fn encode(
     encoders: &dyn Encoders,
     tell: &mut dyn FnMut(News<'_>) -> Result<(), ShardError>,
 ) -> Result<Index, ShardError> {
+    let buckets = &work.settings.buckets;
+    if let Some(index) = buckets.iter().position(|bucket| !bucket.is_still())
+        && !encoders.codes_time()
+    {
+        return Err(ShardError::Setting {
+            field: format!("buckets[{index}].frames"),
+            found: buckets[index].frames.to_string(),
+            allowed: "1, as the VAE of these parts is one of single pictures".to_owned(),
+        });
+    }
     let made_by = MadeBy {
         parts: encoders.digest(),
         latent_channels: encoders.latent_channels(),

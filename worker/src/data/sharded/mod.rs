@@ -50,6 +50,10 @@ pub trait Encoders {
     fn digest(&self) -> String;
     /// Channels of a latent.
     fn latent_channels(&self) -> i64;
+    /// Whether clips are encoded, or single pictures alone.
+    fn codes_time(&self) -> bool {
+        true
+    }
     /// Latents of clips.
     ///
     /// # Shapes

@@ -17,6 +17,10 @@ impl Encoders for Assets {
         self.latent_shape()[0]
     }
 
+    fn codes_time(&self) -> bool {
+        self.vae.temporal.is_some()
+    }
+
     fn latents(&self, frames: &Tensor) -> Tensor {
         self.vae.encode(&frames.to_device(self.device()))
     }

@@ -12,7 +12,7 @@ use std::convert::Infallible;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
-use tch::{Tensor, nn};
+use tch::{Kind, Tensor, nn};
 
 use super::text::LARGEST;
 pub use spatial::{SpatialConfig, SpatialVae};
@@ -40,8 +40,9 @@ const LOG_VARIANCE_AT_START: f64 = -6.0;
 pub struct VaeConfig {
     /// The per-frame stage.
     pub spatial: SpatialConfig,
-    /// The stage over time.
-    pub temporal: TemporalConfig,
+    /// The stage over time; a VAE of single pictures, as Stable Diffusion's own, has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temporal: Option<TemporalConfig>,
 }
 
 impl VaeConfig {
@@ -50,26 +51,27 @@ impl VaeConfig {
     /// # Errors
     /// The size that cannot be, what it is and what is allowed.
     pub fn check(&self) -> Result<(), String> {
-        let (spatial, temporal) = (&self.spatial, &self.temporal);
-        for (name, found) in [
+        let spatial = &self.spatial;
+        within([
             ("spatial.layers_per_block", spatial.layers_per_block),
             ("spatial.norm_groups", spatial.norm_groups),
             ("spatial.latent_channels", spatial.latent_channels),
-            ("temporal.filters", temporal.filters),
-            ("temporal.res_blocks", temporal.res_blocks),
-            ("temporal.norm_groups", temporal.norm_groups),
-        ] {
-            if !(1..=LARGEST).contains(&found) {
-                return Err(format!("vae.{name} is {found}; allowed is 1 to {LARGEST}"));
-            }
-        }
-        let positive = |list: &[i64]| list.iter().all(|size| (1..=LARGEST).contains(size));
+        ])?;
         let widths = &spatial.block_out_channels;
         if !(1..=8).contains(&widths.len()) || !positive(widths) {
             return Err(format!(
                 "vae.spatial.block_out_channels is {widths:?}; allowed are 1 to 8 numbers from 1"
             ));
         }
+        divides("spatial.norm_groups", spatial.norm_groups, widths.iter().copied())?;
+        let Some(temporal) = &self.temporal else {
+            return Ok(());
+        };
+        within([
+            ("temporal.filters", temporal.filters),
+            ("temporal.res_blocks", temporal.res_blocks),
+            ("temporal.norm_groups", temporal.norm_groups),
+        ])?;
         let multipliers = &temporal.channel_multipliers;
         if multipliers.len() != 4 || !positive(multipliers) {
             return Err(format!(
@@ -77,9 +79,19 @@ impl VaeConfig {
             ));
         }
         let filters = multipliers.iter().map(|multiplier| multiplier * temporal.filters);
-        divides("spatial.norm_groups", spatial.norm_groups, widths.iter().copied())?;
         divides("temporal.norm_groups", temporal.norm_groups, filters)
     }
+}
+
+fn within(sizes: [(&str, i64); 3]) -> Result<(), String> {
+    match sizes.into_iter().find(|(_, found)| !(1..=LARGEST).contains(found)) {
+        Some((name, found)) => Err(format!("vae.{name} is {found}; allowed is 1 to {LARGEST}")),
+        None => Ok(()),
+    }
+}
+
+fn positive(list: &[i64]) -> bool {
+    list.iter().all(|size| (1..=LARGEST).contains(size))
 }
 
 fn divides(name: &str, groups: i64, mut widths: impl Iterator<Item = i64>) -> Result<(), String> {
@@ -103,19 +115,29 @@ pub fn latent_frames(frames: i64) -> i64 {
 pub struct Vae {
     /// The per-frame stage.
     pub spatial: SpatialVae,
-    /// The stage over time.
-    pub temporal: TemporalVae,
+    /// The stage over time; without it each frame has a latent frame of its own.
+    pub temporal: Option<TemporalVae>,
     shift: Tensor,
     scale: Tensor,
 }
 
 impl Vae {
-    /// A VAE with fresh weights under `vs`; latent statistics 0 and 1.
+    /// A VAE with fresh weights under `vs`; latent statistics 0 and 1. One of pictures has its published names, without
+    /// Open-Sora's beginning and statistics.
     pub fn new(vs: &nn::Path<'_>, cfg: &VaeConfig) -> Self {
         let channels = cfg.spatial.latent_channels;
+        let Some(temporal) = &cfg.temporal else {
+            let all = |value: f64| Tensor::full([1, channels, 1, 1, 1], value, (Kind::Float, vs.device()));
+            return Self {
+                spatial: SpatialVae::new(vs, &cfg.spatial),
+                temporal: None,
+                shift: all(0.0),
+                scale: all(1.0),
+            };
+        };
         Self {
             spatial: SpatialVae::new(&(vs / "spatial_vae" / "module"), &cfg.spatial),
-            temporal: TemporalVae::new(&(vs / "temporal_vae"), &cfg.temporal, channels),
+            temporal: Some(TemporalVae::new(&(vs / "temporal_vae"), temporal, channels)),
             shift: vs.zeros_no_train("shift", &[1, channels, 1, 1, 1]),
             scale: vs.ones_no_train("scale", &[1, channels, 1, 1, 1]),
         }
@@ -146,7 +168,7 @@ impl Vae {
         while first < frames {
             let next = (first + CHUNK_FRAMES).min(frames);
             let per_frame = self.encode_frames(&read(first..next)?);
-            chunks.push((self.temporal.encode(&per_frame).0 - &self.shift) / &self.scale);
+            chunks.push((self.over_time(&per_frame) - &self.shift) / &self.scale);
             first = next;
         }
         Ok(Tensor::cat(&chunks, 2))
@@ -168,9 +190,17 @@ impl Vae {
         let chunks: Vec<Tensor> = xs
             .split(CHUNK_FRAMES, 2)
             .iter()
-            .map(|chunk| self.temporal.encode(chunk).0)
+            .map(|chunk| self.over_time(chunk))
             .collect();
         Tensor::cat(&chunks, 2)
+    }
+
+    /// The second stage on one chunk.
+    fn over_time(&self, per_frame: &Tensor) -> Tensor {
+        match &self.temporal {
+            Some(temporal) => temporal.encode(per_frame).0,
+            None => per_frame.shallow_clone(),
+        }
     }
 
     /// Clips from latents.
@@ -205,7 +235,11 @@ impl Vae {
         for chunk in latents.split(CHUNK_LATENTS, 2) {
             let count = left.min(CHUNK_FRAMES);
             left -= count;
-            let per_frame = self.temporal.decode(&(chunk * &self.scale + &self.shift), count);
+            let raw = chunk * &self.scale + &self.shift;
+            let per_frame = match &self.temporal {
+                Some(temporal) => temporal.decode(&raw, count),
+                None => raw,
+            };
             for some in per_frame.split(together, 2) {
                 sink(self.decode_frames(&some))?;
             }
@@ -229,10 +263,8 @@ impl Vae {
 
     /// Before training: lets both stages begin with little noise in their latents, or they learn nothing for long.
     pub fn start_certain(&self) {
-        for bias in [self.spatial.moments_bias(), self.temporal.moments_bias()]
-            .into_iter()
-            .flatten()
-        {
+        let temporal = self.temporal.as_ref().and_then(TemporalVae::moments_bias);
+        for bias in [self.spatial.moments_bias(), temporal].into_iter().flatten() {
             let channels = bias.size()[0] / 2;
             let _ = tch::no_grad(|| bias.narrow(0, channels, channels).fill_(LOG_VARIANCE_AT_START));
         }
@@ -277,7 +309,7 @@ fn per_frame(xs: &Tensor, pixels: i64, network: impl Fn(&Tensor) -> Tensor) -> T
 
 #[cfg(test)]
 mod tests {
-    use tch::{Device, Kind};
+    use tch::Device;
 
     use super::*;
     use crate::models::seeded::{normal, seed_weights};
@@ -291,12 +323,12 @@ mod tests {
                 norm_groups: 2,
                 latent_channels: 4,
             },
-            temporal: TemporalConfig {
+            temporal: Some(TemporalConfig {
                 filters: 4,
                 channel_multipliers: vec![1, 1, 2, 2],
                 res_blocks: 1,
                 norm_groups: 2,
-            },
+            }),
         }
     }
 
@@ -416,6 +448,28 @@ mod tests {
         };
         // The latents of 8 more chunks, of 4 × 5 × 4 × 4 floats each, and nothing else.
         assert_eq!(encode(9) - encode(1), 8 * 4 * 4 * 5 * 4 * 4);
+    }
+
+    /// Spec section 1.2: Stable Diffusion's own, whose latents are the means of its one stage times 0.18215.
+    #[test]
+    fn a_vae_of_pictures_has_one_stage_and_the_names_of_its_file() {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let config = VaeConfig {
+            temporal: None,
+            ..tiny()
+        };
+        assert_eq!(config.check(), Ok(()));
+        let vae = Vae::new(&vs.root(), &config);
+        let twin = nn::VarStore::new(Device::Cpu);
+        let _ = SpatialVae::new(&twin.root(), &config.spatial);
+        assert!(vs.variables().keys().all(|name| twin.variables().contains_key(name)));
+        assert_eq!(vs.len(), twin.len());
+        let picture = normal(&[2, 3, 1, 16, 16], 1, Device::Cpu);
+        let latents = vae.encode(&picture);
+        let means = vae.spatial.encode(&picture.squeeze_dim(2)) * 0.18215;
+        assert!(latents.squeeze_dim(2).allclose(&means, 1e-5, 1e-6, false));
+        let decoded = vae.decode(&latents, 1).squeeze_dim(2);
+        assert!(decoded.allclose(&vae.spatial.decode(&(means / 0.18215)), 1e-4, 1e-5, false));
     }
 
     #[test]
