@@ -10,6 +10,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 
 #include "nccl.hpp"
 
@@ -103,6 +104,10 @@ class GradientHook final : public torch::autograd::PostAccumulateGradHook {
   void* const data_;
 };
 
+// libtorch keeps one flight recorder for all groups of a process, and writes to it without a lock when a collective is
+// handed over: ranks that are threads of one process would do so at once. Handing over does not wait for anyone.
+std::mutex handing_over;
+
 }  // namespace
 
 extern "C" {
@@ -139,6 +144,7 @@ void temponas_group_leave(void* group) noexcept {
 void* temponas_group_all_reduce(void* group, const at::Tensor* tensor) noexcept {
   return guarded([&]() -> void* {
     std::vector<at::Tensor> tensors{*tensor};
+    std::lock_guard<std::mutex> alone(handing_over);
     return new WorkPointer(static_cast<Group*>(group)->backend->allreduce(tensors));
   });
 }
@@ -148,6 +154,7 @@ void* temponas_group_broadcast(void* group, const at::Tensor* tensor, int root) 
     std::vector<at::Tensor> tensors{*tensor};
     c10d::BroadcastOptions options;
     options.rootRank = root;
+    std::lock_guard<std::mutex> alone(handing_over);
     return new WorkPointer(static_cast<Group*>(group)->backend->broadcast(tensors, options));
   });
 }
