@@ -12,7 +12,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-const KILLS: usize = 6;
+const KILLS: usize = 5;
 
 /// A square that moves, of a colour and speed of the clip's own.
 fn pictures(clip: u32, count: u32) -> Vec<RgbaImage> {
