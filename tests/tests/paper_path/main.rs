@@ -39,6 +39,14 @@ fn vbench() -> Option<PathBuf> {
         eprintln!("the search is skipped: no environment with the package vbench; scripts/vbench-env makes one");
         return None;
     }
+    // A cache may outlive the system's PyTorch that the environment builds on.
+    let works = Command::new(&python)
+        .args(["-W", "ignore", "-c", "import vbench.temporal_flickering"])
+        .output();
+    if !works.is_ok_and(|output| output.status.success()) {
+        eprintln!("the search is skipped: {} cannot import vbench", python.display());
+        return None;
+    }
     if Command::new(ffmpeg).arg("-version").output().is_err() {
         eprintln!("the search is skipped: no ffmpeg on PATH, and none named by TEMPONAS_FFMPEG");
         return None;

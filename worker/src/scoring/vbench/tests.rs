@@ -21,7 +21,12 @@ fn environment() -> Option<Environment> {
         eprintln!("skipped: no environment with the package vbench; scripts/vbench-env makes one");
         return None;
     }
-    Some(Environment::probe(&python, Duration::from_secs(300)).unwrap())
+    // A cache may outlive the system's PyTorch that the environment builds on.
+    let probed = Environment::probe(&python, Duration::from_secs(300));
+    if let Err(error) = &probed {
+        eprintln!("skipped: the environment with the package vbench does not work: {error}");
+    }
+    probed.ok()
 }
 
 fn has_ffmpeg() -> bool {
