@@ -294,19 +294,12 @@ impl Client {
         self.get(&format!("/v1/jobs/{id}")).await
     }
 
-    /// Asks for a job that belongs to no search.
+    /// Asks for a job that belongs to no search; with the same id again it answers with the same job.
     ///
     /// # Errors
-    /// When the coordinator refuses or cannot be reached. It is not sent again: it might be done twice.
+    /// When the coordinator refuses or cannot be reached.
     pub async fn ask(&self, wish: &JobRequest) -> Result<JobView, ClientError> {
-        let request = self.request(Method::POST, "/v1/jobs").json(wish);
-        let reply = accepted(request.send().await.map_err(|source| self.unreachable(source))?).await?;
-        let (url, status) = (reply.url().to_string(), reply.status());
-        reply.json().await.map_err(|error| ClientError::Strange {
-            url,
-            status,
-            text: error.to_string(),
-        })
+        self.retry(|| self.request(Method::POST, "/v1/jobs").json(wish)).await
     }
 
     /// Ends a job that belongs to no search.

@@ -57,6 +57,14 @@ impl Process {
         ))
     }
 
+    /// Whether it has ended by itself.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.0.try_wait()?.is_some())
+    }
+
     /// Ends the process as `kill -9` does, and waits for it.
     ///
     /// # Errors
@@ -342,6 +350,8 @@ pub fn start_worker_with(
     ]);
     command.arg("--cache-dir").arg(folder);
     command.arg("--assets").arg(folder.join("nothing"));
+    // What the test has found out is told by flags.
+    command.env_remove("TEMPONAS_VBENCH_PYTHON");
     for (flag, value) in flags {
         command.arg(flag).arg(value);
     }

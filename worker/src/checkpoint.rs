@@ -8,6 +8,7 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
+use tempfile::NamedTempFile;
 
 /// Key of the file's metadata that holds everything but the tensors, as JSON.
 const STATE: &str = "state";
@@ -234,16 +235,34 @@ pub(crate) fn kind_of(dtype: Dtype) -> Option<Kind> {
 /// # Errors
 /// What the system says.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    let mut file = temporary_beside(path)?;
     file.write_all(bytes)?;
+    persist(file, path)
+}
+
+/// A file beside the place where it will be, for [`persist`]; it goes if it is dropped before.
+///
+/// # Errors
+/// What the system says.
+pub fn temporary_beside(path: &Path) -> std::io::Result<NamedTempFile> {
+    let folder = folder_of(path);
+    fs::create_dir_all(folder)?;
+    NamedTempFile::new_in(folder)
+}
+
+/// Puts a whole file in its place: flushed to disk, then renamed.
+///
+/// # Errors
+/// What the system says.
+pub fn persist(file: NamedTempFile, path: &Path) -> std::io::Result<()> {
     file.as_file().sync_all()?;
     file.persist(path)?;
-    File::open(folder)?.sync_all()
+    File::open(folder_of(path))?.sync_all()
+}
+
+fn folder_of(path: &Path) -> &Path {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new("."))
 }
 
 /// As [`write_atomically`], with the name of the file beside it: whoever is killed leaves that one, and the next to

@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use axum::body::{Bytes, to_bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use futures::{StreamExt, stream};
 
 use crate::client::Client;
 
@@ -38,6 +39,21 @@ impl Reply {
         let status = StatusCode::from_u16(status).unwrap();
         let media_type = [(header::CONTENT_TYPE, "application/problem+json")];
         Self::of((status, media_type, document.to_string()).into_response())
+    }
+
+    pub(crate) fn bytes(status: u16, bytes: &'static [u8]) -> Self {
+        Self::of((StatusCode::from_u16(status).unwrap(), bytes).into_response())
+    }
+
+    /// Breaks the connection after some bytes of the body.
+    pub(crate) fn broken_after(status: u16, bytes: &'static [u8]) -> Self {
+        let begun = (!bytes.is_empty()).then(|| Ok(Bytes::from_static(bytes)));
+        let broken = stream::once(async {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            Err(std::io::Error::other("broken"))
+        });
+        let body = Body::from_stream(stream::iter(begun).chain(broken));
+        Self::of((StatusCode::from_u16(status).unwrap(), body).into_response())
     }
 
     pub(crate) fn with(mut self, name: &'static str, value: &str) -> Self {

@@ -5,8 +5,9 @@
 //! connection nor a killed worker loses one: the next start sends it again, and the lease's token decides whether it
 //! still counts.
 
+use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -96,7 +97,7 @@ impl Worker {
                 return;
             }
         };
-        let reports = gang.as_ref().is_none_or(|gang| gang.rank == 0);
+        let reports = gang.as_ref().is_none_or(|(gang, _)| gang.rank == 0);
         let mut thread = self.start(&job, &pulse, gang);
         let attempt = async {
             let (ended, ()) = tokio::join!(ended(&mut thread, &pulse, stop), lease.upload_checkpoints());
@@ -134,24 +135,24 @@ impl Worker {
     }
 
     /// Waits for the others where several workers do the job together; a seat that cannot be used is given back.
-    async fn gather(&self, job: &LeasedJob, stop: &mut watch::Receiver<bool>) -> anyhow::Result<Option<Gang>> {
+    async fn gather(&self, job: &LeasedJob, stop: &mut watch::Receiver<bool>) -> anyhow::Result<Option<Gathered>> {
         let Some(place) = job.seat else {
             return Ok(None);
         };
         tracing::info!(job.id = %job.job_id, rank = place.rank, ranks = place.ranks, "waiting for the rest of the gang");
-        let address = match place.rank {
-            0 => seat::store_address(self.advertise.as_deref(), self.client.server()).map(Some),
+        let socket = match place.rank {
+            0 => seat::store_socket(self.advertise.as_deref(), self.client.server()).map(Some),
             _ => Ok(None),
         };
-        let address = match address {
-            Ok(address) => address,
+        let (socket, address) = match socket {
+            Ok(socket) => socket.unzip(),
             Err(error) => {
                 self.give_back(job, &error.to_string(), false).await;
                 return Err(error);
             }
         };
         match seat::meet(&self.client, job, place, address, stop).await? {
-            Met::Gang(gang) => Ok(Some(gang)),
+            Met::Gang(gang) => Ok(Some((gang, socket))),
             Met::Stopped => {
                 self.give_back(job, "stopped", true).await;
                 anyhow::bail!("the worker stops")
@@ -197,7 +198,7 @@ impl Worker {
     }
 
     /// Starts the job on a thread of its own.
-    fn start(&self, job: &LeasedJob, pulse: &Arc<Pulse>, gang: Option<Gang>) -> JoinHandle<Outcome> {
+    fn start(&self, job: &LeasedJob, pulse: &Arc<Pulse>, gang: Option<Gathered>) -> JoinHandle<Outcome> {
         let span = tracing::info_span!("job", job.id = %job.job_id, kind = %job.input.kind(), attempt = job.attempt);
         let mut context = JobContext::new(
             self.settings.clone(),
@@ -205,7 +206,10 @@ impl Worker {
             job.checkpoint.clone(),
             self.client.clone(),
         );
-        context.gang = gang;
+        if let Some((gang, socket)) = gang {
+            context.gang = Some(gang);
+            context.store_socket = Mutex::new(socket);
+        }
         let input = job.input.clone();
         tokio::task::spawn_blocking(move || span.in_scope(|| jobs::run(&context, &input)))
     }
@@ -335,6 +339,9 @@ struct Waiting {
 }
 
 type Outcome = Result<JobResult, JobError>;
+
+/// A worker's place in a gang that has met, with the socket for its store where it is rank 0.
+type Gathered = (Gang, Option<TcpListener>);
 
 /// Waits for a job's thread, and asks it to end when the worker is to stop.
 async fn ended(thread: &mut JoinHandle<Outcome>, pulse: &Pulse, stop: &mut watch::Receiver<bool>) -> Outcome {

@@ -1,6 +1,6 @@
 //! Taking part in a job that several workers do together: waiting for the rest, and telling where to meet.
 
-use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -64,21 +64,26 @@ pub(crate) async fn meet(
     Ok(Met::Stopped)
 }
 
-/// An address with a free port for rank 0's store: of the host that others reach this worker by, or else the address
-/// by which it reaches the coordinator.
+/// A socket for rank 0's store, held until the store takes it, and its address: of the host that others reach this worker
+/// by, or else the one by which it reaches the coordinator.
 ///
 /// # Errors
 /// Where the host has no address, or it is not this machine's.
-pub(crate) fn store_address(advertised: Option<&str>, server: &str) -> anyhow::Result<SocketAddr> {
+pub(crate) fn store_socket(advertised: Option<&str>, server: &str) -> anyhow::Result<(TcpListener, SocketAddr)> {
     let ip = match advertised {
         Some(host) => resolve(host, 0).with_context(|| format!("--advertise {host}"))?.ip(),
         None => {
             towards(server).with_context(|| format!("no way to {server} is known; name this host (--advertise)"))?
         }
     };
-    // Free now; the store itself binds it in a moment. Any interface, since a host may be known by an outer address.
-    let port = TcpListener::bind(("0.0.0.0", 0)).and_then(|listener| listener.local_addr());
-    Ok(SocketAddr::new(ip, port.context("no port is free")?.port()))
+    // Any interface, since a host may be known by an outer address.
+    let any: IpAddr = match ip {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let listener = TcpListener::bind((any, 0)).context("no port is free")?;
+    let port = listener.local_addr()?.port();
+    Ok((listener, SocketAddr::new(ip, port)))
 }
 
 /// The address that packets to a server leave from; none is sent.
@@ -109,12 +114,17 @@ mod tests {
 
     #[test]
     fn a_worker_is_met_where_it_says_or_where_it_reaches_the_coordinator_from() {
-        let own = store_address(None, "http://127.0.0.1:8080").unwrap();
+        let (socket, own) = store_socket(None, "http://127.0.0.1:8080").unwrap();
         assert!(own.ip().is_loopback() && own.port() > 0, "{own}");
-        let told = store_address(Some("10.1.2.3"), "http://127.0.0.1:8080").unwrap();
+        assert_eq!(
+            socket.local_addr().unwrap().port(),
+            own.port(),
+            "nobody else can take it"
+        );
+        let (_, told) = store_socket(Some("10.1.2.3"), "http://127.0.0.1:8080").unwrap();
         assert_eq!(told.ip(), IpAddr::from([10, 1, 2, 3]));
-        assert!(store_address(None, "nowhere").is_err());
-        let wrong = store_address(Some("not a host"), "http://127.0.0.1:8080").unwrap_err();
+        assert!(store_socket(None, "nowhere").is_err());
+        let wrong = store_socket(Some("not a host"), "http://127.0.0.1:8080").unwrap_err();
         assert!(format!("{wrong:#}").contains("--advertise not a host"), "{wrong:#}");
     }
 }

@@ -267,6 +267,7 @@ impl From<JobRequestError> for Problem {
             )
             .errors(errors),
             JobRequestError::OfSearch { .. } => Self::conflict("job-of-search", error),
+            JobRequestError::IdTaken(_) => Self::conflict("id-taken", error),
             JobRequestError::Ended { .. } => Self::conflict("wrong-state", error),
             JobRequestError::Space(error) => error.into(),
             JobRequestError::Store(error) => error.into(),

@@ -32,6 +32,7 @@ pub(super) struct WishArgs {
 /// Asks for a job, and follows it where that is wished.
 pub(super) async fn ask(client: &Client, input: protocol::jobs::JobInput, wish: WishArgs) -> anyhow::Result<ExitCode> {
     let request = JobRequest {
+        id: Some(JobId::new()),
         input,
         device: wish.device,
         memory_bytes: wish.memory_bytes,

@@ -57,6 +57,9 @@ pub(super) async fn request(app: &App, request: &JobRequest) -> Result<(), JobRe
     {
         check.wrong("device", format!("`{}` is not registered", shortened(device)));
     }
+    if let Some(id) = request.id.filter(|id| id.0.get_version_num() != 7) {
+        check.wrong("id", format!("found {id}; allowed: a UUID of version 7"));
+    }
     if i64::try_from(request.memory_bytes).is_err() {
         check.wrong(
             "memory_bytes",

@@ -36,6 +36,9 @@ pub enum JobRequestError {
         /// Its search.
         search: SearchId,
     },
+    /// The number is another job's.
+    #[error("job {0} is another one; draw a fresh id")]
+    IdTaken(JobId),
     /// The job has ended.
     #[error("job {id} has ended already: it is {}", state.as_str())]
     Ended {
@@ -52,7 +55,7 @@ pub enum JobRequestError {
     Store(#[from] StoreError),
 }
 
-/// Checks a request and queues its job.
+/// Checks a request and queues its job; the same request under the same id again changes nothing.
 ///
 /// # Errors
 /// What is wrong with it, by field; or the store fails.
@@ -60,7 +63,7 @@ pub async fn submit(app: &App, request: JobRequest) -> Result<JobId, JobRequestE
     check::request(app, &request).await?;
     let now = app.clock.now();
     let job = NewJob {
-        id: JobId::new(),
+        id: request.id.unwrap_or_default(),
         search_id: None,
         candidate_id: None,
         ranks: match &request.input {
@@ -78,6 +81,14 @@ pub async fn submit(app: &App, request: JobRequest) -> Result<JobId, JobRequestE
         max_attempts: MAX_ATTEMPTS,
     };
     let mut tx = app.store.begin().await?;
+    if let Some(standing) = jobs::lock(&mut tx, job.id).await? {
+        let is_same = standing.search_id.is_none() && standing.input.0 == job.input && standing.device == job.device;
+        return if is_same {
+            Ok(job.id)
+        } else {
+            Err(JobRequestError::IdTaken(job.id))
+        };
+    }
     jobs::insert(&mut tx, &job, now).await?;
     tx.commit(now).await?;
     Ok(job.id)

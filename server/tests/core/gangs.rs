@@ -28,6 +28,7 @@ const PRUNE: [JobKind; 1] = [JobKind::PruneBackbone];
 
 pub(crate) fn prune(ranks: u32) -> JobRequest {
     JobRequest {
+        id: None,
         input: JobInput::PruneBackbone(PruneBackboneInput {
             space: SHAPES.to_owned(),
             parts: "shapes".to_owned(),

@@ -54,6 +54,7 @@ fn benchmark(weights: Vec<ArtifactRef>) -> BenchmarkInput {
 
 fn request(input: JobInput) -> JobRequest {
     JobRequest {
+        id: None,
         input,
         device: None,
         memory_bytes: 0,
@@ -68,6 +69,10 @@ async fn weights(t: &Harness) -> ArtifactRef {
         media_type: "application/octet-stream".to_owned(),
         bytes: 7,
     }
+}
+
+const fn of_kind(kind: JobKind) -> JobFilter {
+    JobFilter::Listed(None, None, Some(kind), None)
 }
 
 /// Fields at fault.
@@ -93,9 +98,40 @@ async fn a_job_goes_to_a_worker_of_its_kind_and_evaluator(pool: PgPool) {
     assert!(t.claim(own).await.is_none(), "it brings another evaluator");
     assert_eq!(t.claim(official).await.unwrap().job_id, scored);
     assert_eq!(t.claim(encoder).await.unwrap().job_id, encoded);
-    let of_kind = |kind| JobFilter::Listed(None, None, Some(kind), None);
     let found = t.app.store.job_views(of_kind(JobKind::Benchmark), 10).await.unwrap();
     assert_eq!(found.iter().map(|job| job.id).collect::<Vec<_>>(), [scored]);
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn asking_again_under_the_same_id_asks_for_nothing_new(pool: PgPool) {
+    let t = Harness::new(pool);
+    let asked = JobRequest {
+        id: Some(protocol::JobId::new()),
+        ..request(JobInput::EncodeLatents(encode()))
+    };
+    let first = job_requests::submit(&t.app, asked.clone()).await.unwrap();
+    assert_eq!(Some(first), asked.id);
+    assert_eq!(job_requests::submit(&t.app, asked.clone()).await.unwrap(), first);
+    let jobs = t
+        .app
+        .store
+        .job_views(of_kind(JobKind::EncodeLatents), 10)
+        .await
+        .unwrap();
+    assert_eq!(jobs.len(), 1, "one job");
+
+    let other = JobRequest {
+        device: Some("x".to_owned()),
+        ..asked.clone()
+    };
+    t.worker_on("x", &[JobKind::EncodeLatents]).await;
+    let error = job_requests::submit(&t.app, other).await.unwrap_err();
+    assert!(matches!(error, JobRequestError::IdTaken(id) if id == first), "{error}");
+    let unordered = JobRequest {
+        id: Some("5a2e1f5c-0b7e-4f0e-9d0a-1c2b3a4d5e6f".parse().unwrap()),
+        ..asked
+    };
+    assert_eq!(wrong(&t, unordered).await, ["id"]);
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]

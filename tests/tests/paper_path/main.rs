@@ -77,12 +77,24 @@ impl Place {
         })
     }
 
-    fn start_worker(&mut self) -> Result<()> {
+    /// Starts a worker and waits until the coordinator knows it.
+    async fn start_worker(&mut self) -> Result<()> {
+        let known = self.count_workers().await?;
         let mut flags = vec![("--data-dir", self.data.as_path())];
         flags.extend(self.vbench.as_deref().map(|python| ("--vbench-python", python)));
-        let worker = start_worker_with(&self.coordinator, DEVICE, &self.cache(self.workers.len()), &flags)?;
+        let mut worker = start_worker_with(&self.coordinator, DEVICE, &self.cache(self.workers.len()), &flags)?;
+        while self.count_workers().await? == known {
+            let log = || fs::read_to_string(self.cache(self.workers.len()).with_extension("worker.log"));
+            ensure!(!worker.has_ended()?, "the worker ended:\n{}", log().unwrap_or_default());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         self.workers.push(worker);
         Ok(())
+    }
+
+    async fn count_workers(&self) -> Result<usize> {
+        let workers: Page<Value> = self.coordinator.get("/v1/workers?limit=100").await?;
+        Ok(workers.items.len())
     }
 
     fn cache(&self, worker: usize) -> PathBuf {
@@ -145,8 +157,8 @@ async fn published_weights_and_clips_become_a_searched_and_scored_model() -> Res
     ensure!(printed.contains("is ready"), "import: {printed}");
 
     let mut place = Place::new(folder, &user).await?;
-    place.start_worker()?;
-    place.start_worker()?;
+    place.start_worker().await?;
+    place.start_worker().await?;
     encode(&place, &user).context("encoding the clips")?;
     prune(&mut place, &user).await.context("pruning the backbone")?;
     if place.vbench.is_none() {
@@ -196,7 +208,7 @@ async fn prune(place: &mut Place, user: &User) -> Result<()> {
         .await
         .context("waiting for the middle of the training")?;
     place.workers[1].kill()?;
-    place.start_worker()?;
+    place.start_worker().await?;
     let ended = place
         .wait(job, |job| job.state == JobState::Succeeded)
         .await

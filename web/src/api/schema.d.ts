@@ -1727,6 +1727,7 @@ export interface components {
         JobRequest: {
             /** @description The device it must run on; any where it is left out. */
             device?: string | null;
+            id?: components["schemas"]["JobId"] | null;
             /** @description What to do: `encode_latents`, `prune_backbone` or `benchmark`. */
             input: components["schemas"]["JobInput"];
             /**

@@ -1,5 +1,6 @@
 //! What a job needs from the worker around it, and what it tells while it runs.
 
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -181,6 +182,8 @@ pub struct JobContext {
     pub checkpoint: Option<ArtifactRef>,
     /// This worker's place where several do the job together.
     pub gang: Option<Gang>,
+    /// The socket at which the others find rank 0's store, until the store takes it.
+    pub store_socket: Mutex<Option<TcpListener>>,
     client: Client,
     tokio: tokio::runtime::Handle,
     started: Instant,
@@ -195,6 +198,7 @@ impl JobContext {
             pulse,
             checkpoint,
             gang: None,
+            store_socket: Mutex::default(),
             client,
             tokio: tokio::runtime::Handle::current(),
             started: Instant::now(),

@@ -1,5 +1,6 @@
 //! What a job that several workers do together needs of them.
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use super::{JobContext, JobError};
@@ -16,7 +17,17 @@ pub(super) fn join(context: &JobContext) -> Result<Option<Group>, JobError> {
     let Some(gang) = &context.gang else {
         return Ok(None);
     };
-    let group = Group::join(gang, context.settings.device, PATIENCE).map_err(JobError::attempt)?;
+    let device = context.settings.device;
+    let socket = context
+        .store_socket
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    let group = match socket {
+        Some(socket) => Group::join_listening(gang, socket, device, PATIENCE),
+        None => Group::join(gang, device, PATIENCE),
+    };
+    let group = group.map_err(JobError::attempt)?;
     context.log(&format!(
         "rank {} of {}, through {}",
         gang.rank,

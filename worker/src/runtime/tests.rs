@@ -242,14 +242,16 @@ async fn a_gang_that_is_complete_meets_where_rank_0_said() {
     .await;
     let worker = worker(server.client(folder.path()), folder.path());
     let (_keep, mut stop) = watch::channel(false);
-    let gang = worker.gather(&seated(0), &mut stop).await.unwrap().unwrap();
+    let (gang, socket) = worker.gather(&seated(0), &mut stop).await.unwrap().unwrap();
     assert_eq!((gang.rank, gang.ranks, gang.generation.as_str()), (0, 2, "job/1"));
     assert!(
         gang.store.ip().is_loopback(),
         "the address by which it reaches the coordinator"
     );
+    let held = socket.unwrap().local_addr().unwrap();
+    assert_eq!(held.port(), gang.store.port(), "nobody can take it meanwhile");
     assert_eq!(server.requests("/rendezvous").len(), 3);
-    assert_eq!(worker.gather(&job(), &mut stop).await.unwrap(), None, "alone");
+    assert!(worker.gather(&job(), &mut stop).await.unwrap().is_none(), "alone");
 }
 
 #[tokio::test]

@@ -1,9 +1,10 @@
 //! The worker's side of the coordinator's REST routes.
 
+mod artifacts;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use protocol::artifacts::{ArtifactRef, ArtifactRole, UPLOAD_OFFSET};
 use protocol::devices::WorkerRegistration;
 use protocol::leases::{
     DoneReport, FailureReport, Heartbeat, HeartbeatReply, LeaseRequest, LeasedJob, RendezvousReply, RendezvousRequest,
@@ -14,14 +15,11 @@ use reqwest::header::HeaderValue;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sha2::{Digest, Sha256};
 
-use crate::checkpoint::write_atomically;
+pub use artifacts::digest_of;
 
 /// How long any request but a long poll may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How often one upload asks again where to go on.
-const OFFSETS: u32 = 4;
 
 /// Why a request had no result.
 #[derive(Debug, thiserror::Error)]
@@ -191,102 +189,6 @@ impl Client {
         &self.server
     }
 
-    /// Keeps bytes in the cache under their digest, ready for [`Self::upload`].
-    ///
-    /// # Errors
-    /// Where they cannot be written.
-    pub fn keep(
-        &self,
-        role: ArtifactRole,
-        name: &str,
-        media_type: &str,
-        bytes: &[u8],
-    ) -> Result<ArtifactRef, ClientError> {
-        let digest = digest_of(bytes);
-        let path = self.place(&digest);
-        if !path.exists() {
-            write_atomically(&path, bytes).map_err(|source| ClientError::Disk { path, source })?;
-        }
-        let bytes = bytes.len() as u64;
-        Ok(ArtifactRef {
-            role,
-            digest,
-            name: name.to_owned(),
-            media_type: media_type.to_owned(),
-            bytes,
-        })
-    }
-
-    /// Sends a kept artifact, from where an earlier try stopped.
-    ///
-    /// # Errors
-    /// As [`ClientError`] says.
-    pub async fn upload(&self, artifact: &ArtifactRef) -> Result<(), ClientError> {
-        let path = self.place(&artifact.digest);
-        let bytes = tokio::fs::read(&path)
-            .await
-            .map_err(|source| ClientError::Disk { path, source })?;
-        for _ in 1..OFFSETS {
-            match self.upload_rest(artifact, &bytes).await {
-                Err(ClientError::WrongOffset(detail)) => tracing::debug!(digest = %artifact.digest, detail),
-                sent => return sent,
-            }
-        }
-        self.upload_rest(artifact, &bytes).await
-    }
-
-    /// Sends what the coordinator lacks of an artifact.
-    async fn upload_rest(&self, artifact: &ArtifactRef, bytes: &[u8]) -> Result<(), ClientError> {
-        let route = format!("/v1/artifacts/{}", artifact.digest);
-        let head = self.request(Method::HEAD, &route).timeout(PATIENCE).send().await?;
-        if head.status().is_success() {
-            return Ok(());
-        }
-        let offset = head
-            .headers()
-            .get(UPLOAD_OFFSET)
-            .and_then(|value| value.to_str().ok()?.parse().ok())
-            .unwrap_or(0);
-        let rest = bytes.get(offset..).unwrap_or_default().to_vec();
-        let request = self.request(Method::PUT, &route).header(UPLOAD_OFFSET, offset);
-        let request = request
-            .header("content-type", &artifact.media_type)
-            .timeout(10 * PATIENCE)
-            .body(rest);
-        accepted(request.send().await?).await.map(drop)
-    }
-
-    /// The artifact's file in the cache, fetched and verified where it is not there yet.
-    ///
-    /// # Errors
-    /// As [`ClientError`] says; bytes with another digest are refused.
-    pub async fn fetch(&self, digest: &ArtifactDigest) -> Result<PathBuf, ClientError> {
-        let path = self.place(digest);
-        if path.exists() {
-            return Ok(path);
-        }
-        let request = self
-            .request(Method::GET, &format!("/v1/artifacts/{digest}"))
-            .timeout(10 * PATIENCE);
-        let bytes = accepted(request.send().await?).await?.bytes().await?;
-        let found = digest_of(&bytes);
-        if found != *digest {
-            return Err(ClientError::Artifact {
-                digest: digest.clone(),
-                problem: format!("its bytes have SHA-256 {found}"),
-            });
-        }
-        write_atomically(&path, &bytes).map_err(|source| ClientError::Disk {
-            path: path.clone(),
-            source,
-        })?;
-        Ok(path)
-    }
-
-    fn place(&self, digest: &ArtifactDigest) -> PathBuf {
-        self.artifacts.join(&digest.as_str()[..2]).join(digest.as_str())
-    }
-
     fn request(&self, method: Method, route: &str) -> RequestBuilder {
         let request = self.http.request(method, format!("{}{route}", self.server));
         match &self.token {
@@ -314,13 +216,6 @@ impl Client {
             .await?;
         accepted(reply).await.map(drop)
     }
-}
-
-/// SHA-256 of bytes.
-#[must_use]
-pub fn digest_of(bytes: &[u8]) -> ArtifactDigest {
-    let digits: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    digits.parse().expect("64 hexadecimal digits")
 }
 
 async fn accepted(reply: Response) -> Result<Response, ClientError> {
@@ -352,70 +247,17 @@ async fn accepted(reply: Response) -> Result<Response, ClientError> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
-
     use protocol::LeaseToken;
     use protocol::jobs::DeviceSeconds;
 
     use super::*;
     use crate::fake_coordinator::{Coordinator, Reply};
 
-    #[test]
-    fn an_artifact_is_kept_once_under_its_digest() {
-        let folder = tempfile::tempdir().unwrap();
-        let client = Client::new("http://127.0.0.1:1/", None, folder.path()).unwrap();
-        let first = client.keep(ArtifactRole::Log, "a.txt", "text/plain", b"abc").unwrap();
-        let again = client.keep(ArtifactRole::Log, "a.txt", "text/plain", b"abc").unwrap();
-        assert_eq!(first, again);
-        // FIPS 180-2, appendix B.1.
-        let known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        assert_eq!((first.digest.as_str(), first.bytes), (known, 3));
-    }
-
     #[tokio::test]
     async fn a_coordinator_that_is_not_there_is_worth_another_try() {
         let folder = tempfile::tempdir().unwrap();
         let client = Client::new("http://127.0.0.1:1", None, folder.path()).unwrap();
         let error = client.lease(WorkerId::new(), Duration::ZERO).await.unwrap_err();
-        assert!(error.is_passing(), "{error}");
-    }
-
-    #[tokio::test]
-    async fn an_upload_that_goes_on_elsewhere_asks_again_where() {
-        let folder = tempfile::tempdir().unwrap();
-        let asked = AtomicU64::new(0);
-        let server = Coordinator::start(move |request| {
-            let offset = request
-                .headers
-                .get(UPLOAD_OFFSET)
-                .map(|value| value.to_str().unwrap().to_owned());
-            match (request.method.as_str(), offset.as_deref()) {
-                // Between the first question and the bytes, another sender got as far as byte 2.
-                ("HEAD", _) => {
-                    Reply::empty(404).with(UPLOAD_OFFSET, &(2 * asked.fetch_add(1, Ordering::SeqCst)).to_string())
-                }
-                ("PUT", Some("2")) if &request.body[..] == b"c" => Reply::empty(201),
-                _ => Reply::problem(409, "wrong-upload-offset"),
-            }
-        })
-        .await;
-        let client = server.client(folder.path());
-        let kept = client.keep(ArtifactRole::Log, "a.txt", "text/plain", b"abc").unwrap();
-        client.upload(&kept).await.unwrap();
-        assert_eq!(server.requests("PUT ").len(), 2);
-    }
-
-    #[tokio::test]
-    async fn an_offset_that_stays_wrong_is_worth_another_try_later() {
-        let folder = tempfile::tempdir().unwrap();
-        let server = Coordinator::start(|request| match request.method.as_str() {
-            "HEAD" => Reply::empty(404),
-            _ => Reply::problem(409, "wrong-upload-offset"),
-        })
-        .await;
-        let client = server.client(folder.path());
-        let kept = client.keep(ArtifactRole::Log, "a.txt", "text/plain", b"abc").unwrap();
-        let error = client.upload(&kept).await.unwrap_err();
         assert!(error.is_passing(), "{error}");
     }
 
