@@ -1,29 +1,25 @@
 //! A typed client of the REST interface, for the commands and the demo.
 
-use std::{fmt::Display, path::Path, str::FromStr, time::Duration};
+mod artifacts;
+mod transport;
+
+use std::{fmt::Display, str::FromStr, time::Duration};
 
 use eventsource_stream::Eventsource;
 use futures::{Stream, StreamExt, TryStreamExt};
 use protocol::{
-    ArtifactDigest, CandidateId, JobId, Page, ProblemDocument, SearchId,
-    artifacts::UPLOAD_OFFSET,
+    CandidateId, JobId, ProblemDocument, SearchId,
     devices::{DeviceView, WorkerView},
     events::Event,
     jobs::{JobKind, JobRequest, JobState, JobView},
     luts::{BlockEstimate, LutEntryView, ProfileReply, ProfileRequest, TableSummary},
     searches::{CandidateDetail, CandidateView, FrontView, NewSearch, Recommendation, SearchEstimate, SearchView},
 };
-use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header};
-use serde::de::DeserializeOwned;
-use sha2::{Digest, Sha256};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use reqwest::{Method, StatusCode, Url, header};
+
+use transport::{accepted, describe};
 
 use crate::config::Secret;
-
-const PAGE: u16 = 500;
-
-/// How often a request is sent again that can be, while the coordinator or its database is away.
-const TRIES: u32 = 5;
 
 /// Why a request did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -351,76 +347,6 @@ impl Client {
         reply.text().await.map_err(|source| self.unreachable(source))
     }
 
-    /// Uploads a file as an artifact, unless it is there, going on where an upload broke off.
-    ///
-    /// # Errors
-    /// When the file cannot be read, or the coordinator refuses or cannot be reached.
-    pub async fn upload(&self, path: &Path, media_type: &str) -> Result<ArtifactDigest, ClientError> {
-        let unreadable = |source| ClientError::File {
-            path: path.display().to_string(),
-            source,
-        };
-        let digest = digest_file(path).await.map_err(unreadable)?;
-        let route = format!("/v1/artifacts/{digest}");
-        let found = self
-            .request(Method::HEAD, &route)
-            .send()
-            .await
-            .map_err(|source| self.unreachable(source))?;
-        if found.status().is_success() {
-            return Ok(digest);
-        }
-        let offset = found
-            .headers()
-            .get(UPLOAD_OFFSET)
-            .and_then(|value| value.to_str().ok()?.parse().ok());
-        let offset: u64 = offset.unwrap_or(0);
-        let mut file = tokio::fs::File::open(path).await.map_err(unreadable)?;
-        tokio::io::AsyncSeekExt::seek(&mut file, std::io::SeekFrom::Start(offset))
-            .await
-            .map_err(unreadable)?;
-        let body = reqwest::Body::wrap_stream(tokio_util::io::ReaderStream::new(file));
-        let request = self.request(Method::PUT, &route).header(UPLOAD_OFFSET, offset);
-        let request = request.header(header::CONTENT_TYPE, media_type).body(body);
-        accepted(request.send().await.map_err(|source| self.unreachable(source))?).await?;
-        Ok(digest)
-    }
-
-    /// Downloads an artifact to a file, which is there whole or not at all; one that is there is not sent again.
-    ///
-    /// # Errors
-    /// When the file cannot be written, what arrives is not the artifact, or the coordinator refuses or cannot be
-    /// reached.
-    pub async fn download(&self, digest: &ArtifactDigest, path: &Path) -> Result<(), ClientError> {
-        if digest_file(path).await.is_ok_and(|found| found == *digest) {
-            return Ok(());
-        }
-        let failed = |source| ClientError::File {
-            path: path.display().to_string(),
-            source,
-        };
-        let reply = self
-            .send(|| self.request(Method::GET, &format!("/v1/artifacts/{digest}")))
-            .await?;
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(".partial");
-        let partial = path.with_file_name(name);
-        let mut file = tokio::fs::File::create(&partial).await.map_err(failed)?;
-        let mut bytes = reply.bytes_stream();
-        while let Some(some) = bytes.next().await {
-            let some = some.map_err(|source| self.unreachable(source))?;
-            file.write_all(&some).await.map_err(failed)?;
-        }
-        file.flush().await.map_err(failed)?;
-        let found = digest_file(&partial).await.map_err(failed)?;
-        if found != *digest {
-            let problem = format!("what arrived has SHA-256 {found}, not {digest}");
-            return Err(failed(std::io::Error::other(problem)));
-        }
-        // By renaming: a file of trained parts may be linked from elsewhere, where it must stay as it is.
-        tokio::fs::rename(&partial, path).await.map_err(failed)
-    }
-
     /// What a search tells from event number `after` on, until the connection ends.
     ///
     /// # Errors
@@ -440,121 +366,6 @@ impl Client {
         });
         Ok(Box::pin(parsed.map(|event| event)))
     }
-
-    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.retry(|| self.request(Method::GET, path)).await
-    }
-
-    /// Reads a list to its end.
-    async fn list<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<Vec<T>, ClientError> {
-        let mut items = Vec::new();
-        let mut cursor: Option<String> = None;
-        loop {
-            let position = cursor.as_ref().map(|cursor| ("cursor", cursor.as_str()));
-            let page: Page<T> = self
-                .retry(|| {
-                    self.request(Method::GET, path)
-                        .query(query)
-                        .query(&[("limit", PAGE)])
-                        .query(&position.as_slice())
-                })
-                .await?;
-            items.extend(page.items);
-            cursor = page.next_cursor;
-            if cursor.is_none() {
-                return Ok(items);
-            }
-        }
-    }
-
-    fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let mut url = self.base.clone();
-        url.set_path(&format!("{}{path}", self.base.path().trim_end_matches('/')));
-        let request = self.http.request(method, url);
-        match &self.token {
-            Some(token) => request.bearer_auth(token.reveal()),
-            None => request,
-        }
-    }
-
-    async fn retry<T: DeserializeOwned>(&self, request: impl Fn() -> RequestBuilder) -> Result<T, ClientError> {
-        let reply = self.send(request).await?;
-        let (url, status) = (reply.url().to_string(), reply.status());
-        let text = reply.text().await.map_err(|source| self.unreachable(source))?;
-        serde_json::from_str(&text).map_err(|error| ClientError::Strange {
-            url,
-            status,
-            text: error.to_string(),
-        })
-    }
-
-    /// Sends a request that may be sent twice, again where the coordinator asks to come back.
-    async fn send(&self, request: impl Fn() -> RequestBuilder) -> Result<Response, ClientError> {
-        let mut left = TRIES;
-        loop {
-            left -= 1;
-            let reply = request().send().await.map_err(|source| self.unreachable(source))?;
-            if reply.status() != StatusCode::SERVICE_UNAVAILABLE || left == 0 {
-                return accepted(reply).await;
-            }
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
-    }
-
-    fn unreachable(&self, source: reqwest::Error) -> ClientError {
-        ClientError::Unreachable {
-            url: self.url().to_owned(),
-            source,
-        }
-    }
-}
-
-/// The answer, if it is no problem.
-async fn accepted(reply: Response) -> Result<Response, ClientError> {
-    if reply.status().is_success() {
-        return Ok(reply);
-    }
-    let (url, status) = (reply.url().to_string(), reply.status());
-    let text = reply.text().await.unwrap_or_default();
-    Err(match serde_json::from_str(&text) {
-        Ok(problem) => ClientError::Refused(Box::new(problem)),
-        Err(_) => ClientError::Strange {
-            url,
-            status,
-            text: text.chars().take(200).collect(),
-        },
-    })
-}
-
-fn describe(problem: &ProblemDocument) -> String {
-    let mut text = problem.title.clone();
-    if let Some(detail) = &problem.detail {
-        text += &format!(": {detail}");
-    }
-    for error in &problem.errors {
-        let place = match (error.line, error.column) {
-            (Some(line), Some(column)) => format!("line {line}, column {column}: "),
-            (Some(line), None) => format!("line {line}: "),
-            _ => String::new(),
-        };
-        text += &format!("\n  {place}{}: {}", error.field, error.message);
-    }
-    text
-}
-
-async fn digest_file(path: &Path) -> std::io::Result<ArtifactDigest> {
-    let mut file = tokio::fs::File::open(path).await?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        let read = file.read(&mut buffer).await?;
-        if read == 0 {
-            break;
-        }
-        hash.update(&buffer[..read]);
-    }
-    let digits: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    digits.parse().map_err(std::io::Error::other)
 }
 
 /// The id that begins or ends with `text`; the ends differ even among ids of one second.
