@@ -10,10 +10,11 @@ use crate::{
     app::{App, Clock},
     artifacts::{ArtifactError, ArtifactStore},
     config::Config,
+    dispatch::{self, Rules},
     embedded_postgres::{Cluster, ClusterError},
     event_hub::EventHub,
     metrics::Metrics,
-    store::Store,
+    store::{Store, StoreError},
 };
 
 /// How long a server of someone else may take to come up before we give up on it.
@@ -37,6 +38,9 @@ pub enum StartError {
     /// The schema.
     #[error("the database's schema cannot be brought up to date")]
     Migration(#[from] sqlx::migrate::MigrateError),
+    /// What is stored.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The artifact store.
     #[error(transparent)]
     Artifacts(#[from] ArtifactError),
@@ -152,6 +156,8 @@ impl Coordinator {
             searches: crate::search::Caches::default(),
             config,
         });
+        let rules = Rules::of(&app.config);
+        dispatch::wait_anew(&app.store, rules, app.clock.now()).await?;
         Ok(Self {
             app,
             database,

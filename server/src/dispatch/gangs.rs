@@ -76,7 +76,9 @@ async fn meet(
         });
     };
     if (seat.rank == 0) != request.address.is_some() {
-        let message = "rank 0 must say where its store listens, and no other rank";
+        let found = if seat.rank == 0 { "none" } else { "one" };
+        let rank = seat.rank;
+        let message = format!("found {found} of rank {rank}; rank 0 must say where its store listens, and no other");
         return Err(at_fault(id, "address", message));
     }
     let known = seats::store_address(&mut tx, id, seat.attempt).await?;

@@ -22,7 +22,7 @@ use crate::{
 
 pub use gangs::{done, rendezvous};
 pub use lease::{lease, try_lease};
-pub use reaper::reap;
+pub use reaper::{reap, wait_anew};
 pub use report::{fail, heartbeat, succeed};
 
 /// How often a job may be handed over before it is given up.

@@ -5,7 +5,19 @@ use chrono::{DateTime, Utc};
 use protocol::SearchId;
 
 use super::{Rules, gangs, give_up};
-use crate::store::{Store, StoreError, jobs};
+use crate::store::{Store, StoreError, jobs, seats};
+
+/// Gives every worker one lease more to be heard of. For a coordinator that starts: how long there was none, nobody
+/// could renew.
+///
+/// # Errors
+/// When the store fails.
+pub async fn wait_anew(store: &Store, rules: Rules, now: DateTime<Utc>) -> Result<(), StoreError> {
+    let mut tx = store.begin().await?;
+    seats::extend_all(&mut tx, now + rules.lease).await?;
+    tx.commit(now).await?;
+    Ok(())
+}
 
 /// Gives up every job whose attempts are spent and whose lease has run out, and mends gangs; answers the searches of
 /// what was given up.

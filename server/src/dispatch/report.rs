@@ -171,6 +171,10 @@ pub async fn fail(
         Holder::Cancelled => return Err(holder.refusal(&job)),
         Holder::Waits(seat) => {
             seats::free(&mut tx, seat).await?;
+            if !report.released {
+                // Whoever cannot use the seat would take it again at once.
+                jobs::put_off(&mut tx, id, now + rules.retry).await?;
+            }
             tx.commit(now).await?;
             return Ok(job.search_id);
         }

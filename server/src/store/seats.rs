@@ -178,6 +178,33 @@ pub async fn store_address(tx: &mut Tx, job: JobId, attempt: i32) -> Result<Opti
     parsed.map_err(|error| StoreError::inconsistent("seats", job, error))
 }
 
+/// Lets every seat that waits or is at work last until a moment at least, and every lease but those of look-ups, which
+/// end with their coordinator.
+///
+/// # Errors
+/// When Postgres is away.
+pub async fn extend_all(tx: &mut Tx, expires_at: DateTime<Utc>) -> Result<(), StoreError> {
+    sqlx::query!(
+        "WITH open AS (SELECT id FROM jobs
+                       WHERE (state = 'leased' AND kind <> 'lookup') OR (state = 'queued' AND ranks > 1)
+                       ORDER BY id FOR NO KEY UPDATE)
+         UPDATE jobs SET runnable_at = greatest(runnable_at, $1) FROM open
+         WHERE jobs.id = open.id AND jobs.state = 'leased'",
+        expires_at,
+    )
+    .execute(tx.connection())
+    .await?;
+    sqlx::query!(
+        "UPDATE seats SET expires_at = greatest(expires_at, $1) FROM jobs j
+         WHERE j.id = seats.job_id AND j.state IN ('queued', 'leased') AND seats.done_at IS NULL
+           AND seats.attempt = j.handovers + CASE WHEN j.state = 'queued' THEN 1 ELSE 0 END",
+        expires_at,
+    )
+    .execute(tx.connection())
+    .await?;
+    Ok(())
+}
+
 /// A gang that cannot go on as it is, locked: a worker vanished, or the rest has not come since `overdue`.
 ///
 /// # Errors

@@ -443,6 +443,86 @@ async fn a_gang_goes_on_with_another_coordinator_at_every_step(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "MIGRATOR")]
+async fn while_there_was_no_coordinator_nobody_could_be_heard_of(pool: PgPool) {
+    let t = Harness::new(pool);
+    let mut workers = Vec::new();
+    for device in ["a", "b", "c", "d", "e"] {
+        workers.push(t.pruner(device).await);
+    }
+    let [a, b, c, d, e] = workers[..] else { unreachable!() };
+    t.ask(2).await;
+    let (first, second) = t.pair(a, b).await;
+    let alone = t.ask(1).await;
+    let single = t.claim(c).await.unwrap();
+    t.ask(2).await;
+    let waits = t.claim(d).await.unwrap();
+    t.pass(LEASE * 2);
+    let t = t.another();
+    let now = t.app.clock.now();
+    dispatch::wait_anew(&t.app.store, t.rules(), now).await.unwrap();
+    dispatch::reap(&t.app.store, t.rules(), now).await.unwrap();
+    let late = t.claim(e).await.unwrap();
+    assert_eq!(late.job_id, waits.job_id, "no other job is to be had");
+    t.meet(&waits).await.unwrap();
+    assert!(t.meet(&late).await.unwrap().meeting.is_some());
+    for job in [&first, &second, &single] {
+        t.beat(job, 1.0, None).await.unwrap();
+    }
+    t.pass(LEASE / 2);
+    t.beat(&first, 1.0, None).await.unwrap();
+    t.pass(LEASE / 2 + SECOND);
+    dispatch::reap(&t.app.store, t.rules(), t.app.clock.now())
+        .await
+        .unwrap();
+    assert!(is_lost(t.beat(&first, 1.0, None).await), "but once, not for ever");
+    assert_eq!(t.claim(a).await.unwrap().job_id, alone);
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn a_seat_that_its_worker_cannot_use_is_not_taken_again_at_once(pool: PgPool) {
+    let t = Harness::new(pool);
+    let (a, _b) = (t.pruner("x").await, t.pruner("y").await);
+    let id = t.ask(2).await;
+    let unusable = t.claim(a).await.unwrap();
+    t.give_up(&unusable, false).await.unwrap();
+    assert_eq!(t.job(id).await.seats, []);
+    assert!(t.claim(a).await.is_none());
+    t.pass(SECOND);
+    let stopped = t.claim(a).await.unwrap();
+    t.give_up(&stopped, true).await.unwrap();
+    assert!(
+        t.claim(a).await.is_some(),
+        "another may take the seat of one that stops"
+    );
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
+async fn a_job_that_waits_for_the_whole_device_does_not_stop_a_gang_that_gathers_on_it(pool: PgPool) {
+    let t = Harness::new(pool);
+    let (a, b) = (t.pruner("x").await, t.pruner("x").await);
+    let profiler = t.worker_on("x", &[JobKind::Profile]).await;
+    t.ask(2).await;
+    let first = t.claim(a).await.unwrap();
+    let search = protocol::searches::NewSearch {
+        device: Some("x".to_owned()),
+        ..crate::harness::new_search(SHAPES)
+    };
+    t.try_submit(&search).await.unwrap();
+    assert!(t.claim(profiler).await.is_none(), "the device is in use");
+    let second = t.claim(b).await.unwrap();
+    assert_eq!(first.job_id, second.job_id, "each would wait for the other");
+    t.ask(2).await;
+    t.hand_in(&first).await.unwrap();
+    t.say_done(&second).await.unwrap();
+    assert!(t.claim(a).await.is_none(), "no other gang is gathered meanwhile");
+    assert_eq!(
+        t.claim(profiler).await.unwrap().input.kind(),
+        JobKind::Profile,
+        "now it has the device"
+    );
+}
+
+#[sqlx::test(migrator = "MIGRATOR")]
 async fn who_waits_is_woken_when_the_last_one_comes(pool: PgPool) {
     let t = Harness::new(pool);
     let (a, b) = (t.pruner("x").await, t.pruner("y").await);

@@ -38,8 +38,9 @@ pub struct Choice {
 /// that no such job runs or waits there, so that a stream of others cannot keep it waiting for ever. Order: priority,
 /// then the search with the fewest running jobs, then the one served longest ago, then age.
 ///
-/// A gang that is being gathered goes before all else. A new one is gathered only where enough workers for it are
-/// alive and no other is being gathered that one of them could join: two half-gathered gangs would wait for each other.
+/// A gang that is being gathered goes before all else, also before a job that waits to hold the device alone: the seats
+/// taken there keep that one waiting anyway. A new gang is gathered only where enough workers for it are alive and no
+/// other is being gathered that one of them could join: two half-gathered gangs would wait for each other.
 ///
 /// # Errors
 /// When Postgres is away.
@@ -99,7 +100,7 @@ pub async fn choose(
              AND worker_takes(me, j)
              AND CASE WHEN j.kind IN ('profile', 'verify') THEN NOT busy.used
                       WHEN j.kind = 'lookup' THEN true
-                      ELSE NOT busy.held AND NOT waiting.exclusive END
+                      ELSE NOT busy.held AND (g.id IS NOT NULL OR NOT waiting.exclusive) END
              AND CASE WHEN j.ranks = 1 THEN true
                       WHEN j.state = 'leased' THEN false
                       WHEN g.id IS NOT NULL THEN true
