@@ -36,6 +36,10 @@ pub enum ArtifactRole {
     Base,
     /// Encoded clips: their index (JSON), or a shard of latents or text embeddings (safetensors).
     Latents,
+    /// A graph or its weights (ONNX, external data, timestep embeddings), or a Core ML package (zip).
+    Graph,
+    /// What a person reads: an HTML report, a table, a figure.
+    Report,
 }
 
 /// An artifact in its role.

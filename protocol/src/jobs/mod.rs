@@ -1,5 +1,6 @@
 //! Job kinds with their inputs, their results, and how jobs are shown.
 
+mod deploy;
 mod model;
 mod request;
 mod view;
@@ -11,6 +12,12 @@ use crate::{
     CandidateId, Metrics, SearchId, artifacts::ArtifactRef, devices::RuntimeName, luts::Block, luts::EntryUpload,
 };
 
+pub use deploy::{
+    CompressDecoderInput, CompressDecoderOutcome, DistillInput, DistillOutcome, ExportFormat, ExportInput,
+    ExportManifest, ExportOutcome, ExportPrecision, ExportSubject, ExportedGraph, GraphFigures, GraphOutcome,
+    GraphProfile, NodeFigures, ProfileModelInput, ProfileModelOutcome, ProfileTarget, SamplerGrid, Scoring, TensorSpec,
+    TrainFinalInput, TrainFinalOutcome,
+};
 pub use model::{
     BenchmarkInput, BenchmarkOutcome, Bucket, EncodeLatentsInput, EncodeLatentsOutcome, PruneBackboneInput,
     PruneBackboneOutcome, ResultTable, SkippedFile, VBENCH_EVALUATOR, one_rank,
@@ -44,11 +51,21 @@ pub enum JobKind {
     PruneBackbone,
     /// Score a trained model, by a worker that brings the evaluator asked for.
     Benchmark,
+    /// Train a found model to its end, on images and videos.
+    TrainFinal,
+    /// Distil a trained model to few steps without guidance.
+    Distill,
+    /// Make the VAE's decoder small and fast.
+    CompressDecoder,
+    /// Write a model or blocks as graphs that run without libtorch.
+    Export,
+    /// Measure an exported model on the device; holds it alone.
+    ProfileModel,
 }
 
 impl JobKind {
     /// All kinds.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 12] = [
         Self::Profile,
         Self::Evaluate,
         Self::Verify,
@@ -56,6 +73,11 @@ impl JobKind {
         Self::EncodeLatents,
         Self::PruneBackbone,
         Self::Benchmark,
+        Self::TrainFinal,
+        Self::Distill,
+        Self::CompressDecoder,
+        Self::Export,
+        Self::ProfileModel,
     ];
 
     /// The name on the wire and in the database.
@@ -69,13 +91,18 @@ impl JobKind {
             Self::EncodeLatents => "encode_latents",
             Self::PruneBackbone => "prune_backbone",
             Self::Benchmark => "benchmark",
+            Self::TrainFinal => "train_final",
+            Self::Distill => "distill",
+            Self::CompressDecoder => "compress_decoder",
+            Self::Export => "export",
+            Self::ProfileModel => "profile_model",
         }
     }
 
     /// Whether no other job may run on the device meanwhile (measurements would be noise).
     #[must_use]
     pub const fn holds_device(self) -> bool {
-        matches!(self, Self::Profile | Self::Verify)
+        matches!(self, Self::Profile | Self::Verify | Self::ProfileModel)
     }
 }
 
@@ -115,6 +142,16 @@ pub enum JobInput {
     PruneBackbone(PruneBackboneInput),
     /// See [`JobKind::Benchmark`].
     Benchmark(BenchmarkInput),
+    /// See [`JobKind::TrainFinal`].
+    TrainFinal(TrainFinalInput),
+    /// See [`JobKind::Distill`].
+    Distill(DistillInput),
+    /// See [`JobKind::CompressDecoder`].
+    CompressDecoder(CompressDecoderInput),
+    /// See [`JobKind::Export`].
+    Export(ExportInput),
+    /// See [`JobKind::ProfileModel`].
+    ProfileModel(ProfileModelInput),
 }
 
 impl JobInput {
@@ -129,6 +166,11 @@ impl JobInput {
             Self::EncodeLatents(_) => JobKind::EncodeLatents,
             Self::PruneBackbone(_) => JobKind::PruneBackbone,
             Self::Benchmark(_) => JobKind::Benchmark,
+            Self::TrainFinal(_) => JobKind::TrainFinal,
+            Self::Distill(_) => JobKind::Distill,
+            Self::CompressDecoder(_) => JobKind::CompressDecoder,
+            Self::Export(_) => JobKind::Export,
+            Self::ProfileModel(_) => JobKind::ProfileModel,
         }
     }
 }
@@ -140,6 +182,9 @@ pub struct ProfileInput {
     pub space: String,
     /// What to measure.
     pub blocks: Vec<Block>,
+    /// Their graphs, one each in the same order, for a runtime that runs graphs; empty for one that builds blocks itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub graphs: Vec<ExportedGraph>,
 }
 
 /// A candidate to train and score; every seed is in the space's `evaluation` section.
@@ -261,6 +306,16 @@ pub enum Outcome {
     PruneBackbone(PruneBackboneOutcome),
     /// A model's scores.
     Benchmark(BenchmarkOutcome),
+    /// A trained model.
+    TrainFinal(TrainFinalOutcome),
+    /// A distilled model.
+    Distill(DistillOutcome),
+    /// A compressed decoder.
+    CompressDecoder(CompressDecoderOutcome),
+    /// Graphs.
+    Export(ExportOutcome),
+    /// An exported model's figures.
+    ProfileModel(ProfileModelOutcome),
 }
 
 /// Measured blocks with their raw samples.

@@ -126,6 +126,26 @@ pub(super) fn print(result: &JobResult) -> std::io::Result<()> {
                 table(rows)?;
             }
         }
+        Outcome::TrainFinal(found) => {
+            render::say(&format!("scored by {}", found.evaluator))?;
+            figures(&found.metrics)?;
+        }
+        Outcome::Distill(found) => {
+            render::say(&format!("scored by {}", found.evaluator))?;
+            figures(&found.metrics)?;
+            table(&found.table)?;
+        }
+        Outcome::CompressDecoder(found) => {
+            figures(&found.metrics)?;
+            table(&found.table)?;
+        }
+        Outcome::Export(found) => {
+            figures(&found.metrics)?;
+            for graph in &found.manifest.graphs {
+                render::say(&format!("{}  error {:.1e}", graph.name, graph.largest_relative_error))?;
+            }
+        }
+        Outcome::ProfileModel(found) => figures(&found.metrics)?,
         Outcome::Evaluate(found) => {
             render::say(&format!("scored by {}", found.evaluator))?;
             figures(&found.metrics)?;

@@ -8,8 +8,9 @@ use protocol::{
     devices::RuntimeName,
     events::EventBody,
     jobs::{
-        BenchmarkOutcome, EvaluateOutcome, JobInput, JobResult, JobState, LookupOutcome, Outcome, ProfileOutcome,
-        PruneBackboneOutcome, VerifyOutcome,
+        BenchmarkOutcome, CompressDecoderOutcome, DistillOutcome, EvaluateOutcome, ExportOutcome, JobInput, JobResult,
+        JobState, LookupOutcome, Outcome, ProfileModelOutcome, ProfileOutcome, PruneBackboneOutcome, TrainFinalOutcome,
+        VerifyOutcome,
     },
     leases::{FailureReport, Heartbeat, HeartbeatReply, ResultReport},
 };
@@ -258,6 +259,11 @@ async fn store_outcome(tx: &mut Tx, job: &JobRow, result: &JobResult, now: DateT
         }
         (JobInput::EncodeLatents(_), Outcome::EncodeLatents(_)) => Ok(()),
         (JobInput::PruneBackbone(_), Outcome::PruneBackbone(PruneBackboneOutcome { metrics, .. }))
+        | (JobInput::TrainFinal(_), Outcome::TrainFinal(TrainFinalOutcome { metrics, .. }))
+        | (JobInput::Distill(_), Outcome::Distill(DistillOutcome { metrics, .. }))
+        | (JobInput::CompressDecoder(_), Outcome::CompressDecoder(CompressDecoderOutcome { metrics, .. }))
+        | (JobInput::Export(_), Outcome::Export(ExportOutcome { metrics, .. }))
+        | (JobInput::ProfileModel(_), Outcome::ProfileModel(ProfileModelOutcome { metrics, .. }))
         | (JobInput::Benchmark(_), Outcome::Benchmark(BenchmarkOutcome { metrics, .. })) => {
             figures::require_figures(job.id, metrics)
         }

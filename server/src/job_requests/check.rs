@@ -43,6 +43,11 @@ pub(super) async fn request(app: &App, request: &JobRequest) -> Result<(), JobRe
         JobInput::EncodeLatents(input) => check.encode_latents(input).await?,
         JobInput::PruneBackbone(input) => check.prune_backbone(input).await?,
         JobInput::Benchmark(input) => check.benchmark(input).await?,
+        JobInput::TrainFinal(_)
+        | JobInput::Distill(_)
+        | JobInput::CompressDecoder(_)
+        | JobInput::Export(_)
+        | JobInput::ProfileModel(_) => {}
         JobInput::Profile(_) => check.wrong("input.kind", "profile: ask with POST /v1/luts/{device}/profile"),
         input @ (JobInput::Evaluate(_) | JobInput::Verify(_) | JobInput::Lookup(_)) => check.wrong(
             "input.kind",

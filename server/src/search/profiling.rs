@@ -106,6 +106,7 @@ pub(super) fn profile_job(
         input: JobInput::Profile(ProfileInput {
             space: space.to_owned(),
             blocks: blocks.iter().map(samples::wire_block).collect(),
+            graphs: Vec::new(),
         }),
         device: Some(device.to_owned()),
         runtime: Some(runtime.clone()),

@@ -354,9 +354,7 @@ pub(crate) fn done(job: &LeasedJob) -> Outcome {
             })
         }
         JobInput::Lookup(input) => panic!("the coordinator looks {} up itself", input.architecture),
-        JobInput::EncodeLatents(_) | JobInput::PruneBackbone(_) | JobInput::Benchmark(_) => {
-            panic!("a search asks for no {} jobs", job.input.kind())
-        }
+        other => panic!("a search asks for no {} jobs", other.kind()),
     }
 }
 

@@ -58,7 +58,12 @@ pub fn run(context: &JobContext, input: &JobInput) -> Result<JobResult, JobError
         JobInput::EncodeLatents(input) => encode_latents::run(context, input),
         JobInput::PruneBackbone(input) => prune_backbone::run(context, input),
         JobInput::Benchmark(input) => benchmark::run(context, input),
-        JobInput::Lookup(_) => Err(JobError::Input(format!("this worker takes no {} jobs", input.kind()))),
+        JobInput::Lookup(_)
+        | JobInput::TrainFinal(_)
+        | JobInput::Distill(_)
+        | JobInput::CompressDecoder(_)
+        | JobInput::Export(_)
+        | JobInput::ProfileModel(_) => Err(JobError::Input(format!("this worker takes no {} jobs", input.kind()))),
     });
     catch_unwind(work).unwrap_or_else(|panic| Err(JobError::Attempt(format!("panicked: {}", message_of(&*panic)))))
 }

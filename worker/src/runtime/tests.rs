@@ -50,6 +50,7 @@ fn job() -> LeasedJob {
         input: JobInput::Profile(ProfileInput {
             space: String::new(),
             blocks: vec![],
+            graphs: vec![],
         }),
         checkpoint: None,
         seat: None,
