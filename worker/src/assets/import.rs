@@ -133,34 +133,19 @@ fn recipe(args: &ImportArgs) -> Result<Recipe, AssetsError> {
         Some(path) => unet_of(path)?,
         None => published::stable_diffusion(),
     };
-    for (what, of_unet, of_part) in [
-        ("unet.text_width and text.width", backbone.text_width as i64, text.width),
-        (
-            "unet.text_tokens and text.tokens",
-            backbone.text_tokens as i64,
-            text.tokens,
-        ),
-        (
-            "unet.latent_channels and vae.spatial.latent_channels",
-            backbone.latent_channels as i64,
-            vae.spatial.latent_channels,
-        ),
-    ] {
-        if of_unet != of_part {
-            return Err(AssetsError::Content {
-                path: args.sizes.clone().or(args.space.clone()).unwrap_or_default(),
-                problem: format!("{what} are {of_unet} and {of_part}; expected are equal numbers"),
-            });
-        }
-    }
-    Ok(Recipe {
+    let recipe = Recipe {
         seed: 0,
         vae,
         text,
         backbone,
         evaluators: None,
         training: None,
-    })
+    };
+    recipe.check().map_err(|problem| AssetsError::Content {
+        path: args.sizes.clone().or(args.space.clone()).unwrap_or_default(),
+        problem,
+    })?;
+    Ok(recipe)
 }
 
 /// What `--sizes` may hold.
@@ -187,9 +172,7 @@ impl Sizes {
             problem,
         };
         let text = std::fs::read_to_string(path).map_err(DataError::file(path))?;
-        let sizes: Self = toml::from_str(&text).map_err(|error| content(error.to_string()))?;
-        sizes.text.check().and_then(|()| sizes.vae.check()).map_err(content)?;
-        Ok(sizes)
+        toml::from_str(&text).map_err(|error| content(error.to_string()))
     }
 }
 

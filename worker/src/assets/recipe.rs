@@ -75,6 +75,42 @@ const SHAPES_TRAINING: Training = Training {
 };
 
 impl Recipe {
+    /// Looks whether the parts can be built and fit each other.
+    ///
+    /// # Errors
+    /// The size that cannot be, what it is and what is allowed.
+    pub fn check(&self) -> Result<(), String> {
+        self.vae.check()?;
+        self.text.check()?;
+        if let Some(evaluators) = &self.evaluators {
+            evaluators.check()?;
+        }
+        for (what, of_unet, of_part) in [
+            (
+                "unet.text_width and text.width",
+                self.backbone.text_width,
+                self.text.width,
+            ),
+            (
+                "unet.text_tokens and text.tokens",
+                self.backbone.text_tokens,
+                self.text.tokens,
+            ),
+            (
+                "unet.latent_channels and vae.spatial.latent_channels",
+                self.backbone.latent_channels,
+                self.vae.spatial.latent_channels,
+            ),
+        ] {
+            if i64::try_from(of_unet) != Ok(of_part) {
+                return Err(format!(
+                    "{what} are {of_unet} and {of_part}; expected are equal numbers"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// The recipe of a dataset, where there is one; that of `emoji` serves any folder of clips.
     #[must_use]
     pub fn of(dataset: &str) -> Option<Self> {

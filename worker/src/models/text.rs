@@ -48,7 +48,7 @@ impl TextConfig {
 }
 
 /// The largest size of any dimension that is asked for in a file.
-pub(super) const LARGEST: i64 = 1 << 16;
+pub(crate) const LARGEST: i64 = 1 << 16;
 
 /// A causal transformer over tokens: pre-norm, quick GELU, the last hidden states after the final norm.
 ///
