@@ -5,7 +5,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use search_spaces::Evaluation;
 
 use super::*;
-use crate::data::sharded::{Settings, Work, encode};
+use crate::data::sharded::{Plan, Settings};
 use crate::models::seeded::{normal, seed_weights};
 use crate::scoring::{ScoringError, sampling, score};
 use crate::weights::save_tensors;
@@ -184,12 +184,9 @@ fn a_vae_of_pictures_makes_parts_for_pictures_alone() {
 
     let out = user.path("shards");
     let settings = Settings::of(vec!["1x16x16@1".parse().unwrap(), "17x16x16@10".parse().unwrap()]);
-    let work = Work {
-        folder: user.0.path(),
-        out: &out,
-        settings: &settings,
-    };
-    let error = encode(work, &parts, &mut |_| Ok(())).unwrap_err().to_string();
+    let error = Plan::of(user.0.path(), &out, &parts, &settings, &mut |_| Ok(()))
+        .unwrap_err()
+        .to_string();
     assert_eq!(
         error,
         "`buckets[1].frames` is 17; allowed: 1, as the VAE of these parts is one of single pictures"
