@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use search_spaces::vbench::{Dimension, Summary};
 use search_spaces::{Estimate, Evaluation};
@@ -34,6 +34,10 @@ const SAMPLING: f64 = 0.8;
 /// Sides of the clips that are shown, in pixels, and their frames.
 const SHOWN_SIDE: i64 = 160;
 const SHOWN_FRAMES: i64 = 51;
+/// How long the videos of a scoring wait to be gone on with: longer than any takes.
+const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The list of prompts in a scoring's folder, written anew whenever it goes on.
+const FULL_INFO: &str = "full_info.json";
 
 /// Why the package could not score.
 #[derive(Debug, thiserror::Error)]
@@ -108,7 +112,8 @@ pub enum VBenchError {
 pub struct Run<'a> {
     /// Where the package runs.
     pub environment: &'a Environment,
-    /// Where videos are kept until all is scored; those that are there are not sampled again.
+    /// Where videos are kept until all is scored; those that are there are not sampled again. What nobody came back to
+    /// for a month goes.
     pub folder: &'a Path,
     /// What tells the model's weights from all others.
     pub model: &'a str,
@@ -384,12 +389,13 @@ struct Workplace {
 
 impl Workplace {
     fn open(folder: &Path, key: &str, plan: &Plan) -> Result<Self, VBenchError> {
+        remove_forgotten(folder, SystemTime::now());
         let root = folder.join(key);
         let place = Self {
             videos: root.join("videos"),
             partial: root.join("partial"),
             results: root.join("results"),
-            full_info: root.join("full_info.json"),
+            full_info: root.join(FULL_INFO),
             root,
         };
         let broken = |error: std::io::Error| VBenchError::File {
@@ -464,11 +470,27 @@ impl Workplace {
         Ok(Tensor::stack(&clips.collect::<Result<Vec<_>, _>>()?, 0))
     }
 
-    /// Videos that were scored are of no more use; should they stay, that harms nothing.
+    /// Videos that were scored are of no more use.
     fn remove(&self) {
-        if let Err(error) = fs::remove_dir_all(&self.root) {
-            tracing::warn!("{} cannot be removed: {error}", self.root.display());
+        remove(&self.root);
+    }
+}
+
+/// Removes the folders of scorings that nobody came back to: of jobs that failed for good, or went on elsewhere.
+fn remove_forgotten(folder: &Path, now: SystemTime) {
+    let scorings = fs::read_dir(folder).into_iter().flatten().flatten();
+    for scoring in scorings.map(|entry| entry.path()) {
+        let begun = fs::metadata(scoring.join(FULL_INFO)).and_then(|list| list.modified());
+        if begun.is_ok_and(|begun| now.duration_since(begun).is_ok_and(|age| age > KEPT)) {
+            remove(&scoring);
         }
+    }
+}
+
+/// Should a folder stay, that harms nothing.
+fn remove(folder: &Path) {
+    if let Err(error) = fs::remove_dir_all(folder) {
+        tracing::warn!("{} cannot be removed: {error}", folder.display());
     }
 }
 
