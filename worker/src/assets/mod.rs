@@ -90,6 +90,16 @@ pub enum AssetsError {
         /// The dataset it belongs to.
         dataset: String,
     },
+    /// A training came to nothing.
+    #[error("`{stage}` cannot be trained on: at step {step} the norm of its gradients is {norm}")]
+    Diverged {
+        /// What was trained.
+        stage: String,
+        /// The step, from 0.
+        step: u64,
+        /// The norm.
+        norm: f64,
+    },
     /// Whoever asked does not want to wait any longer.
     #[error("interrupted")]
     Interrupted,

@@ -191,6 +191,7 @@ fn train(
     match ended {
         (Ok(network), _) => Ok((network, diary)),
         (Err(PruningError::Interrupted), failure) => Err(failure.unwrap_or(JobError::Interrupted)),
+        (Err(PruningError::Train(error)), _) => Err(error.into()),
         (Err(error), _) => Err(JobError::attempt(error)),
     }
 }
