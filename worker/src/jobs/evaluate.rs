@@ -24,7 +24,7 @@ use crate::models::seeded::seed_weights;
 use crate::models::unet::temporal_path;
 use crate::scoring::Score;
 use crate::shim::{MemoryTracker, PeakBytes};
-use crate::train::Training;
+use crate::train::{TrainError, Training};
 
 /// Shares of the job at which training begins and ends.
 const TRAINING: (f64, f64) = (0.05, 0.65);
@@ -177,7 +177,13 @@ fn train(
     match (ran, failure) {
         (Ok(ControlFlow::Continue(())), _) => Ok(diary),
         (Ok(ControlFlow::Break(())), failure) => Err(failure.unwrap_or(JobError::Interrupted)),
-        (Err(error), _) => Err(JobError::attempt(error)),
+        (Err(error), _) => {
+            // The step of a lost peer did not come about: the one before is whole, and the next attempt's start.
+            if matches!(error, TrainError::Sync(_)) {
+                save(context, training, &diary)?;
+            }
+            Err(error.into())
+        }
     }
 }
 
@@ -300,9 +306,12 @@ fn keep_artifacts(
 #[cfg(test)]
 mod tests {
     use protocol::artifacts::ArtifactRef;
+    use search_spaces::TrainingSettings;
     use tch::Device;
 
     use super::*;
+    use crate::distributed::testing::together;
+    use crate::prune::tests::shipped_with_latents;
 
     fn shapes() -> Space {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../search-spaces/spaces/shapes-tiny.toml");
@@ -358,6 +367,56 @@ mod tests {
         let mut training = Training::new(&unet, &vs, &space.evaluation.as_ref().unwrap().training, 1).unwrap();
         let error = resume(&context, &mut training).unwrap_err();
         assert!(error.is_worth_another_attempt(), "{error}");
+    }
+
+    #[test]
+    fn where_a_peer_is_lost_the_step_before_is_kept_and_what_diverges_is_not_tried_again() {
+        let (folder, tokio) = (tempfile::tempdir().unwrap(), tokio::runtime::Runtime::new().unwrap());
+        let root = shipped_with_latents(folder.path());
+        let space = shapes();
+        let evaluation = space.evaluation.as_ref().unwrap();
+        let open = || {
+            let assets = Assets::open(&root, "shapes", Device::Cpu).unwrap();
+            let clips = assets.training_set(folder.path(), &mut |_| ControlFlow::Continue(()));
+            clips.unwrap()
+        };
+        let ended = together(2, |group| {
+            let (rank, clips) = (group.rank(), open());
+            let context = JobContext::alone(&tokio, folder.path());
+            let (vs, unet) = built(&space, "c1.-.-.-.-", 1);
+            let training = Training::new(&unet, &vs, &evaluation.training, 1).unwrap();
+            let mut training = training.with_group(group, ReducerConfig::default()).unwrap();
+            let mine = Evaluation {
+                training: TrainingSettings {
+                    // Rank 1 goes after the second step.
+                    steps: if rank == 0 { 9 } else { 2 },
+                    ..evaluation.training.clone()
+                },
+                ..evaluation.clone()
+            };
+            let ended = train(&context, &mut training, &mine, &clips, Diary::default());
+            (ended.map(drop), context)
+        });
+        let [(first, context), (second, _)] = ended.try_into().unwrap();
+        assert!(second.is_ok());
+        let error = first.unwrap_err();
+        assert!(
+            error.is_worth_another_attempt() && error.to_string().contains("a peer may be lost"),
+            "{error}"
+        );
+        let saved = context.fetch(&context.pulse.saved().unwrap()).unwrap();
+        assert_eq!(Checkpoint::decode(&saved).unwrap().step, 2);
+
+        let (vs, unet) = built(&space, "c1.-.-.-.-", 1);
+        for (_, mut weight) in vs.variables() {
+            let _ = tch::no_grad(|| weight.fill_(f64::NAN));
+        }
+        let mut training = Training::new(&unet, &vs, &evaluation.training, 1).unwrap();
+        let error = train(&context, &mut training, evaluation, &open(), Diary::default()).unwrap_err();
+        assert!(
+            !error.is_worth_another_attempt() && error.to_string().starts_with("at step 0 the loss is NaN"),
+            "{error}"
+        );
     }
 
     #[test]
