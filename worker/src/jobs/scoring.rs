@@ -79,6 +79,7 @@ fn told(error: ScoringError) -> JobError {
         ScoringError::Dimension { .. }
         | ScoringError::TooFew { .. }
         | ScoringError::Prompts { .. }
+        | ScoringError::NoNumbers { .. }
         | ScoringError::Preset { .. }
         | ScoringError::Pictures { .. }
         | ScoringError::NoEvaluators { .. } => JobError::Input(error.to_string()),

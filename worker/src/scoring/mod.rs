@@ -74,6 +74,12 @@ pub enum ScoringError {
         /// How many they hold.
         found: usize,
     },
+    /// What was sampled is nothing that could be read.
+    #[error("a clip of `{caption}` holds values that are no finite numbers")]
+    NoNumbers {
+        /// The prompt.
+        caption: String,
+    },
     /// A size of clips that no preset has.
     #[error("`evaluation.preset` is `{found}`; allowed: paper-eval, paper-demo")]
     Preset {
@@ -100,7 +106,7 @@ pub enum ScoringError {
 /// A candidate's figures.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Score {
-    /// `quality`, the dimensions, `temporal_flickering` and `dynamic_degree`, each with its standard error over prompts.
+    /// `quality` and the dimensions, each with its standard error over prompts.
     pub metrics: BTreeMap<String, Estimate>,
     /// The dimensions by prompt, means over its clips.
     pub per_prompt: Vec<PromptScore>,
@@ -222,7 +228,8 @@ pub(crate) fn sampling<'a>(
 /// Samples clips of held-out prompts, decodes and reads them; `progress` hears of each batch.
 ///
 /// # Errors
-/// For settings that ask for nothing or for an unknown dimension, and where `progress` breaks it off.
+/// For settings that ask for nothing or for an unknown dimension, where clips are no numbers, and where `progress` breaks
+/// it off.
 pub fn score(
     assets: &Assets,
     evaluation: &Evaluation,
@@ -249,6 +256,10 @@ pub fn score(
         let started = Instant::now();
         for (i, Place { prompt, video }) in batch.places.iter().enumerate() {
             let clip = batch.clips.narrow(0, i as i64, 1);
+            if clip.isfinite().all().int64_value(&[]) == 0 {
+                let caption = prompts[*prompt].caption.clone();
+                return Err(ScoringError::NoNumbers { caption });
+            }
             readings[*prompt].push(read(evaluators, &clip, &prompts[*prompt]));
             if *video == 0 && shown.len() < SHOWN {
                 shown.push(clip.get(0));
@@ -352,19 +363,41 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn parts_without_prompts_are_refused_in_words() {
+    /// Why two clips of a network without layers cannot be scored.
+    fn refused(change: impl FnOnce(&mut Assets, &nn::VarStore)) -> String {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let text = std::fs::read_to_string(root.join("search-spaces/spaces/shapes-tiny.toml")).unwrap();
         let space = Space::parse(&text).unwrap();
         let mut assets = Assets::open(&root.join("assets"), "shapes", Device::Cpu).unwrap();
-        assets.manifest.held_out_prompts.truncate(1);
-        let unet = UNet::new(&nn::VarStore::new(Device::Cpu).root(), space.unet().unwrap(), &[]);
-        let evaluation = space.evaluation.as_ref().unwrap();
-        let error = score(&assets, evaluation, &unet, &mut |_| ControlFlow::Continue(())).unwrap_err();
+        let vs = nn::VarStore::new(Device::Cpu);
+        let unet = UNet::new(&vs.root(), space.unet().unwrap(), &[]);
+        change(&mut assets, &vs);
+        let evaluation = Evaluation {
+            prompts: 2,
+            videos_per_prompt: 1,
+            sample_steps: 1,
+            ..space.evaluation.unwrap()
+        };
+        let scored = score(&assets, &evaluation, &unet, &mut |_| ControlFlow::Continue(()));
+        scored.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn parts_without_prompts_are_refused_in_words() {
+        let error = refused(|assets, _| assets.manifest.held_out_prompts.truncate(1));
         assert_eq!(
-            error.to_string(),
+            error,
             "the parts of `shapes` hold 1 held-out prompts; at least 2 are needed"
         );
+    }
+
+    #[test]
+    fn clips_that_are_no_numbers_have_no_score() {
+        let error = refused(|_, vs| {
+            for (_, weight) in vs.variables() {
+                let _ = tch::no_grad(|| weight.shallow_clone().fill_(f64::NAN));
+            }
+        });
+        assert!(error.ends_with("holds values that are no finite numbers"), "{error}");
     }
 }
