@@ -1,6 +1,6 @@
 //! Clips as H.264 in MP4 and back, through an ffmpeg program.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -41,7 +41,9 @@ pub(super) fn write(
         return Err(failed("the clip holds values that are no finite numbers".to_owned()));
     }
     let size = format!("{}x{}", clip.size()[3], clip.size()[2]);
-    let draft = partial.join("draft.mp4");
+    // A name of its own: another worker on the same cache may be at the same clip.
+    let draft = tempfile::Builder::new().suffix(".mp4").tempfile_in(partial);
+    let draft = draft.map_err(|error| failed(error.to_string()))?;
     let rate = frame_rate.to_string();
     let mut command = Command::new(program);
     command
@@ -71,7 +73,7 @@ pub(super) fn write(
             "-f",
             "mp4",
         ])
-        .arg(&draft)
+        .arg(draft.path())
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
@@ -84,8 +86,9 @@ pub(super) fn write(
         let said = String::from_utf8_lossy(&output.stderr);
         return Err(failed(format!("{program}: {} ({})", said.trim(), output.status)));
     }
-    sent.and_then(|()| fs::rename(&draft, path))
-        .map_err(|error| failed(error.to_string()))
+    sent.map_err(|error| failed(error.to_string()))?;
+    draft.persist(path).map_err(|error| failed(error.to_string()))?;
+    Ok(())
 }
 
 /// Reads the frames of a video of the size `size`, scaled to `width` × `height`; of them the first `most`.
