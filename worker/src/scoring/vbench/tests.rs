@@ -1,14 +1,15 @@
 use std::collections::BTreeSet;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use search_spaces::Space;
 
 use super::check::{TOLERANCE, compare};
+use super::workplace::{FULL_INFO, KEPT};
 use super::*;
 use crate::data::default_cache;
 use crate::models::seeded::normal;
-use tch::Device;
+use tch::{Device, Tensor};
 
 /// Where `scripts/vbench-env` puts its Python below the cache.
 const PYTHON: &str = "vbench-0.1.5/bin/python";
