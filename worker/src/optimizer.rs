@@ -34,15 +34,6 @@ impl Default for AdamWConfig {
     }
 }
 
-impl Slot {
-    /// Brings the variable to its master, where that is another tensor. Runs without a graph.
-    fn round(&mut self) {
-        if self.variable.kind() != self.master.kind() {
-            self.variable.copy_(&self.master);
-        }
-    }
-}
-
 /// The same tensors in short pieces, seen through to their storage: a processor's intermediate results then stay in its
 /// caches, and large tensors need no temporary copies of themselves. Tensors of one shape, the ones written to
 /// contiguous; in one piece where they are small, strided or on an accelerator.
@@ -77,6 +68,15 @@ struct Slot {
     master: Tensor,
     mean: Tensor,
     square: Tensor,
+}
+
+impl Slot {
+    /// Brings the variable to its master, where that is another tensor. Runs without a graph.
+    fn round(&mut self) {
+        if self.variable.kind() != self.master.kind() {
+            self.variable.copy_(&self.master);
+        }
+    }
 }
 
 impl AdamW {
