@@ -236,6 +236,7 @@ impl Evaluators {
     pub fn read(&self, clip: &Tensor, prompt: &Prompt) -> Reading {
         tch::no_grad(|| {
             let tokens = self.tokenizer.encode_all(&[&prompt.caption], self.tokens);
+            let tokens = tokens.to_device(clip.device());
             let logit = self
                 .clips
                 .logits(&self.clips.embed_clips(clip), &self.clips.embed_captions(&tokens));
