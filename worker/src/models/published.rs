@@ -2,6 +2,7 @@
 
 use search_spaces::{Dtype, UnetConfig};
 
+use super::clip_image::ClipImageConfig;
 use super::text::TextConfig;
 use super::vae::{SpatialConfig, TemporalConfig, VaeConfig};
 
@@ -63,6 +64,20 @@ pub const fn clip_vit_l14() -> TextConfig {
     }
 }
 
+/// The image tower of CLIP ViT-L/14: 391 tensors, 303,179,776 parameters, and 1,376,256 of both projections. With
+/// [`clip_vit_l14`] and its one temperature these are the 427,616,513 of the whole model.
+#[must_use]
+pub const fn clip_vit_l14_image() -> ClipImageConfig {
+    ClipImageConfig {
+        image: 224,
+        patch: 14,
+        width: 1024,
+        heads: 16,
+        layers: 24,
+        projection: 768,
+    }
+}
+
 /// Open-Sora 1.2's VAE: 248 tensors and 83,653,863 parameters in space, 267 and 309,687,144 over time (spec section 3).
 #[must_use]
 pub fn open_sora_vae() -> VaeConfig {
@@ -91,6 +106,7 @@ mod tests {
 
     use super::*;
     use crate::models::UNet;
+    use crate::models::clip_image::ClipImage;
     use crate::models::text::TextEncoder;
     use crate::models::vae::{SpatialVae, TemporalVae};
 
@@ -163,6 +179,26 @@ mod tests {
         let vs = nn::VarStore::new(Device::Cpu);
         let _ = TextEncoder::new(&vs.root(), &clip_vit_l14(), CLIP_VOCABULARY);
         assert_eq!(count(&vs), (196, 123_060_480));
+    }
+
+    /// Built with one layer and with two; the others are like the second.
+    #[test]
+    fn the_image_tower_of_clip_has_the_published_parameters() {
+        let built = |layers: i64| {
+            let vs = nn::VarStore::new(Device::Cpu);
+            let config = ClipImageConfig {
+                layers,
+                ..clip_vit_l14_image()
+            };
+            let _ = ClipImage::new(&vs.root(), &config, clip_vit_l14().width);
+            count(&vs)
+        };
+        let (one, two) = (built(1), built(2));
+        let whole = |one: usize, two: usize| one + 23 * (two - one);
+        assert_eq!(whole(one.0, two.0), 391 + 2);
+        let parameters = whole(one.1, two.1);
+        assert_eq!(parameters, 303_179_776 + 1024 * 768 + 768 * 768);
+        assert_eq!(parameters + 123_060_480 + 1, 427_616_513);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use tch::{Tensor, nn};
 
 use super::Tensors;
 use crate::models::UNet;
+use crate::models::clip_image::{ClipImage, ClipImageConfig};
 use crate::models::temporal::{Clip, TemporalConfig, TemporalOperator};
 use crate::models::text::{TextConfig, TextEncoder, pooled};
 use crate::models::vae::{SpatialConfig, SpatialVae, Vae, VaeConfig};
@@ -21,6 +22,18 @@ pub enum ModelConfig {
     TextEncoder {
         /// Sizes.
         config: TextConfig,
+        /// Number of tokens known.
+        vocabulary: i64,
+        /// The token that ends a caption.
+        end: i64,
+    },
+    /// Both towers of CLIP: `pixels` `[b, 3, image, image]`, `tokens` `[b, l]` → `image_features`, `text_features`
+    /// `[b, projection]`.
+    Clip {
+        /// Sizes of the image tower.
+        image: ClipImageConfig,
+        /// Sizes of the text encoder.
+        text: TextConfig,
         /// Number of tokens known.
         vocabulary: i64,
         /// The token that ends a caption.
@@ -52,10 +65,21 @@ pub enum ModelConfig {
 #[derive(Debug)]
 pub(super) enum Model {
     Unet(Box<UNet>),
-    TextEncoder { encoder: TextEncoder, end: i64 },
+    TextEncoder {
+        encoder: TextEncoder,
+        end: i64,
+    },
+    Clip {
+        image: Box<ClipImage>,
+        encoder: TextEncoder,
+        end: i64,
+    },
     SpatialVae(Box<SpatialVae>),
     Vae(Box<Vae>),
-    TemporalOperator { operator: TemporalOperator, frames: i64 },
+    TemporalOperator {
+        operator: TemporalOperator,
+        frames: i64,
+    },
 }
 
 impl Model {
@@ -68,6 +92,16 @@ impl Model {
                 end,
             } => Self::TextEncoder {
                 encoder: TextEncoder::new(vs, config, *vocabulary),
+                end: *end,
+            },
+            ModelConfig::Clip {
+                image,
+                text,
+                vocabulary,
+                end,
+            } => Self::Clip {
+                image: Box::new(ClipImage::new(vs, image, text.width)),
+                encoder: TextEncoder::new(vs, text, *vocabulary),
                 end: *end,
             },
             ModelConfig::SpatialVae(config) => Self::SpatialVae(Box::new(SpatialVae::new(vs, config))),
@@ -111,6 +145,14 @@ impl Model {
                 let hidden = encoder.forward(tokens);
                 let pooled = pooled(&hidden, tokens, *end);
                 vec![("hidden", hidden), ("pooled", pooled)]
+            }
+            Self::Clip { image, encoder, end } => {
+                let tokens = input("tokens")?;
+                let pooled = pooled(&encoder.forward(tokens), tokens, *end);
+                vec![
+                    ("image_features", image.image_features(input("pixels")?)),
+                    ("text_features", image.text_features(&pooled)),
+                ]
             }
             Self::SpatialVae(vae) => {
                 let (mean, log_variance) = vae.moments(input("frames")?);
