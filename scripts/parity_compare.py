@@ -99,11 +99,11 @@ def text_encoder(name, width, heads, layers, vocabulary, tokens, words, **settin
 
 def clip(name, image, text, **settings):
     """Both towers and projections; `image` has the picture's and the patch's side, width, heads, layers and the width of
-    the shared space, `text` is what `text_encoder` takes."""
+    the shared space, `text` what `text_encoder` takes after the name."""
     captions = text_encoder(name, *text)
     encoder = captions.model["text_encoder"]
     sizes = dict(zip(["image", "patch", "width", "heads", "layers", "projection"], image))
-    model = {"clip": {"image": sizes, "text": encoder["config"], "vocabulary": encoder["vocabulary"], "end": encoder["end"]}}
+    model = {"clip": {**encoder, "config": {"image": sizes, "text": encoder["config"]}}}
     batch = captions.inputs["tokens"]["shape"][0]
     inputs = {"pixels": {"shape": [batch, 3, image[0], image[0]]}, **captions.inputs}
     return Case(name, "Both towers of CLIP ViT-L/14", "transformers CLIPModel", model, inputs, **settings)

@@ -103,7 +103,7 @@ class Clip(CLIPModel):
 
 
 def clip(sizes):
-    image = sizes["image"]
+    image, text = sizes["config"]["image"], sizes["config"]["text"]
     vision = CLIPVisionConfig(
         hidden_size=image["width"],
         intermediate_size=4 * image["width"],
@@ -113,7 +113,8 @@ def clip(sizes):
         patch_size=image["patch"],
         hidden_act="quick_gelu",
     )
-    module = Clip(CLIPConfig.from_text_vision_configs(text_config(sizes, sizes["text"]), vision, projection_dim=image["projection"]))
+    config = CLIPConfig.from_text_vision_configs(text_config(sizes, text), vision, projection_dim=image["projection"])
+    module = Clip(config)
     # The temperature of its training, which features do not depend on.
     del module.logit_scale
     return module

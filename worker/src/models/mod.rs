@@ -3,7 +3,7 @@
 pub mod attention;
 pub mod blocks;
 pub mod chain;
-pub mod clip_image;
+pub mod clip;
 mod encoder_layer;
 pub mod norm;
 pub mod published;

@@ -2,7 +2,7 @@
 
 use search_spaces::{Dtype, UnetConfig};
 
-use super::clip_image::ClipImageConfig;
+use super::clip::{ClipConfig, ClipImageConfig};
 use super::text::TextConfig;
 use super::vae::{SpatialConfig, TemporalConfig, VaeConfig};
 
@@ -64,17 +64,20 @@ pub const fn clip_vit_l14() -> TextConfig {
     }
 }
 
-/// The image tower of CLIP ViT-L/14: 391 tensors, 303,179,776 parameters, and 1,376,256 of both projections. With
-/// [`clip_vit_l14`] and its one temperature these are the 427,616,513 of the whole model.
+/// CLIP ViT-L/14 as a whole: besides [`clip_vit_l14`] an image tower of 391 tensors and 303,179,776 parameters, and
+/// 1,376,256 of both projections; with its one temperature 427,616,513.
 #[must_use]
-pub const fn clip_vit_l14_image() -> ClipImageConfig {
-    ClipImageConfig {
-        image: 224,
-        patch: 14,
-        width: 1024,
-        heads: 16,
-        layers: 24,
-        projection: 768,
+pub const fn clip_vit_l14_whole() -> ClipConfig {
+    ClipConfig {
+        image: ClipImageConfig {
+            image: 224,
+            patch: 14,
+            width: 1024,
+            heads: 16,
+            layers: 24,
+            projection: 768,
+        },
+        text: clip_vit_l14(),
     }
 }
 
@@ -106,7 +109,7 @@ mod tests {
 
     use super::*;
     use crate::models::UNet;
-    use crate::models::clip_image::ClipImage;
+    use crate::models::clip::ClipModel;
     use crate::models::text::TextEncoder;
     use crate::models::vae::{SpatialVae, TemporalVae};
 
@@ -181,22 +184,26 @@ mod tests {
         assert_eq!(count(&vs), (196, 123_060_480));
     }
 
-    /// Built with one layer and with two; the others are like the second.
+    /// Built with one layer of the image tower and with two, as the others are like the second; with one of the text's.
     #[test]
-    fn the_image_tower_of_clip_has_the_published_parameters() {
+    fn clip_as_a_whole_has_the_published_parameters() {
         let built = |layers: i64| {
             let vs = nn::VarStore::new(Device::Cpu);
-            let config = ClipImageConfig {
-                layers,
-                ..clip_vit_l14_image()
-            };
-            let _ = ClipImage::new(&vs.root(), &config, clip_vit_l14().width);
+            let mut config = clip_vit_l14_whole();
+            config.image.layers = layers;
+            config.text.layers = 1;
+            let _ = ClipModel::new(&vs.root(), &config, CLIP_VOCABULARY);
             count(&vs)
         };
         let (one, two) = (built(1), built(2));
-        let whole = |one: usize, two: usize| one + 23 * (two - one);
-        assert_eq!(whole(one.0, two.0), 391 + 2);
-        let parameters = whole(one.1, two.1);
+        let text = {
+            let vs = nn::VarStore::new(Device::Cpu);
+            let _ = TextEncoder::new(&vs.root(), &TextConfig { layers: 1, ..clip_vit_l14() }, CLIP_VOCABULARY);
+            count(&vs)
+        };
+        let without_text = |one: usize, two: usize, text: usize| one + 23 * (two - one) - text;
+        assert_eq!(without_text(one.0, two.0, text.0), 391 + 2);
+        let parameters = without_text(one.1, two.1, text.1);
         assert_eq!(parameters, 303_179_776 + 1024 * 768 + 768 * 768);
         assert_eq!(parameters + 123_060_480 + 1, 427_616_513);
     }

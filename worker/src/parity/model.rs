@@ -7,7 +7,7 @@ use tch::{Tensor, nn};
 
 use super::Tensors;
 use crate::models::UNet;
-use crate::models::clip_image::{ClipImage, ClipImageConfig};
+use crate::models::clip::{ClipConfig, ClipModel};
 use crate::models::temporal::{Clip, TemporalConfig, TemporalOperator};
 use crate::models::text::{TextConfig, TextEncoder, pooled};
 use crate::models::vae::{SpatialConfig, SpatialVae, Vae, VaeConfig};
@@ -30,10 +30,8 @@ pub enum ModelConfig {
     /// Both towers of CLIP: `pixels` `[b, 3, image, image]`, `tokens` `[b, l]` → `image_features`, `text_features`
     /// `[b, projection]`.
     Clip {
-        /// Sizes of the image tower.
-        image: ClipImageConfig,
-        /// Sizes of the text encoder.
-        text: TextConfig,
+        /// Sizes.
+        config: ClipConfig,
         /// Number of tokens known.
         vocabulary: i64,
         /// The token that ends a caption.
@@ -70,8 +68,7 @@ pub(super) enum Model {
         end: i64,
     },
     Clip {
-        image: Box<ClipImage>,
-        encoder: TextEncoder,
+        clip: Box<ClipModel>,
         end: i64,
     },
     SpatialVae(Box<SpatialVae>),
@@ -95,13 +92,11 @@ impl Model {
                 end: *end,
             },
             ModelConfig::Clip {
-                image,
-                text,
+                config,
                 vocabulary,
                 end,
             } => Self::Clip {
-                image: Box::new(ClipImage::new(vs, image, text.width)),
-                encoder: TextEncoder::new(vs, text, *vocabulary),
+                clip: Box::new(ClipModel::new(vs, config, *vocabulary)),
                 end: *end,
             },
             ModelConfig::SpatialVae(config) => Self::SpatialVae(Box::new(SpatialVae::new(vs, config))),
@@ -146,14 +141,10 @@ impl Model {
                 let pooled = pooled(&hidden, tokens, *end);
                 vec![("hidden", hidden), ("pooled", pooled)]
             }
-            Self::Clip { image, encoder, end } => {
-                let tokens = input("tokens")?;
-                let pooled = pooled(&encoder.forward(tokens), tokens, *end);
-                vec![
-                    ("image_features", image.image_features(input("pixels")?)),
-                    ("text_features", image.text_features(&pooled)),
-                ]
-            }
+            Self::Clip { clip, end } => vec![
+                ("image_features", clip.image_features(input("pixels")?)),
+                ("text_features", clip.text_features(input("tokens")?, *end)),
+            ],
             Self::SpatialVae(vae) => {
                 let (mean, log_variance) = vae.moments(input("frames")?);
                 let decoded = vae.decode(input("latents")?);
