@@ -13,16 +13,17 @@ use super::{JobContext, JobError, parse};
 use crate::assets::AssetsError;
 use crate::checkpoint::Checkpoint;
 use crate::profile::Settings;
-use crate::prune::comparison::{Comparison, ComparisonError, compare};
+use crate::prune::comparison::{Comparison, ComparisonError, Size, compare};
 use crate::prune::held_out::Coded;
 use crate::prune::material::{Material, MaterialError, Parts, Sources};
 use crate::prune::network::Network;
 use crate::prune::plan::{Plan, PlanStage};
+use crate::prune::scores::{self, Score, Scores, ScoresError};
 use crate::prune::training::{Progress, Pruning, PruningError};
 use crate::shim::{MemoryTracker, PeakBytes};
 
-/// Shares of the job at which the comparison, and training, begin; and at which training ends.
-const SHARES: [f64; 3] = [0.05, 0.1, 0.95];
+/// Shares of the job at which the comparison, and training, begin; and at which training ends, and scoring begins.
+const SHARES: [f64; 4] = [0.05, 0.1, 0.95, 0.96];
 
 pub(super) fn run(context: &JobContext, input: &PruneBackboneInput) -> Result<JobResult, JobError> {
     tch::set_num_threads(context.settings.threads as i32);
@@ -57,9 +58,13 @@ pub(super) fn run(context: &JobContext, input: &PruneBackboneInput) -> Result<Jo
     metrics.extend(diary.figure());
     metrics.extend(costs::of(&step_milliseconds, peak));
     metrics.extend(held_out_loss(context, &material, &plan, &network));
+    let scores = scores(context, &mut material, &plan, &network, input)?;
+    if let Some(scores) = &scores {
+        metrics.extend(score_figures(scores));
+    }
     let outcome = Outcome::PruneBackbone(PruneBackboneOutcome {
         metrics,
-        table: table(&comparison),
+        table: table(&comparison, scores.as_ref()),
     });
     Ok(JobResult {
         device_seconds: spent(context),
@@ -271,9 +276,36 @@ fn held_out_loss(
     }
 }
 
-/// Table A2 without the scores of models that no worker brings.
-fn table(comparison: &Comparison) -> ResultTable {
-    let row = |name: &str, size: crate::prune::comparison::Size, speed_up: String| {
+/// Of pictures of both, where the parts bring CLIP. That there are none is no reason to lose the backbone.
+fn scores(
+    context: &JobContext,
+    material: &mut Material,
+    plan: &Plan,
+    network: &Network,
+    input: &PruneBackboneInput,
+) -> Result<Option<Scores>, JobError> {
+    let mut progress = |share| go_on(context, SHARES[3] + (1.0 - SHARES[3]) * share, "scoring pictures");
+    match scores::score(material, plan, network, &input.scoring, &mut progress) {
+        Ok(scores) => {
+            context.figures(scores.iter().flat_map(score_figures));
+            Ok(scores)
+        }
+        Err(ScoresError::Interrupted) => Err(JobError::Interrupted),
+        Err(problem) => {
+            context.log(&format!("no scores of pictures: {problem}"));
+            Ok(None)
+        }
+    }
+}
+
+fn score_figures(scores: &Scores) -> impl Iterator<Item = (String, Figure)> {
+    let figures = scores.figures();
+    figures.map(|(name, score)| figure(name, score.value, score.standard_error))
+}
+
+/// Table A2; cells of models that the parts do not bring are empty.
+fn table(comparison: &Comparison, scores: Option<&Scores>) -> ResultTable {
+    let row = |name: &str, size: Size, speed_up: String, score: Option<&Score>| {
         let [parameters, macs] = [(size.parameters, 1e6), (size.macs, 1e9)].map(|(count, unit)| count as f64 / unit);
         let known = [
             name.to_owned(),
@@ -281,7 +313,7 @@ fn table(comparison: &Comparison) -> ResultTable {
             format!("{macs:.3}"),
             speed_up,
         ];
-        known.into_iter().chain([String::new(), String::new()]).collect()
+        known.into_iter().chain(Score::cells(score)).collect()
     };
     let speed_up = comparison
         .speedup
@@ -300,8 +332,18 @@ fn table(comparison: &Comparison) -> ResultTable {
         .map(str::to_owned)
         .to_vec(),
         rows: vec![
-            row("full", comparison.full, "1".to_owned()),
-            row("pruned", comparison.pruned, speed_up),
+            row(
+                "full",
+                comparison.full,
+                "1".to_owned(),
+                scores.map(|scores| &scores.full),
+            ),
+            row(
+                "pruned",
+                comparison.pruned,
+                speed_up,
+                scores.map(|scores| &scores.pruned),
+            ),
         ],
     }
 }
@@ -340,6 +382,8 @@ fn keep_artifacts(
 
 #[cfg(test)]
 mod tests {
+    use protocol::jobs::PictureScoring;
+
     use super::*;
 
     const RECIPE: &str = r#"
@@ -368,6 +412,7 @@ mod tests {
             adaptation_base: Vec::new(),
             seed: 1,
             ranks: 1,
+            scoring: PictureScoring::default(),
         }
     }
 

@@ -198,7 +198,14 @@ mod tests {
         let (one, two) = (built(1), built(2));
         let text = {
             let vs = nn::VarStore::new(Device::Cpu);
-            let _ = TextEncoder::new(&vs.root(), &TextConfig { layers: 1, ..clip_vit_l14() }, CLIP_VOCABULARY);
+            let _ = TextEncoder::new(
+                &vs.root(),
+                &TextConfig {
+                    layers: 1,
+                    ..clip_vit_l14()
+                },
+                CLIP_VOCABULARY,
+            );
             count(&vs)
         };
         let without_text = |one: usize, two: usize, text: usize| one + 23 * (two - one) - text;

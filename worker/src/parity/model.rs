@@ -63,20 +63,11 @@ pub enum ModelConfig {
 #[derive(Debug)]
 pub(super) enum Model {
     Unet(Box<UNet>),
-    TextEncoder {
-        encoder: TextEncoder,
-        end: i64,
-    },
-    Clip {
-        clip: Box<ClipModel>,
-        end: i64,
-    },
+    TextEncoder { encoder: TextEncoder, end: i64 },
+    Clip { clip: Box<ClipModel>, end: i64 },
     SpatialVae(Box<SpatialVae>),
     Vae(Box<Vae>),
-    TemporalOperator {
-        operator: TemporalOperator,
-        frames: i64,
-    },
+    TemporalOperator { operator: TemporalOperator, frames: i64 },
 }
 
 impl Model {

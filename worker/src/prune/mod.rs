@@ -11,6 +11,7 @@ pub mod material;
 pub mod network;
 pub mod plan;
 pub mod process;
+pub mod scores;
 pub mod training;
 
 pub use command::{PruneArgs, command};

@@ -65,6 +65,8 @@ impl User {
             space: Some(self.path("space.toml")),
             sizes: Some(self.path("sizes.toml")),
             out: self.path("assets"),
+            clip: None,
+            aesthetic: None,
             pictures: false,
             copy: false,
         }

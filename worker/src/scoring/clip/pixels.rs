@@ -1,0 +1,30 @@
+//! Pictures as CLIP takes them.
+
+use tch::{Device, Kind, Tensor};
+
+/// Mean and standard deviation of CLIP's training pictures by channel, of 1.
+const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+const DEVIATION: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+
+/// As bytes, the shorter side resized to `side` bicubically with antialiasing and rounded to bytes again, the middle
+/// square, normalised: what `transformers.CLIPImageProcessor` does with a picture of bytes. Computed on the processor,
+/// where bytes are resized as Pillow resizes them.
+///
+/// # Shapes
+/// - `pictures`: `[n, 3, h, w]` in about −1..1; output `[n, 3, side, side]`
+pub(super) fn pixels(pictures: &Tensor, side: i64) -> Tensor {
+    let pictures = pictures.to_device(Device::Cpu).to_kind(Kind::Float);
+    let bytes = ((pictures.clamp(-1.0, 1.0) + 1.0) * 127.5).round().to_kind(Kind::Uint8);
+    let (height, width) = (bytes.size()[2], bytes.size()[3]);
+    // The longer side is cut to a whole number.
+    let resized = |length: i64| side * length / height.min(width);
+    let (rows, columns) = (resized(height), resized(width));
+    let resized = bytes
+        .contiguous()
+        .internal_upsample_bicubic2d_aa([rows, columns], false, None, None);
+    let middle = resized
+        .narrow(2, (rows - side) / 2, side)
+        .narrow(3, (columns - side) / 2, side);
+    let by_channel = |values: [f32; 3]| Tensor::from_slice(&values).reshape([1, 3, 1, 1]);
+    (middle.to_kind(Kind::Float) / 255.0 - by_channel(MEAN)) / by_channel(DEVIATION)
+}
