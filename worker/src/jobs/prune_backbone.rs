@@ -461,6 +461,71 @@ mod tests {
     }
 
     #[test]
+    fn where_the_parts_bring_clip_table_a2_is_whole() {
+        let (folder, tokio) = (tempfile::tempdir().unwrap(), tokio::runtime::Runtime::new().unwrap());
+        let mut context = JobContext::alone(&tokio, folder.path());
+        context.settings.assets = crate::prune::tests::shipped_with_clip(folder.path());
+        context.settings.memory_bytes = 1 << 30;
+        let scoring = PictureScoring {
+            pictures: 5,
+            sample_steps: 2,
+            ..PictureScoring::default()
+        };
+        let result = run(&context, &PruneBackboneInput { scoring, ..input() }).unwrap();
+        let Outcome::PruneBackbone(outcome) = &result.outcome else {
+            panic!("{:?}", result.outcome)
+        };
+        for (row, prefix) in outcome.table.rows.iter().zip(["full_", ""]) {
+            for (cell, name) in row[4..].iter().zip(["clip_score", "aesthetic_score"]) {
+                let Figure { value, standard_error } = outcome.metrics[&format!("{prefix}{name}")];
+                assert!(
+                    value > 0.0 && standard_error > 0.0,
+                    "{prefix}{name}: {value} ± {standard_error}"
+                );
+                assert_eq!(*cell, format!("{value:.2} ± {standard_error:.2}"));
+            }
+        }
+        assert!(context.pulse.news().metrics.contains_key("clip_score"));
+        let manifest = result
+            .artifacts
+            .iter()
+            .find(|artifact| artifact.name == "manifest.json");
+        let manifest = String::from_utf8(context.fetch(manifest.unwrap()).unwrap()).unwrap();
+        assert!(
+            manifest.contains("\"clip.safetensors\""),
+            "the pruned parts bring it too"
+        );
+    }
+
+    #[test]
+    fn scores_that_cannot_be_had_do_not_lose_the_backbone() {
+        let (folder, tokio) = (tempfile::tempdir().unwrap(), tokio::runtime::Runtime::new().unwrap());
+        let mut context = JobContext::alone(&tokio, folder.path());
+        context.settings.assets = crate::prune::tests::shipped_with_clip(folder.path());
+        context.settings.memory_bytes = 1 << 30;
+        let manifest = context.settings.assets.join("shapes/manifest.json");
+        let text = std::fs::read_to_string(&manifest).unwrap();
+        std::fs::write(&manifest, text.replace("\"projection\":6", "\"projection\":7")).unwrap();
+        crate::prune::tests::add_latents(&context.settings.assets);
+        let result = run(&context, &input()).unwrap();
+        let Outcome::PruneBackbone(outcome) = &result.outcome else {
+            panic!("{:?}", result.outcome)
+        };
+        assert!(
+            outcome
+                .table
+                .rows
+                .iter()
+                .all(|row| row[4].is_empty() && row[5].is_empty())
+        );
+        let log = context.pulse.log();
+        assert!(
+            log.contains("no scores of pictures") && log.contains("projection.weight"),
+            "{log}"
+        );
+    }
+
+    #[test]
     fn what_no_worker_can_do_is_refused_for_good() {
         let (folder, tokio) = (tempfile::tempdir().unwrap(), tokio::runtime::Runtime::new().unwrap());
         let context = context(&tokio, folder.path());

@@ -107,7 +107,9 @@ pub fn command(args: &PruneArgs, device: Device) -> anyhow::Result<()> {
     let parts = material.last_parts();
     parts.write_with_backbone(&args.out, &pruned.config, &pruned.vs, &made_by)?;
     println!("{}", args.out.join(&parts.manifest.dataset).display());
-    let scores = score(&mut material, &plan, &pruned, &scoring, &mut |_| ControlFlow::Continue(()))?;
+    let scores = score(&mut material, &plan, &pruned, &scoring, &mut |_| {
+        ControlFlow::Continue(())
+    })?;
     if let Some(scores) = scores {
         for (name, row) in [("full", scores.full), ("pruned", scores.pruned)] {
             let [clip, aesthetic] = Score::cells(Some(&row));

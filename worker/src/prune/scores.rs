@@ -236,3 +236,162 @@ impl Score {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use search_spaces::{TimestepShift, UnetConfig};
+
+    use super::*;
+    use crate::models::seeded::distance;
+    use crate::prune::material::{Parts, Sources};
+    use crate::prune::tests::{plan, shipped_with_clip, shipped_with_latents};
+
+    fn material(root: &std::path::Path, config: &dyn Fn(&UnetConfig) -> UnetConfig) -> Material {
+        let parts = Parts {
+            assets: root,
+            dataset: "shapes",
+        };
+        let full = Assets::open(root, "shapes", Device::Cpu)
+            .unwrap()
+            .manifest
+            .recipe
+            .backbone;
+        let sources = Sources {
+            distillation: parts,
+            adaptation: None,
+            cache: root,
+            device: Device::Cpu,
+        };
+        Material::open(&sources, &config(&full), 1, &mut |_| ControlFlow::Continue(())).unwrap()
+    }
+
+    fn settings(pictures: u32, prompts: &[&str]) -> PictureScoring {
+        PictureScoring {
+            pictures,
+            sample_steps: 2,
+            guidance: 3.0,
+            prompts: prompts.iter().map(|&prompt| prompt.to_owned()).collect(),
+        }
+    }
+
+    const FIRST: Sampler = Sampler {
+        steps: 1,
+        shift: TimestepShift::None,
+        guidance: 1.0,
+    };
+
+    #[test]
+    fn the_mean_has_the_standard_error_of_the_textbook() {
+        let Estimate { value, standard_error } = mean(&[1.0, 2.0, 3.0, 6.0]);
+        // s² = (4 + 1 + 0 + 9) / 3.
+        assert_eq!(value, 3.0);
+        assert!((standard_error - (14.0_f64 / 3.0 / 4.0).sqrt()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn prompts_come_in_turn_and_each_picture_has_a_seed_of_its_own() {
+        let of = |pictures, prompts: &[&str]| captions(&settings(pictures, prompts), &[]).unwrap();
+        let named = |list: &[(&str, u64)]| -> Vec<(String, u64)> {
+            list.iter()
+                .map(|&(caption, number)| (caption.to_owned(), number))
+                .collect()
+        };
+        assert_eq!(
+            of(5, &["a", "b"]),
+            named(&[("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2)])
+        );
+        assert_eq!(of(2, &["a", "b", "c"]), named(&[("a", 0), ("b", 0)]));
+        assert!(matches!(captions(&settings(2, &[]), &[]), Err(ScoresError::NoPrompts)));
+    }
+
+    /// One step from pure noise, written out: a teacher of velocities moves by its velocity; one of noise shows the
+    /// `x̂₀` of Stable Diffusion's last step, whose ratio of noise is known to be 14.6146.
+    #[test]
+    fn pictures_follow_what_the_backbone_predicts() {
+        let folder = tempfile::tempdir().unwrap();
+        let material = material(&shipped_with_latents(folder.path()), &UnetConfig::clone);
+        let parts = material.first_parts();
+        let noise = normal_from(&mut generator(1, 0), &[2, 4, 1, 8, 8], Device::Cpu);
+        let captions = ["a red circle", "a blue star"];
+        let paint = |predicts| {
+            let painter = Painter {
+                network: &material.full,
+                parts,
+                predicts,
+            };
+            painter.paint(&FIRST, &noise, &captions)
+        };
+        let answer = |time: f64| {
+            let time = Tensor::full([2], time, (Kind::Float, Device::Cpu));
+            let text = parts.text.embed(&captions);
+            tch::no_grad(|| material.full.unet.forward(&noise, &time, &text))
+        };
+        let decoded = |latents: Tensor| tch::no_grad(|| parts.vae.decode(&latents, 1)).select(2, 0);
+        let close = |a: &Tensor, b: &Tensor| assert!(distance(a, b) < 1e-3, "{}", distance(a, b));
+        let pictures = paint(Prediction::Velocity);
+        assert_eq!(pictures.size(), [2, 3, 64, 64]);
+        close(&pictures, &decoded(&noise - answer(1.0)));
+
+        let signal = 1.0 / (1.0 + 14.6146_f64.powi(2));
+        let predicted = answer(0.999);
+        let clean = (&noise - &predicted * (1.0 - signal).sqrt()) / signal.sqrt();
+        close(&paint(Prediction::Noise), &decoded(&noise - (predicted - clean)));
+    }
+
+    #[test]
+    fn both_backbones_are_scored_on_the_same_pictures_to_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut material = material(&shipped_with_clip(folder.path()), &UnetConfig::clone);
+        let plan = crate::prune::plan::Plan::parse(
+            include_str!("../../recipes/pruning.toml"),
+            Some(include_str!("../../recipes/adaptation.toml")),
+            5,
+        );
+        let mut plan = plan.unwrap();
+        if let search_spaces::Stage::Pruning(settings) = &mut plan.distillation.stage {
+            settings.teacher_predicts = Prediction::Velocity;
+        }
+        // The same network as the full one must score the same, to the last digits.
+        let twin = Network::of_parts(material.first_parts()).unwrap();
+        let mut shares = Vec::new();
+        let scores = score(&mut material, &plan, &twin, &settings(6, &[]), &mut |share| {
+            shares.push(share);
+            ControlFlow::Continue(())
+        });
+        let Scores { full, pruned } = scores.unwrap().unwrap();
+        assert!(
+            (full.clip.value - pruned.clip.value).abs() < 1e-3,
+            "{full:?} {pruned:?}"
+        );
+        let [a, b] = [full, pruned].map(|score| score.aesthetic.unwrap());
+        assert!((a.value - b.value).abs() < 1e-3 && a.standard_error > 0.0);
+        // The head's bias is 5, its weights are drawn, and its input has length 1.
+        assert!((a.value - 5.0).abs() < 5.0, "{a:?}");
+        assert!((0.0..=100.0).contains(&full.clip.value));
+        assert!(shares.is_sorted() && shares.last() == Some(&1.0), "{shares:?}");
+
+        // Other weights, other pictures.
+        let other = Network::seeded(&twin.config, 9, Device::Cpu);
+        let mut again =
+            |settings: &PictureScoring, go_on| score(&mut material, &plan, &other, settings, &mut |_| go_on);
+        let found = again(&settings(6, &[]), ControlFlow::Continue(())).unwrap().unwrap();
+        assert_eq!(found.full.clip.value, full.clip.value, "the same seeds");
+        assert!((found.pruned.aesthetic.unwrap().value - b.value).abs() > 1e-3);
+
+        assert_eq!(again(&settings(0, &[]), ControlFlow::Continue(())).unwrap(), None);
+        let broken_off = again(&settings(6, &["a red circle"]), ControlFlow::Break(()));
+        assert!(matches!(broken_off, Err(ScoresError::Interrupted)));
+    }
+
+    #[test]
+    fn parts_without_clip_give_no_scores() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut material = material(&shipped_with_latents(folder.path()), &UnetConfig::clone);
+        let twin = Network::of_parts(material.first_parts()).unwrap();
+        let found = score(&mut material, &plan(1, 1), &twin, &settings(4, &[]), &mut |_| {
+            ControlFlow::Continue(())
+        });
+        assert_eq!(found.unwrap(), None);
+        assert_eq!(Score::cells(None), ["", ""]);
+    }
+}

@@ -28,3 +28,49 @@ pub(super) fn pixels(pictures: &Tensor, side: i64) -> Tensor {
     let by_channel = |values: [f32; 3]| Tensor::from_slice(&values).reshape([1, 3, 1, 1]);
     (middle.to_kind(Kind::Float) / 255.0 - by_channel(MEAN)) / by_channel(DEVIATION)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::parity::recipe;
+
+    #[derive(Deserialize)]
+    struct Reference {
+        cases: Vec<Case>,
+    }
+
+    #[derive(Deserialize)]
+    struct Case {
+        height: i64,
+        width: i64,
+        side: i64,
+        /// Of the prepared picture, at equal distances.
+        values: Vec<f64>,
+    }
+
+    #[test]
+    fn pictures_are_prepared_as_transformers_and_pillow_do() {
+        let Reference { cases } = serde_json::from_str(include_str!("reference.json")).unwrap();
+        assert_eq!(cases.len(), 5);
+        for case in &cases {
+            let Case {
+                height, width, side, ..
+            } = *case;
+            let bytes = recipe::below(256, 1, &format!("picture.{height}.{width}"), &[height, width, 3]);
+            let picture = bytes.permute([2, 0, 1]).unsqueeze(0).to_kind(Kind::Float) / 127.5 - 1.0;
+            let prepared = pixels(&picture, side);
+            assert_eq!(prepared.size(), [1, 3, side, side]);
+            let found = Vec::<f64>::try_from(prepared.to_kind(Kind::Double).flatten(0, -1)).unwrap();
+            // A byte more or less is at least 0.014.
+            for (i, expected) in case.values.iter().enumerate() {
+                let found = found[i * found.len() / case.values.len()];
+                assert!(
+                    (found - expected).abs() < 1e-5,
+                    "{height}×{width} to {side}, value {i}: {found} against {expected}"
+                );
+            }
+        }
+    }
+}
