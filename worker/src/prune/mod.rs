@@ -86,7 +86,7 @@ pub(crate) mod tests {
             crate::assets::Manifest::read(parts).unwrap(),
         );
         let _ = ClipModel::new(&vs.root(), &config, read.tokenizer.size());
-        seed_weights(&vs, 8);
+        seed_weights(&vs, 9);
         save(&vs, &parts.join("clip.safetensors")).unwrap();
         let head = [
             ("weight", normal(&[1, 6], 2, Device::Cpu)),

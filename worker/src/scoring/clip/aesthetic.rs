@@ -151,7 +151,7 @@ mod tests {
         );
         let error = refused(vec![("bias", vec![1]), ("weight", vec![1, 7])]);
         assert!(
-            error.contains("`weight` has shape [1, 7], expected is [1, 6]"),
+            error.contains("`weight` of ") && error.contains("has shape [1, 7], expected is [1, 6]"),
             "{error}"
         );
         let error = refused(vec![("weight", vec![1, 6])]);

@@ -43,7 +43,7 @@ impl PictureScorer {
     /// - `pictures`: `[captions, 3, h, w]` in about −1..1, of any size
     pub fn score(&self, pictures: &Tensor, captions: &[&str]) -> Vec<PictureScore> {
         let _guard = tch::no_grad_guard();
-        let pixels = pixels(pictures, self.config.image.image).to_device(self.device);
+        let pixels = pixels(&pictures.to_device(self.device), self.config.image.image);
         let tokens = self.tokenizer.encode_all(captions, self.config.text.tokens);
         let tokens = tokens.to_device(self.device);
         let pictures = unit(&self.clip.image_features(&pixels));

@@ -1,32 +1,39 @@
 //! Pictures as CLIP takes them.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 /// Mean and standard deviation of CLIP's training pictures by channel, of 1.
-const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const DEVIATION: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+const MEAN: [f64; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+const DEVIATION: [f64; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
 
 /// As bytes, the shorter side resized to `side` bicubically with antialiasing and rounded to bytes again, the middle
-/// square, normalised: what `transformers.CLIPImageProcessor` does with a picture of bytes. Computed on the processor,
-/// where bytes are resized as Pillow resizes them.
+/// square, normalised: what `transformers.CLIPImageProcessor` does with a picture of bytes.
 ///
 /// # Shapes
 /// - `pictures`: `[n, 3, h, w]` in about −1..1; output `[n, 3, side, side]`
 pub(super) fn pixels(pictures: &Tensor, side: i64) -> Tensor {
-    let pictures = pictures.to_device(Device::Cpu).to_kind(Kind::Float);
-    let bytes = ((pictures.clamp(-1.0, 1.0) + 1.0) * 127.5).round().to_kind(Kind::Uint8);
+    let bytes = ((pictures.to_kind(Kind::Double).clamp(-1.0, 1.0) + 1.0) * 127.5).round();
     let (height, width) = (bytes.size()[2], bytes.size()[3]);
     // The longer side is cut to a whole number.
     let resized = |length: i64| side * length / height.min(width);
     let (rows, columns) = (resized(height), resized(width));
-    let resized = bytes
-        .contiguous()
-        .internal_upsample_bicubic2d_aa([rows, columns], false, None, None);
+    // Along rows first, then along columns, in bytes between, as Pillow does.
+    let resized = resize(&resize(&bytes, [height, columns]), [rows, columns]);
     let middle = resized
         .narrow(2, (rows - side) / 2, side)
         .narrow(3, (columns - side) / 2, side);
-    let by_channel = |values: [f32; 3]| Tensor::from_slice(&values).reshape([1, 3, 1, 1]);
-    (middle.to_kind(Kind::Float) / 255.0 - by_channel(MEAN)) / by_channel(DEVIATION)
+    let by_channel = |values: [f64; 3]| {
+        Tensor::from_slice(&values)
+            .reshape([1, 3, 1, 1])
+            .to_device(middle.device())
+    };
+    ((&middle / 255.0 - by_channel(MEAN)) / by_channel(DEVIATION)).to_kind(Kind::Float)
+}
+
+/// Whole numbers from 0 to 255 at another size.
+fn resize(bytes: &Tensor, size: [i64; 2]) -> Tensor {
+    let resized = bytes.internal_upsample_bicubic2d_aa(size, false, None, None);
+    resized.round().clamp(0.0, 255.0)
 }
 
 #[cfg(test)]
