@@ -12,8 +12,8 @@ use crate::{
 };
 
 pub use model::{
-    BenchmarkInput, BenchmarkOutcome, Bucket, EncodeLatentsInput, EncodeLatentsOutcome, PruneBackboneInput,
-    PruneBackboneOutcome, ResultTable, SkippedFile, VBENCH_EVALUATOR, one_rank,
+    BenchmarkInput, BenchmarkOutcome, Bucket, EncodeLatentsInput, EncodeLatentsOutcome, PictureScoring,
+    PruneBackboneInput, PruneBackboneOutcome, ResultTable, SkippedFile, VBENCH_EVALUATOR, one_rank,
 };
 pub use request::JobRequest;
 pub use view::{AttemptView, JobState, JobView, SeatView};

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{AssetsError, BACKBONE, EVALUATORS, MANIFEST, Recipe, TEXT, VAE};
+use super::{AssetsError, BACKBONE, CLIP, EVALUATORS, MANIFEST, Recipe, TEXT, VAE};
 use crate::checkpoint::write_through;
 use crate::data::{Prompt, Vocabulary};
 use crate::models::tokenizer::Tokenizer;
@@ -97,7 +97,8 @@ impl Manifest {
             .map_err(|problem| wrong(format!("`recipe`: {problem}")))?;
         // A file that is not named would be read unchecked.
         let evaluators = manifest.recipe.evaluators.map(|_| EVALUATORS);
-        let mut needed = [VAE, TEXT, BACKBONE].into_iter().chain(evaluators);
+        let clip = manifest.recipe.clip.map(|_| CLIP);
+        let mut needed = [VAE, TEXT, BACKBONE].into_iter().chain(evaluators).chain(clip);
         match needed.find(|name| !manifest.files.contains_key(*name)) {
             None => Ok(manifest),
             Some(name) => Err(wrong(format!("`files` has no `{name}`, which the recipe asks for"))),

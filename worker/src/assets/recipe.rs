@@ -5,6 +5,7 @@ use std::path::Path;
 use search_spaces::{Dtype, UnetConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::models::clip::ClipConfig;
 use crate::models::text::TextConfig;
 use crate::models::vae::{SpatialConfig, TemporalConfig, VaeConfig};
 use crate::scoring::evaluators::EvaluatorConfig;
@@ -23,6 +24,9 @@ pub struct Recipe {
     /// The evaluators; none came with imported parts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluators: Option<EvaluatorConfig>,
+    /// CLIP, which scores single pictures, where the parts bring it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip: Option<ClipConfig>,
     /// Steps, batches and learning rates; imported parts were trained elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training: Option<Training>,
@@ -84,6 +88,9 @@ impl Recipe {
         self.text.check()?;
         if let Some(evaluators) = &self.evaluators {
             evaluators.check()?;
+        }
+        if let Some(clip) = &self.clip {
+            clip.check()?;
         }
         for (what, of_unet, of_part) in [
             (
@@ -170,6 +177,7 @@ impl Recipe {
                 width: 16,
                 embedding: 48,
             }),
+            clip: None,
             training: Some(SHAPES_TRAINING),
         }
     }
@@ -187,6 +195,7 @@ impl Recipe {
                 text_tokens: TOKENS,
                 ..shapes.backbone
             },
+            clip: None,
             training: Some(Training {
                 vae_spatial: schedule(1000, 16, 3e-3),
                 vae_temporal: schedule(800, 8, 3e-3),

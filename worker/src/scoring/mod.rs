@@ -3,6 +3,7 @@
 //! The seeds of the clips depend on prompt and number only, so that two candidates are compared on the same noise, and
 //! the score of each prompt is kept for paired comparison.
 
+pub mod clip;
 mod estimate;
 pub mod evaluators;
 mod motion;
