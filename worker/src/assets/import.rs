@@ -198,7 +198,10 @@ impl Sizes {
             problem,
         };
         let text = std::fs::read_to_string(path).map_err(DataError::file(path))?;
-        toml::from_str(&text).map_err(|error| content(error.to_string()))
+        let sizes: Self = toml::from_str(&text).map_err(|error| content(error.to_string()))?;
+        // The others are held against each other with the backbone.
+        sizes.clip.check().map_err(content)?;
+        Ok(sizes)
     }
 }
 
