@@ -97,6 +97,18 @@ def text_encoder(name, width, heads, layers, vocabulary, tokens, words, **settin
     return Case(name, "Text encoder of CLIP ViT-L/14", "transformers CLIPTextModel", model, inputs, **settings)
 
 
+def clip(name, image, text, **settings):
+    """Both towers and projections; `image` has the picture's and the patch's side, width, heads, layers and the width of
+    the shared space, `text` what `text_encoder` takes after the name."""
+    captions = text_encoder(name, *text)
+    encoder = captions.model["text_encoder"]
+    sizes = dict(zip(["image", "patch", "width", "heads", "layers", "projection"], image))
+    model = {"clip": {**encoder, "config": {"image": sizes, "text": encoder["config"]}}}
+    batch = captions.inputs["tokens"]["shape"][0]
+    inputs = {"pixels": {"shape": [batch, 3, image[0], image[0]]}, **captions.inputs}
+    return Case(name, "Both towers of CLIP ViT-L/14", "transformers CLIPModel", model, inputs, **settings)
+
+
 def spatial_vae(name, channels, groups, batch, size, **settings):
     sizes = {"block_out_channels": channels, "layers_per_block": 2, "norm_groups": groups, "latent_channels": 4}
     inputs = {
@@ -138,6 +150,8 @@ def cases():
     yield unet("mobile", [16, 32, 48], mobile, 4, 8, (7, 24), 2, 3, 8, 12, layers=1, mobile=True, **small)
     yield text_encoder("text-full", 768, 12, 12, 49408, 77, [6, 60])
     yield text_encoder("text", 32, 4, 3, 50, 11, [4, 9, 0], **small)
+    yield clip("clip-full", [224, 14, 1024, 16, 24, 768], [768, 12, 12, 49408, 77, [6, 60]])
+    yield clip("clip", [12, 4, 32, 4, 3, 20], [24, 4, 2, 50, 11, [4, 9, 0]], **small)
     yield spatial_vae("vae-full", [128, 256, 512, 512], 32, 1, 64)
     yield spatial_vae("vae", [8, 16, 24, 24], 4, 2, 32, **small)
     for operator in OPERATORS:

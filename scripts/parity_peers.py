@@ -10,7 +10,7 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import apply_rotary_emb, get_3d_rotary_pos_embed
 from rotary_embedding_torch import RotaryEmbedding
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 
@@ -77,20 +77,47 @@ class TextEncoder(nn.Module):
         return {"hidden": found.last_hidden_state, "pooled": found.pooler_output}
 
 
-def text_encoder(sizes):
-    config = sizes["config"]
-    return TextEncoder(
-        CLIPTextConfig(
-            vocab_size=sizes["vocabulary"],
-            hidden_size=config["width"],
-            intermediate_size=4 * config["width"],
-            num_hidden_layers=config["layers"],
-            num_attention_heads=config["heads"],
-            max_position_embeddings=config["tokens"],
-            hidden_act="quick_gelu",
-            eos_token_id=sizes["end"],
-        )
+def text_config(sizes, config):
+    return CLIPTextConfig(
+        vocab_size=sizes["vocabulary"],
+        hidden_size=config["width"],
+        intermediate_size=4 * config["width"],
+        num_hidden_layers=config["layers"],
+        num_attention_heads=config["heads"],
+        max_position_embeddings=config["tokens"],
+        hidden_act="quick_gelu",
+        eos_token_id=sizes["end"],
     )
+
+
+def text_encoder(sizes):
+    return TextEncoder(text_config(sizes, sizes["config"]))
+
+
+class Clip(CLIPModel):
+    def forward(self, pixels, tokens):
+        return {
+            "image_features": self.get_image_features(pixel_values=pixels),
+            "text_features": self.get_text_features(input_ids=tokens),
+        }
+
+
+def clip(sizes):
+    image, text = sizes["config"]["image"], sizes["config"]["text"]
+    vision = CLIPVisionConfig(
+        hidden_size=image["width"],
+        intermediate_size=4 * image["width"],
+        num_hidden_layers=image["layers"],
+        num_attention_heads=image["heads"],
+        image_size=image["image"],
+        patch_size=image["patch"],
+        hidden_act="quick_gelu",
+    )
+    config = CLIPConfig.from_text_vision_configs(text_config(sizes, text), vision, projection_dim=image["projection"])
+    module = Clip(config)
+    # The temperature of its training, which features do not depend on.
+    del module.logit_scale
+    return module
 
 
 class SpatialVae(AutoencoderKL):
@@ -241,6 +268,7 @@ def temporal_operator(sizes):
 BUILD = {
     "unet": unet,
     "text_encoder": text_encoder,
+    "clip": clip,
     "spatial_vae": spatial_vae,
     "temporal_operator": temporal_operator,
 }

@@ -34,15 +34,6 @@ impl Default for AdamWConfig {
     }
 }
 
-impl Slot {
-    /// Brings the variable to its master, where that is another tensor. Runs without a graph.
-    fn round(&mut self) {
-        if self.variable.kind() != self.master.kind() {
-            self.variable.copy_(&self.master);
-        }
-    }
-}
-
 /// The same tensors in short pieces, seen through to their storage: a processor's intermediate results then stay in its
 /// caches, and large tensors need no temporary copies of themselves. Tensors of one shape, the ones written to
 /// contiguous; in one piece where they are small, strided or on an accelerator.
@@ -77,6 +68,15 @@ struct Slot {
     master: Tensor,
     mean: Tensor,
     square: Tensor,
+}
+
+impl Slot {
+    /// Brings the variable to its master, where that is another tensor. Runs without a graph.
+    fn round(&mut self) {
+        if self.variable.kind() != self.master.kind() {
+            self.variable.copy_(&self.master);
+        }
+    }
 }
 
 impl AdamW {
@@ -149,11 +149,11 @@ impl AdamW {
         })
     }
 
-    /// One step down the gradient of `loss`.
-    pub fn backward_step(&mut self, loss: &Tensor, learning_rate: f64) {
+    /// One step down the gradient of `loss`; as [`Self::step`].
+    pub fn backward_step(&mut self, loss: &Tensor, learning_rate: f64) -> f64 {
         self.zero_gradients();
         loss.backward();
-        self.step(learning_rate);
+        self.step(learning_rate)
     }
 
     /// Forgets the gradients of the step before.
@@ -163,7 +163,8 @@ impl AdamW {
         }
     }
 
-    /// One step down the gradients that stand at the variables; their norm before they were scaled down.
+    /// One step down the gradients that stand at the variables; their norm before they were scaled down. Where that is
+    /// no finite number, nothing has moved.
     pub fn step(&mut self, learning_rate: f64) -> f64 {
         tch::no_grad(|| self.step_without_graph(learning_rate))
     }
@@ -176,8 +177,6 @@ impl AdamW {
             weight_decay,
             max_gradient_norm,
         } = self.cfg;
-        self.steps += 1;
-        let (correction1, correction2) = (1.0 - beta1.powi(self.steps as i32), 1.0 - beta2.powi(self.steps as i32));
         let gradients: Vec<Option<Tensor>> = self
             .slots
             .iter()
@@ -189,10 +188,15 @@ impl AdamW {
             .flat_map(|g| pieces([g]))
             .map(|[g]| g.square().sum(Kind::Float))
             .collect();
-        if squares.is_empty() {
-            return 0.0;
+        let norm = match squares.as_slice() {
+            [] => 0.0,
+            squares => Tensor::stack(squares, 0).sum(Kind::Float).sqrt().double_value(&[]),
+        };
+        if !norm.is_finite() {
+            return norm;
         }
-        let norm = Tensor::stack(&squares, 0).sum(Kind::Float).sqrt().double_value(&[]);
+        self.steps += 1;
+        let (correction1, correction2) = (1.0 - beta1.powi(self.steps as i32), 1.0 - beta2.powi(self.steps as i32));
         let shrink = (max_gradient_norm / (norm + 1e-6)).min(1.0);
         for (slot, gradient) in self.slots.iter_mut().zip(gradients) {
             let Some(gradient) = gradient else { continue };
@@ -316,7 +320,9 @@ mod tests {
         let master = |adamw: &AdamW| adamw.masters().next().map(|(_, m)| m.double_value(&[0]));
         assert_eq!(x.double_value(&[0]), 1.0, "too little to show");
         assert!((master(&adamw).expect("x") - (1.0 - step)).abs() < 1e-7);
-        (1..100).for_each(|_| adamw.backward_step(&x.sum(Kind::Float), step));
+        for _ in 1..100 {
+            adamw.backward_step(&x.sum(Kind::Float), step);
+        }
         assert!((master(&adamw).expect("x") - (1.0 - 100.0 * step)).abs() < 1e-5);
         assert!((x.double_value(&[0]) - (1.0 - 100.0 * step)).abs() < 1.0 / 512.0);
     }
@@ -337,6 +343,20 @@ mod tests {
         let turned = Tensor::zeros([2, 1 << 20], (Kind::Float, tch::Device::Cpu)).tr();
         assert_eq!(pieces([&turned]).len(), 1);
         assert_eq!(pieces([&turned.contiguous()]).len(), 2);
+    }
+
+    #[test]
+    fn gradients_that_are_no_numbers_move_nothing() {
+        let x = variable(&[3.0, 1.0]);
+        let mut adamw = adamw(&x);
+        adamw.backward_step(&x.square().sum(Kind::Float), 0.1);
+        let (before, state) = (Vec::<f32>::try_from(&x).expect("two numbers"), adamw.state());
+        for factor in [f64::NAN, f64::INFINITY] {
+            let norm = adamw.backward_step(&(x.get(0) * factor), 0.1);
+            assert!(!norm.is_finite(), "{norm}");
+        }
+        assert_eq!(Vec::<f32>::try_from(&x).expect("two numbers"), before);
+        assert_eq!(adamw.state(), state);
     }
 
     #[test]

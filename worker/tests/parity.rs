@@ -112,6 +112,11 @@ fn the_text_encoder_is_transformers() {
 }
 
 #[test]
+fn both_towers_of_clip_are_those_of_transformers() {
+    agrees("clip");
+}
+
+#[test]
 fn the_spatial_vae_is_diffusers() {
     agrees("vae");
 }

@@ -19,8 +19,8 @@ pub use deploy::{
     TrainFinalInput, TrainFinalOutcome,
 };
 pub use model::{
-    BenchmarkInput, BenchmarkOutcome, Bucket, EncodeLatentsInput, EncodeLatentsOutcome, PruneBackboneInput,
-    PruneBackboneOutcome, ResultTable, SkippedFile, VBENCH_EVALUATOR, one_rank,
+    BenchmarkInput, BenchmarkOutcome, Bucket, EncodeLatentsInput, EncodeLatentsOutcome, PictureScoring,
+    PruneBackboneInput, PruneBackboneOutcome, ResultTable, SkippedFile, VBENCH_EVALUATOR, one_rank,
 };
 pub use request::JobRequest;
 pub use view::{AttemptView, JobState, JobView, SeatView};

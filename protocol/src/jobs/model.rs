@@ -114,13 +114,43 @@ pub struct PruneBackboneInput {
     /// Processes to train with, each on a worker of its own.
     #[serde(default = "one_rank")]
     pub ranks: u32,
+    /// Pictures that both backbones are scored by, where the parts bring CLIP.
+    #[serde(default)]
+    pub scoring: PictureScoring,
+}
+
+/// How pictures of the full backbone and of the pruned one are sampled, with the same prompts and seeds, for CLIP score
+/// and aesthetic score.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PictureScoring {
+    /// Pictures of each backbone; none are sampled or scored where it is 0.
+    pub pictures: u32,
+    /// Euler steps of a sample.
+    pub sample_steps: u32,
+    /// Scale of classifier-free guidance; 1 is none.
+    pub guidance: f64,
+    /// Captions of the pictures, in turn; where there are none, the prompts that the parts keep apart.
+    pub prompts: Vec<String>,
+}
+
+impl Default for PictureScoring {
+    fn default() -> Self {
+        Self {
+            pictures: 64,
+            sample_steps: 25,
+            guidance: 7.0,
+            prompts: Vec::new(),
+        }
+    }
 }
 
 /// A pruned backbone; its weights are an artifact of the result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PruneBackboneOutcome {
-    /// `parameters`, `macs`, `speed_up` over the full one, `held_out_loss`, and `clip_score` and `aesthetic_score`
-    /// where the worker has the models for them.
+    /// `parameters`, `macs`, `speed_up` over the full one, `held_out_loss`, and where the parts bring the models for
+    /// them `clip_score` and `aesthetic_score`, means over pictures, and the full one's `full_clip_score` and
+    /// `full_aesthetic_score`.
     pub metrics: Metrics,
     /// The full backbone and the pruned one in the columns of the paper's Table A2.
     pub table: ResultTable,

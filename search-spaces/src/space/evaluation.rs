@@ -9,7 +9,7 @@ use super::{Evaluation, Pipeline};
 use crate::vbench::Dimension;
 
 /// Dimensions that the built-in evaluator scores.
-const BUILT_IN: [&str; 5] = [
+pub const BUILT_IN_DIMENSIONS: [&str; 5] = [
     "overall_consistency",
     "object_class",
     "color",
@@ -90,7 +90,7 @@ fn dimensions(node: &Node, vbench: bool) -> Option<BTreeMap<String, f64>> {
     let allowed = if vbench {
         Dimension::ALL.map(Dimension::name).to_vec()
     } else {
-        BUILT_IN.to_vec()
+        BUILT_IN_DIMENSIONS.to_vec()
     };
     let section = node.section("a table of dimensions with weights")?;
     let weight = |(name, node): (&str, Node)| {

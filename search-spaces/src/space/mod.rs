@@ -12,6 +12,7 @@ mod unet;
 
 use std::collections::BTreeSet;
 
+pub use evaluation::BUILT_IN_DIMENSIONS;
 pub use parse::SpaceError;
 pub use read::Problem;
 pub use recipe::{Adversarial, Distillation, Joint, Prediction, Recipe, Stage, Trains};

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::Args;
-use protocol::jobs::{JobInput, PruneBackboneInput};
+use protocol::jobs::{JobInput, PictureScoring, PruneBackboneInput};
 use search_spaces::Space;
 
 use super::{Remote, base, outcome};
@@ -32,6 +32,18 @@ pub(super) struct PruneArgs {
     /// Workers to train with
     #[arg(long, default_value_t = 1)]
     ranks: u32,
+    /// Pictures of the full and of the pruned backbone that CLIP scores, where the parts bring it; 0 for none
+    #[arg(long, default_value_t = 64)]
+    pictures: u32,
+    /// Captions of these pictures, one a line; the prompts that the parts keep apart, unless given
+    #[arg(long, value_name = "FILE")]
+    prompts: Option<PathBuf>,
+    /// Euler steps of a picture
+    #[arg(long, default_value_t = 25)]
+    sample_steps: u32,
+    /// Scale of classifier-free guidance; 1 is none
+    #[arg(long, default_value_t = 7.0)]
+    guidance: f64,
     #[command(flatten)]
     base: base::BaseArgs,
     #[command(flatten)]
@@ -50,6 +62,14 @@ pub(super) async fn run(args: PruneArgs, file: &ConfigFile) -> anyhow::Result<Ex
     let parts = parts.context("the space names no dataset: name the trained parts (--parts)")?;
     let recipe = read(&args.recipe)?;
     let adaptation = args.adaptation.as_ref().map(read).transpose()?;
+    let prompts = args.prompts.as_ref().map(read).transpose()?.unwrap_or_default();
+    let prompts = prompts.lines().map(str::trim).filter(|line| !line.is_empty());
+    let scoring = PictureScoring {
+        pictures: args.pictures,
+        sample_steps: args.sample_steps,
+        guidance: args.guidance,
+        prompts: prompts.map(str::to_owned).collect(),
+    };
     let base = base::upload_found(&client, args.base.named(&parts)?).await?;
     let adaptation_base = match &args.adaptation_parts {
         Some(other) => base::upload_found(&client, args.base.named(other)?).await?,
@@ -65,6 +85,7 @@ pub(super) async fn run(args: PruneArgs, file: &ConfigFile) -> anyhow::Result<Ex
         adaptation_base,
         seed: args.seed,
         ranks: args.ranks,
+        scoring,
     };
     outcome::ask(&client, JobInput::PruneBackbone(input), args.wish).await
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt::Display, ops::RangeInclusive};
 use protocol::{
     FieldProblem,
     artifacts::ArtifactRef,
-    jobs::{BenchmarkInput, Bucket, EncodeLatentsInput, JobInput, JobRequest, PruneBackboneInput},
+    jobs::{BenchmarkInput, Bucket, EncodeLatentsInput, JobInput, JobRequest, PictureScoring, PruneBackboneInput},
 };
 use search_spaces::Space;
 
@@ -26,6 +26,12 @@ const MOST_DIMENSIONS: usize = 64;
 
 /// The longest recipe, in bytes.
 const LONGEST_RECIPE: usize = 64 << 10;
+
+/// The most captions of pictures.
+const MOST_PROMPTS: usize = 10_000;
+
+/// The longest caption, in bytes.
+const LONGEST_PROMPT: usize = 1000;
 
 /// The longest name, in characters.
 const LONGEST_NAME: usize = 100;
@@ -134,7 +140,28 @@ impl Check<'_> {
         }
         self.files("input.adaptation_base", &input.adaptation_base).await?;
         self.within("input.ranks", input.ranks, RANKS);
+        self.scoring(&input.scoring);
         Ok(())
+    }
+
+    fn scoring(&mut self, scoring: &PictureScoring) {
+        if scoring.pictures == 1 {
+            self.wrong(
+                "input.scoring.pictures",
+                "found 1; allowed: 0 for no scores, or 2 and more, which a standard error takes",
+            );
+        }
+        self.within("input.scoring.pictures", scoring.pictures, 0..=100_000);
+        self.within("input.scoring.sample_steps", scoring.sample_steps, 1..=10_000);
+        self.within("input.scoring.guidance", scoring.guidance, 0.0..=100.0);
+        self.count("input.scoring.prompts", scoring.prompts.len(), 0..=MOST_PROMPTS);
+        let mut prompts = scoring.prompts.iter().enumerate();
+        if let Some((index, prompt)) = prompts.find(|(_, prompt)| !(1..=LONGEST_PROMPT).contains(&prompt.len())) {
+            self.wrong(
+                format!("input.scoring.prompts[{index}]"),
+                format!("has {} bytes; allowed: 1 to {LONGEST_PROMPT}", prompt.len()),
+            );
+        }
     }
 
     async fn benchmark(&mut self, input: &BenchmarkInput) -> Result<(), JobRequestError> {

@@ -7,7 +7,7 @@ use protocol::{
     JobId, LeaseToken, Metrics, WorkerId,
     artifacts::{ArtifactRef, ArtifactRole},
     jobs::{
-        DeviceSeconds, JobInput, JobKind, JobRequest, JobResult, JobState, Outcome, PruneBackboneInput,
+        DeviceSeconds, JobInput, JobKind, JobRequest, JobResult, JobState, Outcome, PictureScoring, PruneBackboneInput,
         PruneBackboneOutcome, ResultTable,
     },
     leases::{
@@ -39,6 +39,7 @@ pub(crate) fn prune(ranks: u32) -> JobRequest {
             adaptation_base: Vec::new(),
             seed: 1,
             ranks,
+            scoring: PictureScoring::default(),
         }),
         device: None,
         memory_bytes: 0,

@@ -207,6 +207,12 @@ async fn every_field_at_fault_is_named(pool: PgPool) {
     let bad = protocol::jobs::PruneBackboneInput {
         space: NAMED.to_owned(),
         recipe: "steps =".to_owned(),
+        scoring: protocol::jobs::PictureScoring {
+            pictures: 1,
+            sample_steps: 0,
+            guidance: f64::NAN,
+            prompts: vec!["a cat".to_owned(), String::new()],
+        },
         ..input
     };
     let bad = JobRequest {
@@ -215,7 +221,16 @@ async fn every_field_at_fault_is_named(pool: PgPool) {
     };
     assert_eq!(
         wrong(&t, bad).await,
-        ["input.space", "input.recipe", "input.ranks", "device"]
+        [
+            "input.space",
+            "input.recipe",
+            "input.ranks",
+            "input.scoring.pictures",
+            "input.scoring.sample_steps",
+            "input.scoring.guidance",
+            "input.scoring.prompts[1]",
+            "device"
+        ]
     );
     let lookup = LookupInput {
         search_id: protocol::SearchId::new(),

@@ -2334,6 +2334,35 @@ export interface components {
             /** @description Its trained weights. */
             weights: components["schemas"]["ArtifactRef"];
         };
+        /**
+         * @description How pictures of the full backbone and of the pruned one are sampled, with the same prompts and seeds, for CLIP score
+         *     and aesthetic score.
+         */
+        PictureScoring: {
+            /**
+             * Format: double
+             * @description Scale of classifier-free guidance; 1 is none.
+             * @default 7
+             */
+            guidance: number;
+            /**
+             * Format: int32
+             * @description Pictures of each backbone; none are sampled or scored where it is 0.
+             * @default 64
+             */
+            pictures: number;
+            /**
+             * @description Captions of the pictures, in turn; where there are none, the prompts that the parts keep apart.
+             * @default []
+             */
+            prompts: string[];
+            /**
+             * Format: int32
+             * @description Euler steps of a sample.
+             * @default 25
+             */
+            sample_steps: number;
+        };
         /** @description `application/problem+json`: what went wrong and how to mend it. */
         ProblemDocument: {
             /** @description This occurrence, in a sentence. */
@@ -2419,6 +2448,8 @@ export interface components {
             ranks?: number;
             /** @description Recipe of the distillation, as TOML. */
             recipe: string;
+            /** @description Pictures that both backbones are scored by, where the parts bring CLIP. */
+            scoring?: components["schemas"]["PictureScoring"];
             /**
              * Format: int64
              * @description Seed of training.
@@ -2430,8 +2461,9 @@ export interface components {
         /** @description A pruned backbone; its weights are an artifact of the result. */
         PruneBackboneOutcome: {
             /**
-             * @description `parameters`, `macs`, `speed_up` over the full one, `held_out_loss`, and `clip_score` and `aesthetic_score`
-             *     where the worker has the models for them.
+             * @description `parameters`, `macs`, `speed_up` over the full one, `held_out_loss`, and where the parts bring the models for
+             *     them `clip_score` and `aesthetic_score`, means over pictures, and the full one's `full_clip_score` and
+             *     `full_aesthetic_score`.
              */
             metrics: components["schemas"]["BTreeMap"];
             /** @description The full backbone and the pruned one in the columns of the paper's Table A2. */

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Args;
 use tch::{Kind, Tensor, nn};
 
@@ -40,6 +40,7 @@ pub struct AssetsArgs {
 /// # Errors
 /// Where clips cannot be read or files cannot be written.
 pub fn command(args: &AssetsArgs) -> anyhow::Result<()> {
+    ensure!(args.threads > 0, "--threads is 0; it must be at least 1");
     tch::set_num_threads(args.threads.try_into().context("--threads is too large")?);
     let source = data::open(&args.dataset, &args.cache)?;
     let recipe = Recipe::of(&args.dataset).with_context(|| {

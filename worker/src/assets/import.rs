@@ -12,12 +12,14 @@ use serde::Deserialize;
 use tch::{Device, Tensor, nn};
 
 use super::manifest::{FileEntry, Manifest, digest_of};
-use super::{Assets, AssetsError, BACKBONE, MANIFEST, Recipe, TEXT, VAE};
+use super::{AESTHETIC, Assets, AssetsError, BACKBONE, CLIP, MANIFEST, Recipe, TEXT, VAE};
 use crate::data::{DataError, name_of};
+use crate::models::clip::{ClipConfig, ClipModel};
 use crate::models::text::{TextConfig, TextEncoder};
 use crate::models::tokenizer::{Clip, Tokenizer};
 use crate::models::vae::{Vae, VaeConfig};
 use crate::models::{UNet, published};
+use crate::scoring::clip::Aesthetic;
 use crate::weights::{self, Layout};
 
 /// Key of a manifest's `clips` that says that the parts were imported.
@@ -42,13 +44,22 @@ pub struct ImportArgs {
     /// Weights of Open-Sora's VAE, both stages in one file, as safetensors.
     #[arg(long)]
     vae: PathBuf,
+    /// Weights of CLIP as a whole, both towers and projections, as safetensors: pruning then tells the CLIP score of
+    /// pictures.
+    #[arg(long)]
+    clip: Option<PathBuf>,
+    /// Weights of LAION's aesthetic predictor on CLIP's embeddings, the improved one or the linear head, as safetensors:
+    /// pruning then tells the aesthetic score too.
+    #[arg(long, requires = "clip")]
+    aesthetic: Option<PathBuf>,
     /// The VAE is one of single pictures, as Stable Diffusion's own: parts to distil a pruned backbone on pictures with.
     #[arg(long)]
     pictures: bool,
     /// Space file whose UNet the weights are of, such as a pruned one [default: Stable Diffusion 1.5].
     #[arg(long)]
     space: Option<PathBuf>,
-    /// TOML file with tables `text` and `vae` where they are of other sizes than CLIP ViT-L/14's and Open-Sora 1.2's.
+    /// TOML file with tables `text`, `vae` and `clip` where they are of other sizes than CLIP ViT-L/14's and Open-Sora
+    /// 1.2's.
     #[arg(long)]
     sizes: Option<PathBuf>,
     /// Where the parts go, in a folder of their name.
@@ -91,6 +102,13 @@ fn import(args: &ImportArgs) -> Result<(PathBuf, Manifest), AssetsError> {
     check("UNet", &args.unet, &Layout::PLAIN, unet)?;
     check("text encoder", &args.text, &Layout::CLIP_TEXT, text)?;
     check("VAE", &args.vae, &Layout::VAE, vae)?;
+    if let (Some(path), Some(config)) = (&args.clip, &recipe.clip) {
+        let clip = |vs: &nn::VarStore| drop(ClipModel::new(&vs.root(), config, tokenizer.size()));
+        check("CLIP", path, &Layout::CLIP, clip)?;
+        if let Some(path) = &args.aesthetic {
+            drop(Aesthetic::read(path, config.image.projection, Device::Cpu)?);
+        }
+    }
 
     let partial = args.out.join(format!(".{}.partial", name_of(&args.name)));
     if partial.exists() {
@@ -98,7 +116,12 @@ fn import(args: &ImportArgs) -> Result<(PathBuf, Manifest), AssetsError> {
     }
     std::fs::create_dir_all(&partial).map_err(DataError::file(&partial))?;
     let mut files = BTreeMap::new();
-    for (name, source) in [(BACKBONE, &args.unet), (TEXT, &args.text), (VAE, &args.vae)] {
+    let given = [(BACKBONE, &args.unet), (TEXT, &args.text), (VAE, &args.vae)];
+    let scorers = [(CLIP, &args.clip), (AESTHETIC, &args.aesthetic)];
+    let scorers = scorers
+        .into_iter()
+        .filter_map(|(name, path)| Some((name, path.as_ref()?)));
+    for (name, source) in given.into_iter().chain(scorers) {
         let place = partial.join(name);
         lay(source, &place, args.copy).map_err(DataError::file(source))?;
         files.insert(name.to_owned(), FileEntry::of(&place)?);
@@ -122,7 +145,7 @@ fn import(args: &ImportArgs) -> Result<(PathBuf, Manifest), AssetsError> {
 
 /// The sizes of all parts, which must fit each other.
 fn recipe(args: &ImportArgs) -> Result<Recipe, AssetsError> {
-    let Sizes { text, mut vae } = match &args.sizes {
+    let Sizes { text, mut vae, clip } = match &args.sizes {
         Some(path) => Sizes::read(path)?,
         None => Sizes::default(),
     };
@@ -133,34 +156,20 @@ fn recipe(args: &ImportArgs) -> Result<Recipe, AssetsError> {
         Some(path) => unet_of(path)?,
         None => published::stable_diffusion(),
     };
-    for (what, of_unet, of_part) in [
-        ("unet.text_width and text.width", backbone.text_width as i64, text.width),
-        (
-            "unet.text_tokens and text.tokens",
-            backbone.text_tokens as i64,
-            text.tokens,
-        ),
-        (
-            "unet.latent_channels and vae.spatial.latent_channels",
-            backbone.latent_channels as i64,
-            vae.spatial.latent_channels,
-        ),
-    ] {
-        if of_unet != of_part {
-            return Err(AssetsError::Content {
-                path: args.sizes.clone().or(args.space.clone()).unwrap_or_default(),
-                problem: format!("{what} are {of_unet} and {of_part}; expected are equal numbers"),
-            });
-        }
-    }
-    Ok(Recipe {
+    let recipe = Recipe {
         seed: 0,
         vae,
         text,
         backbone,
         evaluators: None,
+        clip: args.clip.is_some().then_some(clip),
         training: None,
-    })
+    };
+    recipe.check().map_err(|problem| AssetsError::Content {
+        path: args.sizes.clone().or(args.space.clone()).unwrap_or_default(),
+        problem,
+    })?;
+    Ok(recipe)
 }
 
 /// What `--sizes` may hold.
@@ -169,6 +178,7 @@ fn recipe(args: &ImportArgs) -> Result<Recipe, AssetsError> {
 struct Sizes {
     text: TextConfig,
     vae: VaeConfig,
+    clip: ClipConfig,
 }
 
 impl Default for Sizes {
@@ -176,6 +186,7 @@ impl Default for Sizes {
         Self {
             text: published::clip_vit_l14(),
             vae: published::open_sora_vae(),
+            clip: published::clip_vit_l14_whole(),
         }
     }
 }
@@ -188,7 +199,8 @@ impl Sizes {
         };
         let text = std::fs::read_to_string(path).map_err(DataError::file(path))?;
         let sizes: Self = toml::from_str(&text).map_err(|error| content(error.to_string()))?;
-        sizes.text.check().and_then(|()| sizes.vae.check()).map_err(content)?;
+        // The others are held against each other with the backbone.
+        sizes.clip.check().map_err(content)?;
         Ok(sizes)
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Args;
 use tch::Device;
 
@@ -36,6 +36,7 @@ pub struct LatentsArgs {
 /// # Errors
 /// Where parts or clips cannot be read or the file cannot be written.
 pub fn latents_command(args: &LatentsArgs) -> anyhow::Result<()> {
+    ensure!(args.threads > 0, "--threads is 0; it must be at least 1");
     tch::set_num_threads(args.threads.try_into().context("--threads is too large")?);
     let assets = Assets::open(&args.assets, &args.dataset, Device::Cpu)?;
     let mut percent = 0;

@@ -9,7 +9,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{AssetsError, MANIFEST, Recipe};
+use super::{AssetsError, BACKBONE, CLIP, EVALUATORS, MANIFEST, Recipe, TEXT, VAE};
+use crate::checkpoint::write_through;
 use crate::data::{Prompt, Vocabulary};
 use crate::models::tokenizer::Tokenizer;
 
@@ -78,17 +79,30 @@ impl Manifest {
     /// Reads the manifest of a folder.
     ///
     /// # Errors
-    /// Where it is missing or not a manifest.
+    /// Where it is missing or not a manifest, or its parts cannot be built.
     pub fn read(folder: &Path) -> Result<Self, AssetsError> {
         let path = folder.join(MANIFEST);
         let text = std::fs::read_to_string(&path).map_err(|source| AssetsError::File {
             path: path.clone(),
             source,
         })?;
-        serde_json::from_str(&text).map_err(|error| AssetsError::Content {
-            path,
-            problem: error.to_string(),
-        })
+        let wrong = |problem: String| AssetsError::Content {
+            path: path.clone(),
+            problem,
+        };
+        let manifest: Self = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+        manifest
+            .recipe
+            .check()
+            .map_err(|problem| wrong(format!("`recipe`: {problem}")))?;
+        // A file that is not named would be read unchecked.
+        let evaluators = manifest.recipe.evaluators.map(|_| EVALUATORS);
+        let clip = manifest.recipe.clip.map(|_| CLIP);
+        let mut needed = [VAE, TEXT, BACKBONE].into_iter().chain(evaluators).chain(clip);
+        match needed.find(|name| !manifest.files.contains_key(*name)) {
+            None => Ok(manifest),
+            Some(name) => Err(wrong(format!("`files` has no `{name}`, which the recipe asks for"))),
+        }
     }
 
     pub(super) fn write(&self, folder: &Path) -> Result<(), AssetsError> {
@@ -97,7 +111,8 @@ impl Manifest {
             path: path.clone(),
             problem: error.to_string(),
         })?;
-        std::fs::write(&path, text + "\n").map_err(|source| AssetsError::File { path, source })
+        let written = write_through(&path.with_extension("partial"), &path, (text + "\n").as_bytes());
+        written.map_err(|source| AssetsError::File { path, source })
     }
 
     pub(super) fn check_files(&self, folder: &Path) -> Result<(), AssetsError> {
@@ -141,4 +156,49 @@ fn hexadecimal(bytes: &[u8]) -> String {
 pub(crate) fn digest_of(settings: &impl Serialize) -> String {
     // Settings are plain structs with string keys: they always have a JSON form.
     sha256(serde_json::to_string(settings).unwrap_or_default().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn a_manifest_of_parts_that_cannot_be_is_refused_with_the_field() {
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/shapes");
+        let shipped: Value = serde_json::to_value(Manifest::read(&shipped).unwrap()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        for (pointer, value, said) in [
+            ("/recipe/text/tokens", json!(0), "`recipe`: text.tokens is 0"),
+            (
+                "/recipe/text/width",
+                json!(64),
+                "unet.text_width and text.width are 32 and 64",
+            ),
+            (
+                "/recipe/vae/spatial/norm_groups",
+                json!(0),
+                "vae.spatial.norm_groups is 0",
+            ),
+            (
+                "/recipe/evaluators/width",
+                json!(12),
+                "evaluators.width is 12; allowed are multiples of 8 to 65536",
+            ),
+            ("/recipe/evaluators/embedding", json!(-1), "evaluators.embedding is -1"),
+            ("/files", json!({}), "`files` has no `vae.safetensors`"),
+        ] {
+            let mut changed = shipped.clone();
+            *changed.pointer_mut(pointer).unwrap() = value;
+            std::fs::write(folder.path().join(MANIFEST), changed.to_string()).unwrap();
+            let error = Manifest::read(folder.path()).unwrap_err().to_string();
+            assert!(error.contains("manifest.json: ") && error.contains(said), "{error}");
+        }
+        let mut unread = shipped;
+        unread["files"].as_object_mut().unwrap().remove(EVALUATORS);
+        std::fs::write(folder.path().join(MANIFEST), unread.to_string()).unwrap();
+        let error = Manifest::read(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("`files` has no `evaluators.safetensors`"), "{error}");
+    }
 }

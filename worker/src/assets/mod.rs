@@ -23,10 +23,12 @@ use tch::{Device, Tensor, nn};
 use crate::data::latents::TrainingSet;
 use crate::data::sharded::ShardError;
 use crate::data::{DataError, Prompt, Vocabulary, name_of};
+use crate::models::clip::ClipModel;
 use crate::models::text::{Text, TextEncoder};
 use crate::models::tokenizer::TokenizerError;
 use crate::models::unet::is_temporal;
 use crate::models::vae::Vae;
+use crate::scoring::clip::{Aesthetic, PictureScorer};
 use crate::scoring::evaluators::{ClipReader, Evaluators, FrameReader};
 use crate::weights::{self, Layout, WeightsError};
 
@@ -42,6 +44,8 @@ pub(crate) const VAE: &str = "vae.safetensors";
 pub(crate) const TEXT: &str = "text.safetensors";
 const BACKBONE: &str = "backbone.safetensors";
 const EVALUATORS: &str = "evaluators.safetensors";
+const CLIP: &str = "clip.safetensors";
+const AESTHETIC: &str = "aesthetic.safetensors";
 
 /// Why assets could not be made or read.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +93,16 @@ pub enum AssetsError {
         expected: String,
         /// The dataset it belongs to.
         dataset: String,
+    },
+    /// A training came to nothing.
+    #[error("`{stage}` cannot be trained on: at step {step} the norm of its gradients is {norm}")]
+    Diverged {
+        /// What was trained.
+        stage: String,
+        /// The step, from 0.
+        step: u64,
+        /// The norm.
+        norm: f64,
     },
     /// Whoever asked does not want to wait any longer.
     #[error("interrupted")]
@@ -167,6 +181,31 @@ impl Assets {
             &self.folder.join(BACKBONE),
             &Layout::PLAIN,
         )?)
+    }
+
+    /// Who scores single pictures, read anew, where the parts bring CLIP.
+    ///
+    /// # Errors
+    /// Where its files do not fit the manifest's sizes.
+    pub fn picture_scorer(&self) -> Result<Option<PictureScorer>, AssetsError> {
+        let Some(config) = self.manifest.recipe.clip else {
+            return Ok(None);
+        };
+        let (tokenizer, device) = (self.manifest.tokenizer.clone(), self.device);
+        let clip = load(&self.folder.join(CLIP), &Layout::CLIP, device, |vs| {
+            ClipModel::new(&vs.root(), &config, tokenizer.size())
+        })?;
+        let aesthetic = self.manifest.files.contains_key(AESTHETIC);
+        let aesthetic = aesthetic
+            .then(|| Aesthetic::read(&self.folder.join(AESTHETIC), config.image.projection, device))
+            .transpose()?;
+        Ok(Some(PictureScorer {
+            clip,
+            config,
+            tokenizer,
+            aesthetic,
+            device,
+        }))
     }
 
     /// Latents and texts to train candidates on: from the file beside the parts, else made under `cache` where they

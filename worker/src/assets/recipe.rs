@@ -5,6 +5,7 @@ use std::path::Path;
 use search_spaces::{Dtype, UnetConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::models::clip::ClipConfig;
 use crate::models::text::TextConfig;
 use crate::models::vae::{SpatialConfig, TemporalConfig, VaeConfig};
 use crate::scoring::evaluators::EvaluatorConfig;
@@ -23,6 +24,9 @@ pub struct Recipe {
     /// The evaluators; none came with imported parts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluators: Option<EvaluatorConfig>,
+    /// CLIP, which scores single pictures, where the parts bring it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip: Option<ClipConfig>,
     /// Steps, batches and learning rates; imported parts were trained elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training: Option<Training>,
@@ -75,6 +79,45 @@ const SHAPES_TRAINING: Training = Training {
 };
 
 impl Recipe {
+    /// Looks whether the parts can be built and fit each other.
+    ///
+    /// # Errors
+    /// The size that cannot be, what it is and what is allowed.
+    pub fn check(&self) -> Result<(), String> {
+        self.vae.check()?;
+        self.text.check()?;
+        if let Some(evaluators) = &self.evaluators {
+            evaluators.check()?;
+        }
+        if let Some(clip) = &self.clip {
+            clip.check()?;
+        }
+        for (what, of_unet, of_part) in [
+            (
+                "unet.text_width and text.width",
+                self.backbone.text_width,
+                self.text.width,
+            ),
+            (
+                "unet.text_tokens and text.tokens",
+                self.backbone.text_tokens,
+                self.text.tokens,
+            ),
+            (
+                "unet.latent_channels and vae.spatial.latent_channels",
+                self.backbone.latent_channels,
+                self.vae.spatial.latent_channels,
+            ),
+        ] {
+            if i64::try_from(of_unet) != Ok(of_part) {
+                return Err(format!(
+                    "{what} are {of_unet} and {of_part}; expected are equal numbers"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// The recipe of a dataset, where there is one; that of `emoji` serves any folder of clips.
     #[must_use]
     pub fn of(dataset: &str) -> Option<Self> {
@@ -134,6 +177,7 @@ impl Recipe {
                 width: 16,
                 embedding: 48,
             }),
+            clip: None,
             training: Some(SHAPES_TRAINING),
         }
     }
@@ -151,6 +195,7 @@ impl Recipe {
                 text_tokens: TOKENS,
                 ..shapes.backbone
             },
+            clip: None,
             training: Some(Training {
                 vae_spatial: schedule(1000, 16, 3e-3),
                 vae_temporal: schedule(800, 8, 3e-3),

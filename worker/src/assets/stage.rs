@@ -45,7 +45,11 @@ impl Stage<'_> {
             let loss = loss(step);
             sum += loss.double_value(&[]);
             count += 1.0;
-            adamw.backward_step(&loss, self.rate(step));
+            let norm = adamw.backward_step(&loss, self.rate(step));
+            if !norm.is_finite() {
+                let stage = self.name.to_owned();
+                return Err(AssetsError::Diverged { stage, step, norm });
+            }
             let last = step + 1 == self.steps;
             if (step + 1).is_multiple_of(CHECKPOINT_EVERY) || last {
                 self.save(vs, &adamw)?;

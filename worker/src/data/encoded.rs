@@ -12,7 +12,7 @@ use tch::Tensor;
 use super::sharded::{Done, ShardError, make_together};
 use super::{ClipSource, DataError, Split, to_tensor};
 use crate::assets::{Assets, AssetsError};
-use crate::checkpoint::{decode_tensors, encode_tensors};
+use crate::checkpoint::{decode_tensors, encode_tensors, write_through};
 
 /// The file beside a dataset's trained parts that makes its clips needless.
 pub const LATENTS: &str = "latents.safetensors";
@@ -97,10 +97,7 @@ impl Encoded {
         let tensors = BTreeMap::from([(KEY.to_owned(), self.latents.shallow_clone())]);
         let bytes = encode_tensors(&tensors, HashMap::from([(KEY.to_owned(), label)]));
         let bytes = bytes.map_err(|error| broken(path, error))?;
-        // Readable by all as any file of the assets, which a temporary file would not be.
-        let partial = path.with_extension("partial");
-        let written = std::fs::write(&partial, &bytes).and_then(|()| std::fs::rename(&partial, path));
-        Ok(written.map_err(DataError::file(path))?)
+        Ok(write_through(&path.with_extension("partial"), path, &bytes).map_err(DataError::file(path))?)
     }
 
     /// Reads what [`Self::write`] wrote.
@@ -126,6 +123,9 @@ impl Encoded {
         let mut tensors = decode_tensors(&bytes).map_err(|error| broken(path, error))?;
         let latents = tensors.remove(KEY).ok_or_else(|| broken(path, "no tensor `latents`"))?;
         let expected = [&[label.captions.len() as i64], &assets.latent_shape()[..]].concat();
+        if label.captions.is_empty() {
+            return Err(broken(path, "`latents` holds no clip; needed is one or more"));
+        }
         if latents.size() != expected {
             let problem = format!("`latents` has shape {:?}, needed is {expected:?}", latents.size());
             return Err(broken(path, problem));

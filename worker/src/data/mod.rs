@@ -174,6 +174,16 @@ pub enum DataError {
         /// What it is needed for and how to get it.
         problem: String,
     },
+    /// Another program was ended before it was done.
+    #[error("{program} was ended over {path} ({status}); try again")]
+    Ended {
+        /// The program.
+        program: String,
+        /// The file that it read.
+        path: PathBuf,
+        /// How it ended.
+        status: std::process::ExitStatus,
+    },
     /// Another program failed.
     #[error("{program}: {problem}")]
     Program {
@@ -185,6 +195,11 @@ pub enum DataError {
 }
 
 impl DataError {
+    /// Whether another try with the same file may go well.
+    pub(crate) const fn is_passing(&self) -> bool {
+        matches!(self, Self::NoProgram { .. } | Self::Ended { .. })
+    }
+
     pub(crate) fn file(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         |source| Self::File { path, source }

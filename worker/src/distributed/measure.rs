@@ -143,7 +143,7 @@ pub fn command(args: &DataParallelArgs) -> anyhow::Result<()> {
 
 /// Runs this program once for each rank; what rank 0 tells.
 fn run_all(args: &DataParallelArgs, ranks: u32, after_backward: bool) -> anyhow::Result<Run> {
-    // The port is free again before rank 0 takes it; whoever comes between makes the run fail, not err.
+    // The port is free again before rank 0 takes it; whoever comes between makes the run fail, and no figure wrong.
     let store = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let mut children: Vec<Rank> = (0..ranks)
         .map(|rank| Rank::start(args, rank, ranks, store, after_backward))

@@ -12,7 +12,7 @@ mod group;
 mod measure;
 mod reducer;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::net::SocketAddr;
 

@@ -16,7 +16,7 @@ pub(super) fn free_port() -> (TcpListener, SocketAddr) {
 }
 
 /// What `f` returns at each rank of a group.
-pub(super) fn together<T: Send>(ranks: u32, f: impl Fn(Group) -> T + Sync) -> Vec<T> {
+pub(crate) fn together<T: Send>(ranks: u32, f: impl Fn(Group) -> T + Sync) -> Vec<T> {
     let (listener, store) = free_port();
     let mut listener = Some(listener);
     std::thread::scope(|scope| {

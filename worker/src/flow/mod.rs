@@ -9,7 +9,7 @@ use tch::Tensor;
 
 use crate::models::seeded::standard_normal;
 pub use presets::{PRESETS, Preset};
-pub use sampler::{Grid, Sampler, euler};
+pub use sampler::{Grid, Point, Sampler, euler};
 
 /// Times in (0, 1) whose logit is normal with `mean` and `std` (Esser et al. 2024, section 3.1): `[count]`, float32.
 pub fn logit_normal(rng: &mut ChaCha8Rng, count: i64, mean: f64, std: f64) -> Tensor {

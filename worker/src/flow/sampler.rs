@@ -80,35 +80,58 @@ impl Sampler {
         Grid::new(self.steps, shift_of(self.shift, latents))
     }
 
-    /// Clips sampled from noise with classifier-free guidance, `v = v_∅ + g (v_text − v_∅)` (Ho & Salimans 2022). The
-    /// embeddings of the grid's times are made once (the paper's Appendix F).
+    /// Clips sampled from noise with classifier-free guidance. The embeddings of the grid's times are made once (the
+    /// paper's Appendix F).
     ///
     /// # Shapes
     /// - `noise`: `[batch, c, t, h, w]`; `text`: `[batch, tokens, width]`; `null_text`: `[1, tokens, width]`;
     ///   output as `noise`
     pub fn sample(&self, unet: &UNet, noise: &Tensor, text: &Tensor, null_text: &Tensor) -> Tensor {
+        let times = Tensor::from_slice(self.grid(&noise.size()).times());
+        let times = times.to_kind(Kind::Float).to_device(noise.device());
+        let embedded = tch::no_grad(|| unet.embed(&times)); // [steps, time_width]
+        self.follow(noise, [text, null_text], |Point { step, xs, .. }, text| {
+            let moment = embedded.narrow(0, step as i64, 1).expand([xs.size()[0], -1], false);
+            unet.forward(xs, Moment::Embedded(&moment), text)
+        })
+    }
+
+    /// Follows a velocity at a point with a text, with classifier-free guidance: `v = v_∅ + g (v_text − v_∅)` (Ho &
+    /// Salimans 2022).
+    ///
+    /// # Shapes
+    /// - as [`Self::sample`]; the velocity is asked for `batch` or, with guidance, `2 · batch` points at once
+    pub fn follow(
+        &self,
+        noise: &Tensor,
+        [text, null_text]: [&Tensor; 2],
+        velocity: impl Fn(Point<'_>, &Tensor) -> Tensor,
+    ) -> Tensor {
         tch::no_grad(|| {
-            let batch = noise.size()[0];
-            let grid = self.grid(&noise.size());
-            let times = Tensor::from_slice(grid.times())
-                .to_kind(Kind::Float)
-                .to_device(noise.device());
-            let embedded = unet.embed(&times); // [steps, time_width]
-            let at = |i: usize, count: i64| embedded.narrow(0, i as i64, 1).expand([count, -1], false);
+            let (batch, grid) = (noise.size()[0], self.grid(&noise.size()));
             if self.guidance == 1.0 {
-                return euler(noise, &grid, |i, x, _| {
-                    unet.forward(x, Moment::Embedded(&at(i, batch)), text)
-                });
+                return euler(noise, &grid, |step, xs, time| velocity(Point { step, xs, time }, text));
             }
             let both_texts = Tensor::cat(&[&null_text.expand_as(text), text], 0);
-            euler(noise, &grid, |i, x, _| {
-                let moment = at(i, 2 * batch);
-                let both = unet.forward(&Tensor::cat(&[x, x], 0), Moment::Embedded(&moment), &both_texts);
+            euler(noise, &grid, |step, x, time| {
+                let xs = &Tensor::cat(&[x, x], 0);
+                let both = velocity(Point { step, xs, time }, &both_texts);
                 let (free, bound) = (both.narrow(0, 0, batch), both.narrow(0, batch, batch));
                 &free + (bound - &free) * self.guidance
             })
         })
     }
+}
+
+/// Where a sample stands.
+#[derive(Debug, Clone, Copy)]
+pub struct Point<'a> {
+    /// Number of the step.
+    pub step: usize,
+    /// The clips, `[n, c, t, h, w]`.
+    pub xs: &'a Tensor,
+    /// The time of all of them.
+    pub time: f64,
 }
 
 #[cfg(test)]

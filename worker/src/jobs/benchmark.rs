@@ -7,8 +7,8 @@ use protocol::artifacts::{ArtifactRef, ArtifactRole};
 use protocol::jobs::{
     BenchmarkInput, BenchmarkOutcome, DeviceSeconds, JobResult, Outcome, ResultTable, VBENCH_EVALUATOR,
 };
-use search_spaces::Evaluation;
 use search_spaces::vbench::{Dimension, table_1_cells, table_2_cells};
+use search_spaces::{BUILT_IN_DIMENSIONS, Evaluation};
 use tch::{Tensor, nn};
 
 use super::scoring::{Scoring, figures};
@@ -18,7 +18,6 @@ use crate::checkpoint::decode_tensors;
 use crate::models::UNet;
 use crate::models::seeded::seed_weights;
 use crate::models::unet::is_temporal;
-use crate::scoring::DIMENSIONS;
 
 /// Share of the job at which scoring begins.
 const READ: f64 = 0.02;
@@ -102,7 +101,7 @@ pub(super) fn run(context: &JobContext, input: &BenchmarkInput) -> Result<JobRes
 fn asked_for(evaluation: &Evaluation, input: &BenchmarkInput) -> Result<Evaluation, JobError> {
     let all: Vec<&str> = match input.evaluator.as_str() {
         VBENCH_EVALUATOR => Dimension::ALL.map(Dimension::name).to_vec(),
-        BUILT_IN => DIMENSIONS.to_vec(),
+        BUILT_IN => BUILT_IN_DIMENSIONS.to_vec(),
         found => {
             return Err(JobError::Input(format!(
                 "`evaluator` is `{found}`; allowed: {BUILT_IN}, {VBENCH_EVALUATOR}"
@@ -306,6 +305,8 @@ mod tests {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../search-spaces/spaces/shapes-tiny.toml");
         let mut input = input(&std::fs::read_to_string(path).unwrap());
         input.architecture = "-.-.-.-.-".to_owned();
+        // All that a space file may name.
+        input.dimensions = BUILT_IN_DIMENSIONS.map(str::to_owned).to_vec();
         let result = run(&context, &input).unwrap();
         let Outcome::Benchmark(outcome) = result.outcome else {
             panic!("{:?}", result.outcome)

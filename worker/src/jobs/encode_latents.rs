@@ -1,7 +1,8 @@
 //! Encodes a folder of captioned clips and pictures to latents and text embeddings in shards.
 //!
-//! The checkpoint is the index so far. Each shard is an artifact that is uploaded as soon as it is made, so that an
-//! attempt on another worker goes on behind the last; one on the same worker finds the shards in its cache.
+//! The checkpoint names the plan and the shards so far. Each shard is an artifact that is uploaded as soon as it is
+//! made, so that an attempt on another worker goes on behind the last; one on the same worker finds the shards in its
+//! cache.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,13 +10,12 @@ use std::path::Path;
 use protocol::ArtifactDigest;
 use protocol::artifacts::{ArtifactRef, ArtifactRole};
 use protocol::jobs::{DeviceSeconds, EncodeLatentsInput, EncodeLatentsOutcome, JobResult, Outcome, SkippedFile};
+use serde::{Deserialize, Serialize};
 
 use super::context::is_plain;
 use super::{JobContext, JobError};
 use crate::assets::{Assets, digest_of};
-use crate::data::sharded::{
-    Bucket, Content, Encoders, INDEX, Index, News, Settings, Shard, ShardError, Stored, Work, encode,
-};
+use crate::data::sharded::{Bucket, Content, INDEX, Index, News, Plan, Settings, Shard, ShardError, Stored, encode};
 
 /// Share of the job at which encoding begins.
 const LOOKED: f64 = 0.1;
@@ -48,43 +48,48 @@ pub(super) fn run(context: &JobContext, input: &EncodeLatentsInput) -> Result<Jo
     context.progress(0.0, "reading trained parts")?;
     let root = context.assets(&input.parts, &input.base)?;
     let parts = Assets::open(&root, &input.parts, context.settings.device).map_err(JobError::attempt)?;
-    let key = digest_of(&(&input.dataset, parts.digest(), &settings));
-    let out = context.settings.cache.join("latents").join(&key[..16]);
-    let work = Work {
-        folder: &folder,
-        out: &out,
-        settings: &settings,
-    };
-    let earlier = earlier(context);
-    let mut kept = BTreeMap::new();
-    let index = encode(work, &parts, &mut |news| {
+
+    let cache = context.settings.cache.join("latents");
+    // What is known of the files depends on nothing but the folder; the shards, on the whole plan. A folder that has
+    // changed since an earlier job gives others, which lie elsewhere.
+    let notes = cache.join(&digest_of(&input.dataset)[..16]);
+    let tell = |share, doing| {
         context.spent(spent(context));
-        match news {
-            News::Looked(share) => going_on(context.progress(LOOKED * share, "looking through files")),
-            News::Planned(plan) => {
-                let (clips, skipped) = (plan.clips.len(), plan.skipped.len());
-                context.log(&format!(
-                    "{clips} clips in {} shards; {skipped} files skipped",
-                    plan.shards.len()
-                ));
-                take_over(context, &out, plan, earlier.as_ref())
-            }
-            News::Encoded(share) => going_on(context.progress(LOOKED + (1.0 - LOOKED) * share, "encoding")),
-            News::Shard(number, so_far) => {
-                let shard = &so_far.shards[number];
-                let artifact = keep(context, &out, shard)?;
-                context.send_ahead(&artifact);
-                kept.insert(number, artifact);
-                context.log(&format!("{} is there", shard.file));
-                context.save(&so_far.to_bytes()).map_err(|error| failed(&out, error))
-            }
+        going_on(context.progress(share, doing))
+    };
+    let look = &mut |share| tell(LOOKED * share, "looking through files");
+    let plan = Plan::of(&folder, &notes, &parts, &settings, look).map_err(ended)?;
+    let (planned, digest) = (plan.index(), plan.digest());
+    context.log(&format!(
+        "{} clips in {} shards; {} files skipped",
+        planned.clips.len(),
+        planned.shards.len(),
+        planned.skipped.len()
+    ));
+    let out = cache.join(&digest[..16]);
+    let earlier = earlier(context).filter(|earlier| earlier.plan == digest);
+    let mut so_far = earlier.unwrap_or(SoFar {
+        plan: digest,
+        stored: BTreeMap::new(),
+    });
+    take_over(context, &out, planned, &so_far).map_err(ended)?;
+
+    let mut kept = BTreeMap::new();
+    let index = encode(&plan, &out, &parts, &mut |news| match news {
+        News::Encoded(share) => tell(LOOKED + (1.0 - LOOKED) * share, "encoding"),
+        News::Shard(number, index) => {
+            let shard = &index.shards[number];
+            let artifact = keep(context, &out, shard)?;
+            context.send_ahead(&artifact);
+            kept.insert(number, artifact);
+            context.log(&format!("{} is there", shard.file));
+            let stored = shard.stored.clone().map(|stored| (shard.file.clone(), stored));
+            so_far.stored.extend(stored);
+            let bytes = serde_json::to_vec(&so_far).map_err(|error| failed(&out, error))?;
+            context.save(&bytes).map_err(|error| failed(&out, error))
         }
     });
-    let index = index.map_err(|error| match error {
-        ShardError::Interrupted => JobError::Interrupted,
-        error @ (ShardError::Setting { .. } | ShardError::NothingLeft { .. }) => JobError::Input(error.to_string()),
-        error => JobError::attempt(error),
-    })?;
+    let index = index.map_err(ended)?;
     let as_file = context.keep(ArtifactRole::Latents, INDEX, "application/json", &index.to_bytes())?;
     Ok(JobResult {
         device_seconds: spent(context),
@@ -117,6 +122,14 @@ fn spent(context: &JobContext) -> DeviceSeconds {
     }
 }
 
+fn ended(error: ShardError) -> JobError {
+    match error {
+        ShardError::Interrupted => JobError::Interrupted,
+        error @ (ShardError::Setting { .. } | ShardError::NothingLeft { .. }) => JobError::Input(error.to_string()),
+        error => JobError::attempt(error),
+    }
+}
+
 fn going_on(progress: Result<(), JobError>) -> Result<(), ShardError> {
     progress.map_err(|_| ShardError::Interrupted)
 }
@@ -128,24 +141,31 @@ fn failed(path: &Path, problem: impl std::fmt::Display) -> ShardError {
     }
 }
 
-/// The index as far as an earlier attempt came; one that cannot be read is worth as much as none.
-fn earlier(context: &JobContext) -> Option<Index> {
+/// What a checkpoint says: clips and captions follow from the folder.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SoFar {
+    /// Digest of the plan.
+    plan: String,
+    /// The shards that are uploaded, by name.
+    stored: BTreeMap<String, Stored>,
+}
+
+/// How far an earlier attempt came; what cannot be read is worth as much as none.
+fn earlier(context: &JobContext) -> Option<SoFar> {
     let bytes = context.try_fetch(context.checkpoint.as_ref()?);
     let read = bytes
         .map_err(|error| error.to_string())
-        .and_then(|bytes| Index::parse(&bytes));
+        .and_then(|bytes| serde_json::from_slice(&bytes).map_err(|error| error.to_string()));
     read.inspect_err(|problem| context.log(&format!("the checkpoint cannot be used: {problem}")))
         .ok()
 }
 
-/// Lays out the shards that an earlier attempt has uploaded, where it had the same plan.
-fn take_over(context: &JobContext, out: &Path, plan: &Index, earlier: Option<&Index>) -> Result<(), ShardError> {
-    let Some(earlier) = earlier.filter(|earlier| earlier.plan_digest() == plan.plan_digest()) else {
-        return Ok(());
-    };
-    for shard in &earlier.shards {
+/// Lays out the shards that an earlier attempt at the same plan has uploaded.
+fn take_over(context: &JobContext, out: &Path, plan: &Index, earlier: &SoFar) -> Result<(), ShardError> {
+    for shard in &plan.shards {
         going_on(context.progress(LOOKED, "fetching shards"))?;
-        if let Some(stored) = &shard.stored {
+        if let Some(stored) = earlier.stored.get(&shard.file) {
             let artifact = artifact(shard, stored).map_err(|problem| failed(out, problem))?;
             crate::data::sharded::take_over(out, &shard.file, stored, &mut || context.try_fetch(&artifact).ok())?;
         }
@@ -269,6 +289,25 @@ mod tests {
         let again = run(&second, &input()).unwrap();
         assert_eq!(again.artifacts, result.artifacts, "the same bytes");
         assert_eq!(again.outcome, result.outcome);
+    }
+
+    #[test]
+    fn a_folder_that_has_grown_is_encoded_anew() {
+        let (tokio, cache) = (tokio::runtime::Runtime::new().unwrap(), tempfile::tempdir().unwrap());
+        let context = context(&tokio, cache.path());
+        let clips = || match run(&context, &input()).unwrap().outcome {
+            Outcome::EncodeLatents(found) => found.clips,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(clips(), 5);
+        let folder = context.settings.data.join("greys");
+        gif(&folder.join("b.gif"), &levels(17, 64, 64), &[40]);
+        let list = std::fs::read_to_string(folder.join("captions.jsonl")).unwrap();
+        let grown = list.clone() + "{\"file\": \"b.gif\", \"caption\": \"a grey\"}\n";
+        std::fs::write(folder.join("captions.jsonl"), grown).unwrap();
+        assert_eq!(clips(), 6);
+        std::fs::write(folder.join("captions.jsonl"), list).unwrap();
+        assert_eq!(clips(), 5, "what was made before is there still");
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::models::seeded::seed_weights;
 use crate::models::unet::temporal_path;
 use crate::scoring::Score;
 use crate::shim::{MemoryTracker, PeakBytes};
-use crate::train::Training;
+use crate::train::{TrainError, Training};
 
 /// Shares of the job at which training begins and ends.
 const TRAINING: (f64, f64) = (0.05, 0.65);
@@ -177,7 +177,13 @@ fn train(
     match (ran, failure) {
         (Ok(ControlFlow::Continue(())), _) => Ok(diary),
         (Ok(ControlFlow::Break(())), failure) => Err(failure.unwrap_or(JobError::Interrupted)),
-        (Err(error), _) => Err(JobError::attempt(error)),
+        (Err(error), _) => {
+            // The step of a lost peer did not come about: the one before is whole, and the next attempt's start.
+            if matches!(error, TrainError::Sync(_)) {
+                save(context, training, &diary)?;
+            }
+            Err(error.into())
+        }
     }
 }
 
@@ -298,114 +304,4 @@ fn keep_artifacts(
 }
 
 #[cfg(test)]
-mod tests {
-    use protocol::artifacts::ArtifactRef;
-    use tch::Device;
-
-    use super::*;
-
-    fn shapes() -> Space {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../search-spaces/spaces/shapes-tiny.toml");
-        Space::parse(&std::fs::read_to_string(path).unwrap()).unwrap()
-    }
-
-    fn built(space: &Space, architecture: &str, seed: u64) -> (nn::VarStore, UNet) {
-        let vs = nn::VarStore::new(Device::Cpu);
-        let architecture = space.architecture(architecture).unwrap();
-        let unet = UNet::new(&vs.root(), space.unet().unwrap(), &space.layers(&architecture));
-        seed_weights(&vs, seed);
-        (vs, unet)
-    }
-
-    #[test]
-    fn a_checkpoint_that_cannot_be_used_means_starting_again_from_step_0() {
-        let (folder, tokio) = (tempfile::tempdir().unwrap(), tokio::runtime::Runtime::new().unwrap());
-        let mut context = JobContext::alone(&tokio, folder.path());
-        let space = shapes();
-        let evaluation = space.evaluation.as_ref().unwrap();
-        let (vs, unet) = built(&space, "c1.-.-.-.-", 1);
-        let mut training = Training::new(&unet, &vs, &evaluation.training, 1).unwrap();
-        let start = training.checkpoint().encode().unwrap();
-
-        let (vs, unet) = built(&space, "c3.-.-.-.-", 1);
-        let other = Training::new(&unet, &vs, &evaluation.training, 1).unwrap();
-        let other = other.checkpoint().encode().unwrap();
-        let mut wrong_diary = training.checkpoint();
-        wrong_diary.notes.insert(DIARY.to_owned(), "no diary".to_owned());
-        for bytes in [b"no checkpoint".to_vec(), other, wrong_diary.encode().unwrap()] {
-            context.save(&bytes).unwrap();
-            context.checkpoint = context.pulse.saved();
-            let diary = resume(&context, &mut training).unwrap();
-            assert!(diary.points.is_empty());
-            assert_eq!(training.checkpoint().encode().unwrap(), start);
-        }
-        assert_eq!(context.pulse.log().matches("starting again from step 0").count(), 3);
-    }
-
-    #[test]
-    fn a_checkpoint_that_is_out_of_reach_for_now_is_worth_another_attempt() {
-        let (folder, tokio) = (tempfile::tempdir().unwrap(), tokio::runtime::Runtime::new().unwrap());
-        let mut context = JobContext::alone(&tokio, folder.path());
-        context.checkpoint = Some(ArtifactRef {
-            role: ArtifactRole::Checkpoint,
-            digest: "ab".repeat(32).parse().unwrap(),
-            name: "checkpoint".to_owned(),
-            media_type: "text/plain".to_owned(),
-            bytes: 1,
-        });
-        let space = shapes();
-        let (vs, unet) = built(&space, "c1.-.-.-.-", 1);
-        let mut training = Training::new(&unet, &vs, &space.evaluation.as_ref().unwrap().training, 1).unwrap();
-        let error = resume(&context, &mut training).unwrap_err();
-        assert!(error.is_worth_another_attempt(), "{error}");
-    }
-
-    #[test]
-    fn layers_that_parent_and_child_share_inherit_and_the_others_do_not() {
-        let space = shapes();
-        let (parent, child) = ("c1.s1.x1.x3.c3", "c1.s1.x1.x3.s3");
-        let trained = built(&space, parent, 1).0.variables().into_iter();
-        let saved: BTreeMap<String, Tensor> = trained.map(|(name, tensor)| (name, tensor.full_like(7))).collect();
-        let (vs, _unet) = built(&space, child, 2);
-        let architecture = |text| space.architecture(text).unwrap();
-        let count = copy_shared(&space, &architecture(child), &architecture(parent), &saved, &vs).unwrap();
-
-        let inherited: Vec<String> = vs
-            .variables()
-            .into_iter()
-            .filter(|(name, variable)| saved.get(name).is_some_and(|tensor| tensor == variable))
-            .map(|(name, _)| name)
-            .collect();
-        assert_eq!(inherited.len(), count);
-        for (i, position) in space.positions.iter().enumerate() {
-            let here = format!("{}.", temporal_path(&position.name));
-            let all = vs.variables().keys().filter(|name| name.starts_with(&here)).count();
-            let taken = inherited.iter().filter(|name| name.starts_with(&here)).count();
-            assert!(all > 0, "{}", position.name);
-            assert_eq!(taken, if i < 4 { all } else { 0 }, "{}", position.name);
-        }
-        assert!(inherited.iter().all(|name| crate::models::unet::is_temporal(name)));
-    }
-
-    #[test]
-    fn a_training_tells_what_it_took() {
-        let space = shapes();
-        let settings = &space.evaluation.as_ref().unwrap().training;
-        let (vs, unet) = built(&space, "c1.-.-.-.-", 1);
-        let mut training = Training::new(&unet, &vs, settings, 1).unwrap();
-        let batch = |_| {
-            Ok(crate::data::latents::Batch {
-                latents: crate::models::seeded::normal(&[2, 4, 5, 8, 8], 1, Device::Cpu),
-                text: crate::models::seeded::normal(&[2, 8, 32], 2, Device::Cpu),
-            })
-        };
-        let ran = training.run(3, &batch, &mut |_, _| ControlFlow::Continue(()));
-        assert!(ran.unwrap().is_continue());
-        let told = costs::of(training.step_milliseconds(), 12_345);
-        assert_eq!(told["train_peak_memory_bytes"].value, 12_345.0);
-        assert!(told["train_step_ms"].value > 0.0 && told["train_step_spread_ms"].value >= 0.0);
-        let (vs, unet) = built(&space, "-.-.-.-.-", 1);
-        let idle = Training::new(&unet, &vs, settings, 1).unwrap();
-        assert!(costs::of(idle.step_milliseconds(), 1).is_empty(), "nothing was trained");
-    }
-}
+mod tests;

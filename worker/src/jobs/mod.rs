@@ -17,6 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use protocol::jobs::{JobInput, JobResult};
 
+use crate::train::TrainError;
 pub use context::{JobContext, Pulse, Settings};
 
 /// Why an attempt ended without a result.
@@ -42,6 +43,16 @@ impl JobError {
 
     fn attempt(error: impl std::fmt::Display) -> Self {
         Self::Attempt(error.to_string())
+    }
+}
+
+impl From<TrainError> for JobError {
+    fn from(error: TrainError) -> Self {
+        match error {
+            // Trainings go on from their checkpoints to the same numbers.
+            TrainError::Diverged { .. } => Self::Input(error.to_string()),
+            TrainError::Clips { .. } | TrainError::Sync(_) => Self::attempt(error),
+        }
     }
 }
 

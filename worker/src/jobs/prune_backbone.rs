@@ -13,16 +13,17 @@ use super::{JobContext, JobError, parse};
 use crate::assets::AssetsError;
 use crate::checkpoint::Checkpoint;
 use crate::profile::Settings;
-use crate::prune::comparison::{Comparison, ComparisonError, compare};
+use crate::prune::comparison::{Comparison, ComparisonError, Size, compare};
 use crate::prune::held_out::Coded;
 use crate::prune::material::{Material, MaterialError, Parts, Sources};
 use crate::prune::network::Network;
 use crate::prune::plan::{Plan, PlanStage};
+use crate::prune::scores::{self, Score, Scores, ScoresError};
 use crate::prune::training::{Progress, Pruning, PruningError};
 use crate::shim::{MemoryTracker, PeakBytes};
 
-/// Shares of the job at which the comparison, and training, begin; and at which training ends.
-const SHARES: [f64; 3] = [0.05, 0.1, 0.95];
+/// Shares of the job at which the comparison, and training, begin; and at which training ends, and scoring begins.
+const SHARES: [f64; 4] = [0.05, 0.1, 0.95, 0.96];
 
 pub(super) fn run(context: &JobContext, input: &PruneBackboneInput) -> Result<JobResult, JobError> {
     tch::set_num_threads(context.settings.threads as i32);
@@ -57,9 +58,13 @@ pub(super) fn run(context: &JobContext, input: &PruneBackboneInput) -> Result<Jo
     metrics.extend(diary.figure());
     metrics.extend(costs::of(&step_milliseconds, peak));
     metrics.extend(held_out_loss(context, &material, &plan, &network));
+    let scores = scores(context, &mut material, &plan, &network, input)?;
+    if let Some(scores) = &scores {
+        metrics.extend(score_figures(scores));
+    }
     let outcome = Outcome::PruneBackbone(PruneBackboneOutcome {
         metrics,
-        table: table(&comparison),
+        table: table(&comparison, scores.as_ref()),
     });
     Ok(JobResult {
         device_seconds: spent(context),
@@ -191,6 +196,7 @@ fn train(
     match ended {
         (Ok(network), _) => Ok((network, diary)),
         (Err(PruningError::Interrupted), failure) => Err(failure.unwrap_or(JobError::Interrupted)),
+        (Err(PruningError::Train(error)), _) => Err(error.into()),
         (Err(error), _) => Err(JobError::attempt(error)),
     }
 }
@@ -271,9 +277,36 @@ fn held_out_loss(
     }
 }
 
-/// Table A2 without the scores of models that no worker brings.
-fn table(comparison: &Comparison) -> ResultTable {
-    let row = |name: &str, size: crate::prune::comparison::Size, speed_up: String| {
+/// Of pictures of both, where the parts bring CLIP. That there are none is no reason to lose the backbone.
+fn scores(
+    context: &JobContext,
+    material: &mut Material,
+    plan: &Plan,
+    network: &Network,
+    input: &PruneBackboneInput,
+) -> Result<Option<Scores>, JobError> {
+    let mut progress = |share| go_on(context, SHARES[3] + (1.0 - SHARES[3]) * share, "scoring pictures");
+    match scores::score(material, plan, network, &input.scoring, &mut progress) {
+        Ok(scores) => {
+            context.figures(scores.iter().flat_map(score_figures));
+            Ok(scores)
+        }
+        Err(ScoresError::Interrupted) => Err(JobError::Interrupted),
+        Err(problem) => {
+            context.log(&format!("no scores of pictures: {problem}"));
+            Ok(None)
+        }
+    }
+}
+
+fn score_figures(scores: &Scores) -> impl Iterator<Item = (String, Figure)> {
+    let figures = scores.figures();
+    figures.map(|(name, score)| figure(name, score.value, score.standard_error))
+}
+
+/// Table A2; cells of models that the parts do not bring are empty.
+fn table(comparison: &Comparison, scores: Option<&Scores>) -> ResultTable {
+    let row = |name: &str, size: Size, speed_up: String, score: Option<&Score>| {
         let [parameters, macs] = [(size.parameters, 1e6), (size.macs, 1e9)].map(|(count, unit)| count as f64 / unit);
         let known = [
             name.to_owned(),
@@ -281,7 +314,7 @@ fn table(comparison: &Comparison) -> ResultTable {
             format!("{macs:.3}"),
             speed_up,
         ];
-        known.into_iter().chain([String::new(), String::new()]).collect()
+        known.into_iter().chain(Score::cells(score)).collect()
     };
     let speed_up = comparison
         .speedup
@@ -300,8 +333,18 @@ fn table(comparison: &Comparison) -> ResultTable {
         .map(str::to_owned)
         .to_vec(),
         rows: vec![
-            row("full", comparison.full, "1".to_owned()),
-            row("pruned", comparison.pruned, speed_up),
+            row(
+                "full",
+                comparison.full,
+                "1".to_owned(),
+                scores.map(|scores| &scores.full),
+            ),
+            row(
+                "pruned",
+                comparison.pruned,
+                speed_up,
+                scores.map(|scores| &scores.pruned),
+            ),
         ],
     }
 }
@@ -340,6 +383,8 @@ fn keep_artifacts(
 
 #[cfg(test)]
 mod tests {
+    use protocol::jobs::PictureScoring;
+
     use super::*;
 
     const RECIPE: &str = r#"
@@ -368,6 +413,7 @@ mod tests {
             adaptation_base: Vec::new(),
             seed: 1,
             ranks: 1,
+            scoring: PictureScoring::default(),
         }
     }
 
@@ -413,6 +459,71 @@ mod tests {
         second.checkpoint = Some(checkpoint);
         assert_eq!(weights(&run(&second, &input()).unwrap()), weights(&result));
         assert!(second.pulse.log().contains("going on from a checkpoint"));
+    }
+
+    #[test]
+    fn where_the_parts_bring_clip_table_a2_is_whole() {
+        let (folder, tokio) = (tempfile::tempdir().unwrap(), tokio::runtime::Runtime::new().unwrap());
+        let mut context = JobContext::alone(&tokio, folder.path());
+        context.settings.assets = crate::prune::tests::shipped_with_clip(folder.path());
+        context.settings.memory_bytes = 1 << 30;
+        let scoring = PictureScoring {
+            pictures: 5,
+            sample_steps: 2,
+            ..PictureScoring::default()
+        };
+        let result = run(&context, &PruneBackboneInput { scoring, ..input() }).unwrap();
+        let Outcome::PruneBackbone(outcome) = &result.outcome else {
+            panic!("{:?}", result.outcome)
+        };
+        for (row, prefix) in outcome.table.rows.iter().zip(["full_", ""]) {
+            for (cell, name) in row[4..].iter().zip(["clip_score", "aesthetic_score"]) {
+                let Figure { value, standard_error } = outcome.metrics[&format!("{prefix}{name}")];
+                assert!(
+                    value > 0.0 && standard_error > 0.0,
+                    "{prefix}{name}: {value} ± {standard_error}"
+                );
+                assert_eq!(*cell, format!("{value:.2} ± {standard_error:.2}"));
+            }
+        }
+        assert!(context.pulse.news().metrics.contains_key("clip_score"));
+        let manifest = result
+            .artifacts
+            .iter()
+            .find(|artifact| artifact.name == "manifest.json");
+        let manifest = String::from_utf8(context.fetch(manifest.unwrap()).unwrap()).unwrap();
+        assert!(
+            manifest.contains("\"clip.safetensors\""),
+            "the pruned parts bring it too"
+        );
+    }
+
+    #[test]
+    fn scores_that_cannot_be_had_do_not_lose_the_backbone() {
+        let (folder, tokio) = (tempfile::tempdir().unwrap(), tokio::runtime::Runtime::new().unwrap());
+        let mut context = JobContext::alone(&tokio, folder.path());
+        context.settings.assets = crate::prune::tests::shipped_with_clip(folder.path());
+        context.settings.memory_bytes = 1 << 30;
+        let manifest = context.settings.assets.join("shapes/manifest.json");
+        let text = std::fs::read_to_string(&manifest).unwrap();
+        std::fs::write(&manifest, text.replace("\"projection\":6", "\"projection\":7")).unwrap();
+        crate::prune::tests::add_latents(&context.settings.assets);
+        let result = run(&context, &input()).unwrap();
+        let Outcome::PruneBackbone(outcome) = &result.outcome else {
+            panic!("{:?}", result.outcome)
+        };
+        assert!(
+            outcome
+                .table
+                .rows
+                .iter()
+                .all(|row| row[4].is_empty() && row[5].is_empty())
+        );
+        let log = context.pulse.log();
+        assert!(
+            log.contains("no scores of pictures") && log.contains("projection.weight"),
+            "{log}"
+        );
     }
 
     #[test]

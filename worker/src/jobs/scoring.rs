@@ -78,6 +78,8 @@ fn told(error: ScoringError) -> JobError {
         ScoringError::Interrupted | ScoringError::VBench(VBenchError::Interrupted) => JobError::Interrupted,
         ScoringError::Dimension { .. }
         | ScoringError::TooFew { .. }
+        | ScoringError::Prompts { .. }
+        | ScoringError::NoNumbers { .. }
         | ScoringError::Preset { .. }
         | ScoringError::Pictures { .. }
         | ScoringError::NoEvaluators { .. } => JobError::Input(error.to_string()),

@@ -3,6 +3,8 @@
 pub mod attention;
 pub mod blocks;
 pub mod chain;
+pub mod clip;
+mod encoder_layer;
 pub mod norm;
 pub mod published;
 pub mod resnet;

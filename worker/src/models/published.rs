@@ -2,6 +2,7 @@
 
 use search_spaces::{Dtype, UnetConfig};
 
+use super::clip::{ClipConfig, ClipImageConfig};
 use super::text::TextConfig;
 use super::vae::{SpatialConfig, TemporalConfig, VaeConfig};
 
@@ -63,6 +64,23 @@ pub const fn clip_vit_l14() -> TextConfig {
     }
 }
 
+/// CLIP ViT-L/14 as a whole: besides [`clip_vit_l14`] an image tower of 391 tensors and 303,179,776 parameters, and
+/// 1,376,256 of both projections; with its one temperature 427,616,513.
+#[must_use]
+pub const fn clip_vit_l14_whole() -> ClipConfig {
+    ClipConfig {
+        image: ClipImageConfig {
+            image: 224,
+            patch: 14,
+            width: 1024,
+            heads: 16,
+            layers: 24,
+            projection: 768,
+        },
+        text: clip_vit_l14(),
+    }
+}
+
 /// Open-Sora 1.2's VAE: 248 tensors and 83,653,863 parameters in space, 267 and 309,687,144 over time (spec section 3).
 #[must_use]
 pub fn open_sora_vae() -> VaeConfig {
@@ -91,6 +109,7 @@ mod tests {
 
     use super::*;
     use crate::models::UNet;
+    use crate::models::clip::ClipModel;
     use crate::models::text::TextEncoder;
     use crate::models::vae::{SpatialVae, TemporalVae};
 
@@ -163,6 +182,37 @@ mod tests {
         let vs = nn::VarStore::new(Device::Cpu);
         let _ = TextEncoder::new(&vs.root(), &clip_vit_l14(), CLIP_VOCABULARY);
         assert_eq!(count(&vs), (196, 123_060_480));
+    }
+
+    /// Built with one layer of the image tower and with two, as the others are like the second; with one of the text's.
+    #[test]
+    fn clip_as_a_whole_has_the_published_parameters() {
+        let built = |layers: i64| {
+            let vs = nn::VarStore::new(Device::Cpu);
+            let mut config = clip_vit_l14_whole();
+            config.image.layers = layers;
+            config.text.layers = 1;
+            let _ = ClipModel::new(&vs.root(), &config, CLIP_VOCABULARY);
+            count(&vs)
+        };
+        let (one, two) = (built(1), built(2));
+        let text = {
+            let vs = nn::VarStore::new(Device::Cpu);
+            let _ = TextEncoder::new(
+                &vs.root(),
+                &TextConfig {
+                    layers: 1,
+                    ..clip_vit_l14()
+                },
+                CLIP_VOCABULARY,
+            );
+            count(&vs)
+        };
+        let without_text = |one: usize, two: usize, text: usize| one + 23 * (two - one) - text;
+        assert_eq!(without_text(one.0, two.0, text.0), 391 + 2);
+        let parameters = without_text(one.1, two.1, text.1);
+        assert_eq!(parameters, 303_179_776 + 1024 * 768 + 768 * 768);
+        assert_eq!(parameters + 123_060_480 + 1, 427_616_513);
     }
 
     #[test]

@@ -5,8 +5,8 @@
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, nn};
 
-use super::attention::attend_to_earlier;
-use super::norm::{Start, layer_norm, linear};
+use super::encoder_layer::{EncoderLayer, Sees};
+use super::norm::layer_norm;
 use super::tokenizer::Tokenizer;
 
 /// Sizes of a [`TextEncoder`].
@@ -48,7 +48,7 @@ impl TextConfig {
 }
 
 /// The largest size of any dimension that is asked for in a file.
-pub(super) const LARGEST: i64 = 1 << 16;
+pub(crate) const LARGEST: i64 = 1 << 16;
 
 /// A causal transformer over tokens: pre-norm, quick GELU, the last hidden states after the final norm.
 ///
@@ -58,7 +58,7 @@ pub(super) const LARGEST: i64 = 1 << 16;
 pub struct TextEncoder {
     token_embedding: Tensor,
     position_embedding: Tensor,
-    layers: Vec<Layer>,
+    layers: Vec<EncoderLayer>,
     final_layer_norm: nn::LayerNorm,
 }
 
@@ -73,7 +73,7 @@ impl TextEncoder {
             token_embedding: embedding("token_embedding", vocabulary),
             position_embedding: embedding("position_embedding", cfg.tokens),
             layers: (0..cfg.layers)
-                .map(|i| Layer::new(&(&vs / "encoder" / "layers" / i), cfg))
+                .map(|i| EncoderLayer::new(&(&vs / "encoder" / "layers" / i), cfg.width, cfg.heads, Sees::Earlier))
                 .collect(),
             final_layer_norm: layer_norm(&vs / "final_layer_norm", cfg.width),
         }
@@ -99,52 +99,6 @@ pub fn pooled(hidden: &Tensor, tokens: &Tensor, end: i64) -> Tensor {
     let first = tokens.eq(end).to_kind(Kind::Int64).argmax(1, true); // [b, 1], the first of equals
     let index = first.unsqueeze(-1).expand([-1, -1, hidden.size()[2]], false);
     hidden.gather(1, &index, false).squeeze_dim(1)
-}
-
-#[derive(Debug)]
-struct Layer {
-    layer_norm1: nn::LayerNorm,
-    q_proj: nn::Linear,
-    k_proj: nn::Linear,
-    v_proj: nn::Linear,
-    out_proj: nn::Linear,
-    layer_norm2: nn::LayerNorm,
-    fc1: nn::Linear,
-    fc2: nn::Linear,
-    heads: i64,
-}
-
-impl Layer {
-    fn new(vs: &nn::Path<'_>, cfg: &TextConfig) -> Self {
-        let width = cfg.width;
-        let (attention, mlp) = (vs / "self_attn", vs / "mlp");
-        let project = |name| linear(&attention / name, width, width, true, Start::Random);
-        Self {
-            layer_norm1: layer_norm(vs / "layer_norm1", width),
-            q_proj: project("q_proj"),
-            k_proj: project("k_proj"),
-            v_proj: project("v_proj"),
-            out_proj: project("out_proj"),
-            layer_norm2: layer_norm(vs / "layer_norm2", width),
-            fc1: linear(&mlp / "fc1", width, 4 * width, true, Start::Random),
-            fc2: linear(&mlp / "fc2", 4 * width, width, true, Start::Random),
-            heads: cfg.heads,
-        }
-    }
-
-    fn forward(&self, xs: &Tensor) -> Tensor {
-        let xs = xs + self.attend(&xs.apply(&self.layer_norm1));
-        let hidden = xs.apply(&self.layer_norm2).apply(&self.fc1);
-        let quick_gelu = &hidden * (&hidden * 1.702).sigmoid();
-        xs + quick_gelu.apply(&self.fc2)
-    }
-
-    fn attend(&self, xs: &Tensor) -> Tensor {
-        let split = |ys: Tensor| ys.unflatten(-1, [self.heads, -1]).transpose(1, 2); // [b, heads, l, d]
-        let [q, k, v] = [&self.q_proj, &self.k_proj, &self.v_proj].map(|project| split(xs.apply(project)));
-        let mixed = attend_to_earlier(&q, &k, &v);
-        mixed.transpose(1, 2).flatten(2, 3).apply(&self.out_proj)
-    }
 }
 
 /// A trained text encoder with its tokenizer; weights are fixed.

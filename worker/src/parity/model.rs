@@ -7,6 +7,7 @@ use tch::{Tensor, nn};
 
 use super::Tensors;
 use crate::models::UNet;
+use crate::models::clip::{ClipConfig, ClipModel};
 use crate::models::temporal::{Clip, TemporalConfig, TemporalOperator};
 use crate::models::text::{TextConfig, TextEncoder, pooled};
 use crate::models::vae::{SpatialConfig, SpatialVae, Vae, VaeConfig};
@@ -21,6 +22,16 @@ pub enum ModelConfig {
     TextEncoder {
         /// Sizes.
         config: TextConfig,
+        /// Number of tokens known.
+        vocabulary: i64,
+        /// The token that ends a caption.
+        end: i64,
+    },
+    /// Both towers of CLIP: `pixels` `[b, 3, image, image]`, `tokens` `[b, l]` → `image_features`, `text_features`
+    /// `[b, projection]`.
+    Clip {
+        /// Sizes.
+        config: ClipConfig,
         /// Number of tokens known.
         vocabulary: i64,
         /// The token that ends a caption.
@@ -53,6 +64,7 @@ pub enum ModelConfig {
 pub(super) enum Model {
     Unet(Box<UNet>),
     TextEncoder { encoder: TextEncoder, end: i64 },
+    Clip { clip: Box<ClipModel>, end: i64 },
     SpatialVae(Box<SpatialVae>),
     Vae(Box<Vae>),
     TemporalOperator { operator: TemporalOperator, frames: i64 },
@@ -68,6 +80,14 @@ impl Model {
                 end,
             } => Self::TextEncoder {
                 encoder: TextEncoder::new(vs, config, *vocabulary),
+                end: *end,
+            },
+            ModelConfig::Clip {
+                config,
+                vocabulary,
+                end,
+            } => Self::Clip {
+                clip: Box::new(ClipModel::new(vs, config, *vocabulary)),
                 end: *end,
             },
             ModelConfig::SpatialVae(config) => Self::SpatialVae(Box::new(SpatialVae::new(vs, config))),
@@ -112,6 +132,10 @@ impl Model {
                 let pooled = pooled(&hidden, tokens, *end);
                 vec![("hidden", hidden), ("pooled", pooled)]
             }
+            Self::Clip { clip, end } => vec![
+                ("image_features", clip.image_features(input("pixels")?)),
+                ("text_features", clip.text_features(input("tokens")?, *end)),
+            ],
             Self::SpatialVae(vae) => {
                 let (mean, log_variance) = vae.moments(input("frames")?);
                 let decoded = vae.decode(input("latents")?);

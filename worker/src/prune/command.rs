@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use clap::Args;
+use protocol::jobs::PictureScoring;
 use search_spaces::Space;
 use tch::Device;
 
@@ -13,6 +14,7 @@ use super::comparison::compare;
 use super::material::{Material, Parts, Sources};
 use super::network::Network;
 use super::plan::{Plan, PlanStage};
+use super::scores::{Score, score};
 use super::training::{Pruning, PruningError};
 use crate::assets::digest_of;
 use crate::checkpoint::{Checkpoint, write_atomically};
@@ -48,6 +50,18 @@ pub struct PruneArgs {
     /// pruning goes on.
     #[arg(long)]
     out: PathBuf,
+    /// Pictures of the full and of the pruned backbone that CLIP scores, where the parts bring it; 0 for none.
+    #[arg(long, default_value_t = 64)]
+    pictures: u32,
+    /// Captions of these pictures, one a line [default: the prompts that the parts keep apart].
+    #[arg(long)]
+    prompts: Option<PathBuf>,
+    /// Euler steps of a picture.
+    #[arg(long, default_value_t = 25)]
+    sample_steps: u32,
+    /// Scale of classifier-free guidance; 1 is none.
+    #[arg(long, default_value_t = 7.0)]
+    guidance: f64,
     /// Where clips and latents are kept.
     #[arg(long, env = "TEMPONAS_CACHE", default_value_os_t = default_cache())]
     cache: PathBuf,
@@ -65,6 +79,7 @@ pub struct PruneArgs {
 /// Where space, recipe, parts or clips cannot be read, do not fit each other, or the result cannot be written.
 pub fn command(args: &PruneArgs, device: Device) -> anyhow::Result<()> {
     ensure!(args.threads > 0, "--threads is 0; it must be at least 1");
+    ensure!(args.sample_steps > 0, "--sample-steps is 0; it must be at least 1");
     tch::set_num_threads(args.threads.try_into().context("--threads is too large")?);
     let space = Space::parse(&read(&args.space)?).with_context(|| args.space.display().to_string())?;
     let config = space
@@ -78,6 +93,7 @@ pub fn command(args: &PruneArgs, device: Device) -> anyhow::Result<()> {
         cache: &args.cache,
         device,
     };
+    let scoring = args.scoring()?;
     let mut material = Material::open(&sources, config, args.seed, &mut |_| ControlFlow::Continue(()))?;
     let settings = Settings::new(device, args.threads, u64::MAX);
     let comparison = compare(&material.full, &material.start, &settings, &mut |_, _| {
@@ -91,7 +107,29 @@ pub fn command(args: &PruneArgs, device: Device) -> anyhow::Result<()> {
     let parts = material.last_parts();
     parts.write_with_backbone(&args.out, &pruned.config, &pruned.vs, &made_by)?;
     println!("{}", args.out.join(&parts.manifest.dataset).display());
+    let scores = score(&mut material, &plan, &pruned, &scoring, &mut |_| {
+        ControlFlow::Continue(())
+    })?;
+    if let Some(scores) = scores {
+        for (name, row) in [("full", scores.full), ("pruned", scores.pruned)] {
+            let [clip, aesthetic] = Score::cells(Some(&row));
+            println!("{name:<8} CLIP score {clip:>16}   aesthetic score {aesthetic:>16}");
+        }
+    }
     Ok(())
+}
+
+impl PruneArgs {
+    fn scoring(&self) -> anyhow::Result<PictureScoring> {
+        let prompts = self.prompts.as_deref().map(read).transpose()?.unwrap_or_default();
+        let prompts = prompts.lines().map(str::trim).filter(|line| !line.is_empty());
+        Ok(PictureScoring {
+            pictures: self.pictures,
+            sample_steps: self.sample_steps,
+            guidance: self.guidance,
+            prompts: prompts.map(str::to_owned).collect(),
+        })
+    }
 }
 
 /// The folder of all parts, and the name of these.
@@ -211,6 +249,10 @@ mod tests {
             adaptation: Some(folder.join("adaptation.toml").display().to_string()),
             adapt_to: None,
             seed: 3,
+            pictures: 64,
+            prompts: None,
+            sample_steps: 25,
+            guidance: 7.0,
             out: folder.join(out),
             cache: folder.join("cache"),
             device: "cpu".to_owned(),

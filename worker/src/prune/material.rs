@@ -120,11 +120,18 @@ impl Material {
         Ok(single_frames(batch, &mut generator(seed ^ stream_of("frame"), step)))
     }
 
-    /// Has the teacher compute in the number format of its pupil's training.
+    /// Has the teacher compute in the number format of its pupil's training. What was rounded stays so.
     pub fn compute_in(&mut self, precision: Precision) {
-        if precision == Precision::Bf16 {
-            self.full.set_kind(Kind::BFloat16);
-        }
+        self.full.set_kind(match precision {
+            Precision::F32 => Kind::Float,
+            Precision::Bf16 => Kind::BFloat16,
+        });
+    }
+
+    /// The parts that the full backbone belongs to: those of the first stage.
+    #[must_use]
+    pub fn first_parts(&self) -> &Assets {
+        &self.parts[0].0
     }
 
     /// Names all parts: a digest of their digests.

@@ -53,6 +53,8 @@ pub struct PlanStage<'a> {
     pub process: Process,
     /// What counts.
     pub weights: LossWeights,
+    /// What it learns to predict.
+    pub predicts: Prediction,
     /// What the teacher predicts.
     pub teacher: Prediction,
 }
@@ -146,6 +148,7 @@ fn stage_of(recipe: &Recipe, teacher: Prediction) -> PlanStage<'_> {
         name: &recipe.name,
         settings: &recipe.training,
         process: Process::of(predicts, &recipe.training),
+        predicts,
         weights,
         teacher,
     }

@@ -47,12 +47,8 @@ impl Process {
     /// velocities can be asked about the flow only.
     pub fn question(&self, teacher: Prediction, noised: &Noised) -> Question {
         match (teacher, self) {
-            (Prediction::Noise, Self::Flow(_)) => asked_of_diffusion(noised),
-            _ => Question {
-                xs: noised.xs.shallow_clone(),
-                time: noised.time.shallow_clone(),
-                signal: None,
-            },
+            (Prediction::Noise, Self::Flow(_)) => Question::of_flow(teacher, &noised.xs, &noised.time),
+            _ => Question::plain(&noised.xs, &noised.time),
         }
     }
 }
@@ -81,6 +77,22 @@ pub struct Question {
 }
 
 impl Question {
+    /// To a teacher that predicts `teacher` about points of the flow, `[b, c, t, h, w]`, at times `[b]`.
+    pub fn of_flow(teacher: Prediction, xs: &Tensor, time: &Tensor) -> Self {
+        match teacher {
+            Prediction::Noise => asked_of_diffusion(xs, time),
+            Prediction::Velocity => Self::plain(xs, time),
+        }
+    }
+
+    fn plain(xs: &Tensor, time: &Tensor) -> Self {
+        Self {
+            xs: xs.shallow_clone(),
+            time: time.shallow_clone(),
+            signal: None,
+        }
+    }
+
     /// The teacher's prediction as that of the student's process: from `ε̂`, with `x̂₀ = (x − √(1−ᾱ) ε̂) / √ᾱ`, the
     /// velocity `ε̂ − x̂₀`.
     pub fn read(&self, prediction: Tensor) -> Tensor {
@@ -97,17 +109,17 @@ impl Question {
 
 /// A point of the straight path as a point of the diffusion: where noise and data stand in the same ratio, at the
 /// diffusion's scale. Beyond the diffusion's range its nearest end answers.
-fn asked_of_diffusion(noised: &Noised) -> Question {
-    let times = Vec::<f64>::try_from(noised.time.to_kind(Kind::Double)).unwrap_or_default();
+fn asked_of_diffusion(xs: &Tensor, time: &Tensor) -> Question {
+    let times = Vec::<f64>::try_from(time.to_kind(Kind::Double)).unwrap_or_default();
     let steps: Vec<f64> = times.iter().map(|&t| step_of(t / (1.0 - t))).collect();
     let ratio = |step: &f64| ratio_at(*step);
     let norm = times.iter().map(|&t| 1.0 / (1.0 - t).hypot(t));
     Question {
-        xs: &noised.xs * per_sample(norm, &noised.xs),
-        time: column(steps.iter().map(|step| step / STEPS as f64)).to_device(noised.xs.device()),
+        xs: xs * per_sample(norm, xs),
+        time: column(steps.iter().map(|step| step / STEPS as f64)).to_device(xs.device()),
         signal: Some(per_sample(
             steps.iter().map(ratio).map(|ratio| 1.0 / (1.0 + ratio * ratio)),
-            &noised.xs,
+            xs,
         )),
     }
 }

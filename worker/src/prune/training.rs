@@ -27,7 +27,8 @@ pub struct Pruning<'a> {
     pub start: &'a Network,
     /// What is done.
     pub plan: &'a Plan,
-    /// The processes that do it together, where there are several; all begin with the same checkpoint.
+    /// The processes that do it together, where there are several; all begin with checkpoints of the same stage, and
+    /// with rank 0's state within it.
     pub group: Option<&'a Group>,
 }
 
@@ -88,6 +89,16 @@ pub enum PruningError {
     /// Several processes did not come together.
     #[error(transparent)]
     Group(#[from] GroupError),
+    /// They did not begin with checkpoints of the same stage.
+    #[error("rank {rank} begins with stage {found} of the plan and rank 0 with stage {expected}")]
+    Stage {
+        /// This rank.
+        rank: u32,
+        /// Its stage, from 0.
+        found: usize,
+        /// Rank 0's.
+        expected: i64,
+    },
     /// libtorch refused something.
     #[error(transparent)]
     Torch(#[from] TchError),
@@ -126,6 +137,7 @@ impl Pruning<'_> {
                     training.restore(checkpoint)?;
                 }
                 if let Some(group) = self.group {
+                    agree_on(group, index)?;
                     training = training.with_group(group.clone(), ReducerConfig::default())?;
                 }
                 let mut told = |training: &Training<'_>, loss| {
@@ -154,6 +166,21 @@ impl Pruning<'_> {
     }
 }
 
+/// Two stages have gradients of the same shapes: ranks in different ones would train something else in silence.
+fn agree_on(group: &Group, index: usize) -> Result<(), PruningError> {
+    let of_first = Tensor::from_slice(&[index as i64]);
+    group.broadcast(std::slice::from_ref(&of_first), 0)?;
+    let expected = of_first.f_int64_value(&[0])?;
+    if expected == index as i64 {
+        return Ok(());
+    }
+    Err(PruningError::Stage {
+        rank: group.rank(),
+        found: index,
+        expected,
+    })
+}
+
 fn stage_of(checkpoint: &Checkpoint) -> Result<usize, CheckpointError> {
     let note = checkpoint.notes.get(STAGE).and_then(|note| note.parse().ok());
     note.ok_or_else(|| CheckpointError::Missing(STAGE.to_owned()))
@@ -165,6 +192,7 @@ mod tests {
     use tch::Device;
 
     use super::*;
+    use crate::distributed::testing::together;
     use crate::models::seeded::{generator, normal_from};
     use crate::prune::tests::plan;
 
@@ -308,5 +336,30 @@ mod tests {
         )
         .unwrap_err();
         assert_eq!(error.to_string(), "the checkpoint has no `stage`");
+    }
+
+    #[test]
+    fn ranks_that_begin_with_different_stages_end_instead_of_training_something_else() {
+        let plan = plan(2, 4);
+        let (_, _, saved) = run(&plan, None, 4);
+        let saved = saved.unwrap();
+        let ended = together(2, |group| {
+            let (full, start) = networks();
+            let pruning = Pruning {
+                full: &full,
+                start: &start,
+                plan: &plan,
+                group: Some(&group),
+            };
+            // Rank 1 could not read its checkpoint.
+            let checkpoint = (group.rank() == 0).then(|| Checkpoint::decode(&saved).unwrap());
+            let ended = pruning.run(checkpoint.as_ref(), &batch, &mut |_| ControlFlow::Continue(()));
+            ended.unwrap_err().to_string()
+        });
+        assert_eq!(
+            ended[1],
+            "rank 1 begins with stage 0 of the plan and rank 0 with stage 1"
+        );
+        assert!(ended[0].contains("a peer may be lost"), "{}", ended[0]);
     }
 }

@@ -8,6 +8,7 @@ use tch::{Kind, Tensor, nn};
 
 use crate::data::{Prompt, Vocabulary};
 use crate::models::norm::{RESNET_EPS, Start, conv2d, group_norm, linear};
+use crate::models::text::LARGEST;
 use crate::models::tokenizer::Tokenizer;
 
 /// Sizes of the evaluators.
@@ -17,6 +18,27 @@ pub struct EvaluatorConfig {
     pub width: i64,
     /// Width of the embedding that clip and caption share.
     pub embedding: i64,
+}
+
+impl EvaluatorConfig {
+    /// Looks whether evaluators of these sizes can be built.
+    ///
+    /// # Errors
+    /// The size that cannot be, what it is and what is allowed.
+    pub fn check(&self) -> Result<(), String> {
+        let Self { width, embedding } = *self;
+        if !(1..=LARGEST).contains(&width) || width % 8 != 0 {
+            return Err(format!(
+                "evaluators.width is {width}; allowed are multiples of 8 to {LARGEST}"
+            ));
+        }
+        if !(1..=LARGEST).contains(&embedding) {
+            return Err(format!(
+                "evaluators.embedding is {embedding}; allowed is 1 to {LARGEST}"
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// Says which object and which colour a single frame shows, or that it shows none.
@@ -214,6 +236,7 @@ impl Evaluators {
     pub fn read(&self, clip: &Tensor, prompt: &Prompt) -> Reading {
         tch::no_grad(|| {
             let tokens = self.tokenizer.encode_all(&[&prompt.caption], self.tokens);
+            let tokens = tokens.to_device(clip.device());
             let logit = self
                 .clips
                 .logits(&self.clips.embed_clips(clip), &self.clips.embed_captions(&tokens));

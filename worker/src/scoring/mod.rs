@@ -3,6 +3,7 @@
 //! The seeds of the clips depend on prompt and number only, so that two candidates are compared on the same noise, and
 //! the score of each prompt is kept for paired comparison.
 
+pub mod clip;
 mod estimate;
 pub mod evaluators;
 mod motion;
@@ -15,7 +16,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
-use search_spaces::{Estimate, Evaluation};
+use search_spaces::{BUILT_IN_DIMENSIONS, Estimate, Evaluation};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -29,19 +30,21 @@ pub use pictures::{animation, sheet};
 pub use sampling::{Batch, Place, Sampling};
 use vbench::{Environment, VBenchError};
 
-/// Dimensions that can be averaged.
-pub const DIMENSIONS: [&str; 3] = [OVERALL_CONSISTENCY, OBJECT_CLASS, COLOR];
 const OVERALL_CONSISTENCY: &str = "overall_consistency";
 const OBJECT_CLASS: &str = "object_class";
 const COLOR: &str = "color";
+const TEMPORAL_FLICKERING: &str = "temporal_flickering";
+const DYNAMIC_DEGREE: &str = "dynamic_degree";
 /// Clips in the animation and on the sheet.
 const SHOWN: usize = 8;
+/// A standard error takes two.
+const FEWEST_PROMPTS: usize = 2;
 
 /// Why a candidate could not be scored.
 #[derive(Debug, thiserror::Error)]
 pub enum ScoringError {
     /// A dimension that no evaluator reads.
-    #[error("`evaluation.dimensions` names `{found}`; allowed: overall_consistency, object_class, color")]
+    #[error("`evaluation.dimensions` names `{found}`; allowed: {}", BUILT_IN_DIMENSIONS.join(", "))]
     Dimension {
         /// What was asked for.
         found: String,
@@ -63,6 +66,20 @@ pub enum ScoringError {
     NoEvaluators {
         /// Whose parts.
         dataset: String,
+    },
+    /// The parts hold too little to score.
+    #[error("the parts of `{dataset}` hold {found} held-out prompts; at least {FEWEST_PROMPTS} are needed")]
+    Prompts {
+        /// Whose parts.
+        dataset: String,
+        /// How many they hold.
+        found: usize,
+    },
+    /// What was sampled is nothing that could be read.
+    #[error("a clip of `{caption}` holds values that are no finite numbers")]
+    NoNumbers {
+        /// The prompt.
+        caption: String,
     },
     /// A size of clips that no preset has.
     #[error("`evaluation.preset` is `{found}`; allowed: paper-eval, paper-demo")]
@@ -90,7 +107,7 @@ pub enum ScoringError {
 /// A candidate's figures.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Score {
-    /// `quality`, the dimensions, `temporal_flickering` and `dynamic_degree`, each with its standard error over prompts.
+    /// `quality` and the dimensions, each with its standard error over prompts.
     pub metrics: BTreeMap<String, Estimate>,
     /// The dimensions by prompt, means over its clips.
     pub per_prompt: Vec<PromptScore>,
@@ -152,7 +169,7 @@ impl Evaluator<'_> {
             Self::VBench { environment, .. } => {
                 let line = environment.line(assets.device());
                 // The benchmark keeps the still ones of 25 videos for this dimension.
-                let flickering = evaluation.dimensions.contains_key("temporal_flickering");
+                let flickering = evaluation.dimensions.contains_key(TEMPORAL_FLICKERING);
                 if flickering {
                     line + ", temporal_flickering without the static filter"
                 } else {
@@ -212,7 +229,8 @@ pub(crate) fn sampling<'a>(
 /// Samples clips of held-out prompts, decodes and reads them; `progress` hears of each batch.
 ///
 /// # Errors
-/// For settings that ask for nothing or for an unknown dimension, and where `progress` breaks it off.
+/// For settings that ask for nothing or for an unknown dimension, where clips are no numbers, and where `progress` breaks
+/// it off.
 pub fn score(
     assets: &Assets,
     evaluation: &Evaluation,
@@ -224,6 +242,12 @@ pub fn score(
         dataset: assets.manifest.dataset.clone(),
     })?;
     let prompts = assets.prompts(evaluation.prompts as usize);
+    if prompts.len() < FEWEST_PROMPTS {
+        return Err(ScoringError::Prompts {
+            dataset: assets.manifest.dataset.clone(),
+            found: prompts.len(),
+        });
+    }
     let captions: Vec<&str> = prompts.iter().map(|prompt| &*prompt.caption).collect();
     let sampling = sampling(assets, evaluation, unet)?;
     let (mut readings, mut shown) = (vec![Vec::new(); prompts.len()], Vec::new());
@@ -233,6 +257,10 @@ pub fn score(
         let started = Instant::now();
         for (i, Place { prompt, video }) in batch.places.iter().enumerate() {
             let clip = batch.clips.narrow(0, i as i64, 1);
+            if clip.isfinite().all().int64_value(&[]) == 0 {
+                let caption = prompts[*prompt].caption.clone();
+                return Err(ScoringError::NoNumbers { caption });
+            }
             readings[*prompt].push(read(evaluators, &clip, &prompts[*prompt]));
             if *video == 0 && shown.len() < SHOWN {
                 shown.push(clip.get(0));
@@ -267,13 +295,12 @@ fn check(evaluation: &Evaluation) -> Result<(), ScoringError> {
     let unknown = evaluation
         .dimensions
         .keys()
-        .find(|name| !DIMENSIONS.contains(&name.as_str()));
+        .find(|name| !BUILT_IN_DIMENSIONS.contains(&name.as_str()));
     if let Some(found) = unknown {
         return Err(ScoringError::Dimension { found: found.clone() });
     }
-    // A standard error takes two prompts.
     let settings = [
-        ("prompts", evaluation.prompts, 2),
+        ("prompts", evaluation.prompts, FEWEST_PROMPTS as u32),
         ("videos_per_prompt", evaluation.videos_per_prompt, 1),
         ("sample_steps", evaluation.sample_steps, 1),
     ];
@@ -289,8 +316,8 @@ fn read(evaluators: &Evaluators, clip: &Tensor, prompt: &Prompt) -> BTreeMap<Str
     let mut values = BTreeMap::from([
         (OVERALL_CONSISTENCY.to_owned(), reading.overall_consistency),
         (OBJECT_CLASS.to_owned(), reading.object_class),
-        ("temporal_flickering".to_owned(), temporal_flickering(&frames)),
-        ("dynamic_degree".to_owned(), f64::from(u8::from(is_dynamic(&frames)))),
+        (TEMPORAL_FLICKERING.to_owned(), temporal_flickering(&frames)),
+        (DYNAMIC_DEGREE.to_owned(), f64::from(u8::from(is_dynamic(&frames)))),
     ]);
     values.extend(reading.color.map(|color| (COLOR.to_owned(), color)));
     values
@@ -322,17 +349,56 @@ fn means(readings: &[BTreeMap<String, f64>]) -> BTreeMap<String, f64> {
 }
 
 fn metrics(per_prompt: &[PromptScore], weights: &BTreeMap<String, f64>) -> BTreeMap<String, Estimate> {
-    let names = [
-        OVERALL_CONSISTENCY,
-        OBJECT_CLASS,
-        COLOR,
-        "temporal_flickering",
-        "dynamic_degree",
-    ];
-    let single = names
+    let single = BUILT_IN_DIMENSIONS
         .iter()
         .map(|name| ((*name).to_owned(), mean_of_prompts(per_prompt, name)));
     single
         .chain([("quality".to_owned(), quality(per_prompt, weights))])
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use search_spaces::Space;
+    use tch::{Device, nn};
+
+    use super::*;
+
+    /// Why two clips of a network without layers cannot be scored.
+    fn refused(change: impl FnOnce(&mut Assets, &nn::VarStore)) -> String {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let text = std::fs::read_to_string(root.join("search-spaces/spaces/shapes-tiny.toml")).unwrap();
+        let space = Space::parse(&text).unwrap();
+        let mut assets = Assets::open(&root.join("assets"), "shapes", Device::Cpu).unwrap();
+        let vs = nn::VarStore::new(Device::Cpu);
+        let unet = UNet::new(&vs.root(), space.unet().unwrap(), &[]);
+        change(&mut assets, &vs);
+        let evaluation = Evaluation {
+            prompts: 2,
+            videos_per_prompt: 1,
+            sample_steps: 1,
+            ..space.evaluation.unwrap()
+        };
+        let scored = score(&assets, &evaluation, &unet, &mut |_| ControlFlow::Continue(()));
+        scored.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn parts_without_prompts_are_refused_in_words() {
+        let error = refused(|assets, _| assets.manifest.held_out_prompts.truncate(1));
+        assert_eq!(
+            error,
+            "the parts of `shapes` hold 1 held-out prompts; at least 2 are needed"
+        );
+    }
+
+    #[test]
+    fn clips_that_are_no_numbers_have_no_score() {
+        let error = refused(|_, vs| {
+            for (_, weight) in vs.variables() {
+                let _ = tch::no_grad(|| weight.shallow_clone().fill_(f64::NAN));
+            }
+        });
+        assert!(error.ends_with("holds values that are no finite numbers"), "{error}");
+    }
 }

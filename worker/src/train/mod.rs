@@ -191,15 +191,16 @@ impl<'a> Training<'a> {
     /// rows of them, so what is learned from does not depend on their number.
     ///
     /// # Errors
-    /// Where the batch cannot be shared, or the gradients of several ranks do not come together.
-    pub fn step(&mut self, batch: &Batch) -> Result<f64, SyncError> {
+    /// Where the batch cannot be shared, the gradients of several ranks do not come together, or loss or gradients are
+    /// no finite numbers.
+    pub fn step(&mut self, batch: &Batch) -> Result<f64, TrainError> {
         let started = Instant::now();
         let settings = self.settings;
         let device = batch.latents.device();
         let mut rng = generator(self.seed ^ stream_of("flow"), self.step);
         let share = |global: &Tensor| match &self.sync {
             Some(sync) => sync.share(global),
-            None => Ok(global.shallow_clone()),
+            None => Ok::<_, SyncError>(global.shallow_clone()),
         };
         let noised = self.objective.noised(&batch.latents, &mut rng).try_map(share)?;
         let text = share(&batch.text)?;
@@ -228,13 +229,17 @@ impl<'a> Training<'a> {
             sync.finish()?;
             total = sync.mean(total)?;
         }
-        self.optimizer.step(settings.learning_rate_at(self.step));
+        let norm = self.optimizer.step(settings.learning_rate_at(self.step));
+        // Reading the loss waits for an accelerator to finish, so the time is that of a whole step.
+        let loss = total.double_value(&[]);
+        if !(loss.is_finite() && norm.is_finite()) {
+            let step = self.step;
+            return Err(TrainError::Diverged { step, loss, norm });
+        }
         if let Some(average) = &mut self.average {
             average.follow(self.optimizer.masters());
         }
         self.step += 1;
-        // Reading the loss waits for an accelerator to finish, so the time is that of the whole step.
-        let loss = total.double_value(&[]);
         self.step_ms.push(started.elapsed().as_secs_f64() * 1000.0);
         Ok(loss)
     }

@@ -58,6 +58,16 @@ pub enum TrainError {
         /// What their source says.
         source: super::ClipsError,
     },
+    /// Another attempt comes to the same.
+    #[error("at step {step} the loss is {loss} and the norm of its gradients {norm}; a lower learning rate may help")]
+    Diverged {
+        /// The step, from 0.
+        step: u64,
+        /// Its loss.
+        loss: f64,
+        /// The norm of the gradients.
+        norm: f64,
+    },
     /// Several ranks did not come together.
     #[error(transparent)]
     Sync(#[from] SyncError),

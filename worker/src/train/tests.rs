@@ -462,6 +462,26 @@ fn the_gradient_of_a_batch_is_the_mean_of_its_ranks() {
 }
 
 #[test]
+fn a_loss_that_is_no_number_ends_the_training_where_it_was() {
+    for settings in [settings(), all_settings()] {
+        let (vs, unet) = built();
+        let mut training = training(&unet, &vs, &settings, 5);
+        run(&mut training, 2);
+        let before = training.checkpoint().encode().unwrap();
+        let batches = |step| {
+            let usual = batch(step);
+            Ok(Batch {
+                latents: usual.latents * f64::NAN,
+                ..usual
+            })
+        };
+        let ended = training.run(20, &batches, &mut |_, loss| panic!("told of {loss}"));
+        assert!(matches!(ended, Err(TrainError::Diverged { step: 2, .. })), "{ended:?}");
+        assert_eq!(training.checkpoint().encode().unwrap(), before);
+    }
+}
+
+#[test]
 fn a_step_without_clips_ends_the_training_and_says_which() {
     let settings = settings();
     let (vs, unet) = built();

@@ -57,6 +57,16 @@ pub enum WeightsError {
         /// The expected name that is most like it, one that is missing where there is one.
         nearest: Option<String>,
     },
+    /// The file holds none of the models that are known in its place.
+    #[error("{path} holds {found}; expected are {allowed}")]
+    Unknown {
+        /// The file.
+        path: PathBuf,
+        /// Its first tensors.
+        found: String,
+        /// What would do.
+        allowed: &'static str,
+    },
     /// Two tensors of the file are the same one of the model.
     #[error("{path} holds `{tensor}` twice, as `{}` and as `{}`; expected once", .found[0], .found[1])]
     Twice {

@@ -65,7 +65,7 @@ impl WeightFile {
         file.by_ref().take(size).read_to_end(&mut header).map_err(failed)?;
         let header: Metadata = serde_json::from_slice(&header).map_err(|error| broken(error.to_string()))?;
         let start = LENGTH_BYTES + size;
-        let expected = start + header.data_len() as u64;
+        let expected = start.saturating_add(header.data_len() as u64);
         let tensors: BTreeMap<String, TensorInfo> = header
             .tensors()
             .into_iter()
@@ -74,7 +74,7 @@ impl WeightFile {
         if length != expected {
             let cut = tensors
                 .iter()
-                .filter(|(_, info)| start + info.data_offsets.1 as u64 > length);
+                .filter(|(_, info)| start.saturating_add(info.data_offsets.1 as u64) > length);
             return Err(WeightsError::Length {
                 path: path.to_owned(),
                 found: length,
@@ -111,22 +111,28 @@ impl WeightFile {
         Ok(self.info(name)?.shape.iter().map(|&size| size as i64).collect())
     }
 
+    /// Number format of a tensor, and where its bytes begin in the file.
+    ///
+    /// # Errors
+    /// Where there is none of this name, or it is no float.
+    pub fn place(&self, name: &str) -> Result<(Kind, u64), WeightsError> {
+        let kind = self.require_float(name)?;
+        Ok((kind, self.start + self.info(name)?.data_offsets.0 as u64))
+    }
+
     /// Reads one tensor in the file's own format.
     ///
     /// # Errors
     /// Where there is none of this name, it is no float, or it cannot be read.
     pub fn tensor(&self, name: &str) -> Result<Tensor, WeightsError> {
-        let kind = self.require_float(name)?;
-        let info = self.info(name)?;
-        let (begin, end) = info.data_offsets;
+        let (kind, at) = self.place(name)?;
+        let (begin, end) = self.info(name)?.data_offsets;
         let mut bytes = vec![0; end - begin];
         let failed = |source| WeightsError::File {
             path: self.path.clone(),
             source,
         };
-        self.file
-            .read_exact_at(&mut bytes, self.start + begin as u64)
-            .map_err(failed)?;
+        self.file.read_exact_at(&mut bytes, at).map_err(failed)?;
         Tensor::f_from_data_size(&bytes, &self.shape(name)?, kind).map_err(|source| self.torch(name, source))
     }
 

@@ -30,6 +30,12 @@ impl Layout {
         ..Self::PLAIN
     };
 
+    /// Both towers of CLIP; the temperature of its training stands beside them.
+    pub const CLIP: Self = Self {
+        ignored: &["embeddings.position_ids", "logit_scale"],
+        ..Self::PLAIN
+    };
+
     /// VAEs of diffusers and Open-Sora: the attention in the middle once had other names, and its matrices were
     /// 1×1 convolutions (spec section 1.2).
     pub const VAE: Self = Self {

@@ -250,6 +250,21 @@ fn a_file_cut_anywhere_is_refused_and_the_tensor_is_named() {
     assert!(scratch.refusal(b"PK\x03\x04 and so on").contains("zip archive"));
 }
 
+/// A header whose tensors end just below the largest number of bytes there is.
+#[test]
+fn a_header_that_describes_more_than_any_file_holds_is_refused() {
+    const LARGEST: u64 = (1 << 61) - 1;
+    let tensor = |i: u64| {
+        let (begin, end) = (i * LARGEST, (i + 1) * LARGEST);
+        format!(r#""t{i}":{{"dtype":"U8","shape":[{LARGEST}],"data_offsets":[{begin},{end}]}}"#)
+    };
+    let header = format!("{{{}}}", (0..8).map(tensor).collect::<Vec<_>>().join(","));
+    let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+    let error = WeightFile::open(&Scratch::new().file(&bytes)).unwrap_err();
+    assert!(matches!(error, WeightsError::Length { .. }), "{error}");
+    assert!(error.to_string().contains("within or before `t0`"), "{error}");
+}
+
 #[test]
 fn a_folder_or_nothing_is_an_error_of_the_system() {
     let scratch = Scratch::new();

@@ -5,7 +5,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use search_spaces::Evaluation;
 
 use super::*;
-use crate::data::sharded::{Settings, Work, encode};
+use crate::data::sharded::{Plan, Settings};
 use crate::models::seeded::{normal, seed_weights};
 use crate::scoring::{ScoringError, sampling, score};
 use crate::weights::save_tensors;
@@ -27,6 +27,21 @@ filters = 4
 channel_multipliers = [1, 1, 2, 2]
 res_blocks = 1
 norm_groups = 2
+";
+/// Where CLIP is of other sizes too.
+const CLIP_SIZES: &str = "
+[clip.image]
+image = 16
+patch = 8
+width = 8
+heads = 2
+layers = 1
+projection = 6
+[clip.text]
+tokens = 8
+width = 12
+heads = 2
+layers = 1
 ";
 const MERGES: &str = "#version: 0.2\nc a\nca t</w>\n";
 
@@ -65,6 +80,8 @@ impl User {
             space: Some(self.path("space.toml")),
             sizes: Some(self.path("sizes.toml")),
             out: self.path("assets"),
+            clip: None,
+            aesthetic: None,
             pictures: false,
             copy: false,
         }
@@ -184,12 +201,9 @@ fn a_vae_of_pictures_makes_parts_for_pictures_alone() {
 
     let out = user.path("shards");
     let settings = Settings::of(vec!["1x16x16@1".parse().unwrap(), "17x16x16@10".parse().unwrap()]);
-    let work = Work {
-        folder: user.0.path(),
-        out: &out,
-        settings: &settings,
-    };
-    let error = encode(work, &parts, &mut |_| Ok(())).unwrap_err().to_string();
+    let error = Plan::of(user.0.path(), &out, &parts, &settings, &mut |_| Ok(()))
+        .unwrap_err()
+        .to_string();
     assert_eq!(
         error,
         "`buckets[1].frames` is 17; allowed: 1, as the VAE of these parts is one of single pictures"
@@ -235,6 +249,97 @@ fn change(path: &Path, change: impl Fn(&mut Vec<(String, Dtype, Vec<usize>, Vec<
         .iter()
         .map(|(name, dtype, shape, data)| (name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
     std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+/// A user's CLIP, as it is published with what is no weight, and a linear head.
+fn add_scorers(user: &User) -> ImportArgs {
+    std::fs::write(user.path("sizes.toml"), [SIZES, CLIP_SIZES].concat()).unwrap();
+    let args = ImportArgs {
+        clip: Some(user.path("clip")),
+        aesthetic: Some(user.path("aesthetic")),
+        ..user.args()
+    };
+    let config = recipe(&args).unwrap().clip.unwrap();
+    let vs = nn::VarStore::new(Device::Cpu);
+    let _ = ClipModel::new(&vs.root(), &config, 516);
+    seed_weights(&vs, 5);
+    let temperature = ("logit_scale".to_owned(), Tensor::from(4.6_f32));
+    save_tensors(vs.variables().into_iter().chain([temperature]), &user.path("clip")).unwrap();
+    let head = [("weight", [1_i64, 6].as_slice(), 2), ("bias", &[1], 3)];
+    let head = head.map(|(name, shape, seed)| (name.to_owned(), normal(shape, seed, Device::Cpu)));
+    save_tensors(head, &user.path("aesthetic")).unwrap();
+    args
+}
+
+#[test]
+fn clip_and_an_aesthetic_head_come_along_and_are_checked_likewise() {
+    let user = User::new();
+    let args = add_scorers(&user);
+    let (_, manifest) = import(&args).unwrap();
+    assert!(manifest.files.contains_key("clip.safetensors") && manifest.files.contains_key("aesthetic.safetensors"));
+    let parts = Assets::open(&user.path("assets"), "mine", Device::Cpu).unwrap();
+    let scorer = parts.picture_scorer().unwrap().unwrap();
+    let picture = normal(&[1, 3, 20, 16], 3, Device::Cpu);
+    let score = scorer.score(&picture, &["cat"])[0];
+    assert!(score.aesthetic.is_some() && (0.0..=100.0).contains(&score.clip));
+    std::fs::remove_dir_all(user.path("assets")).unwrap();
+
+    for (name, tensor) in [
+        ("clip", "text_projection.weight"),
+        ("clip", "visual_projection.weight"),
+        ("aesthetic", "weight"),
+    ] {
+        let path = user.path(name);
+        let whole = std::fs::read(&path).unwrap();
+        let refused = |parts: &[&str]| {
+            let error = import(&args).unwrap_err().to_string();
+            assert!(!user.path("assets").exists(), "{error}");
+            for part in parts.iter().chain([&tensor]) {
+                assert!(error.contains(part), "`{part}` is not in: {error}");
+            }
+            std::fs::write(&path, &whole).unwrap();
+        };
+        change(&path, |tensors| {
+            let tensor = tensors.iter_mut().find(|t| t.0 == tensor).unwrap();
+            tensor.2.insert(0, 1);
+        });
+        refused(&["has shape [1, ", "expected is ["]);
+        change(&path, |tensors| {
+            tensors.iter_mut().find(|t| t.0 == tensor).unwrap().1 = Dtype::I32
+        });
+        refused(&["I32", "expected is F32"]);
+        change(&path, |tensors| tensors.retain(|t| t.0 != tensor));
+        refused(&[&path.display().to_string()]);
+    }
+    // The text encoder alone, as it is imported beside, lacks one tower and both projections.
+    std::fs::copy(user.path("text"), user.path("clip")).unwrap();
+    let error = import(&args).unwrap_err().to_string();
+    assert!(error.contains("no tensor `text_projection.weight`"), "{error}");
+    assert!(!user.path("assets").exists());
+    // What is not given is not there.
+    let args = ImportArgs {
+        clip: None,
+        aesthetic: None,
+        ..args
+    };
+    let (_, manifest) = import(&args).unwrap();
+    assert!(manifest.recipe.clip.is_none() && manifest.files.len() == 3);
+    let parts = Assets::open(&user.path("assets"), "mine", Device::Cpu).unwrap();
+    assert!(parts.picture_scorer().unwrap().is_none());
+}
+
+#[test]
+fn an_aesthetic_head_reads_the_embeddings_of_clip() {
+    use clap::Parser;
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ImportArgs,
+    }
+    let line = "import --name a --unet u --text t --tokenizer z --vae v --aesthetic h";
+    let error = Line::try_parse_from(line.split(' ')).unwrap_err().to_string();
+    assert!(error.contains("--clip"), "{error}");
+    assert!(Line::try_parse_from(format!("{line} --clip c").split(' ')).is_ok());
 }
 
 /// Criterion by criterion: truncated, mislabelled, of a wrong shape, of a wrong type, in each of the files.
@@ -311,8 +416,14 @@ fn sizes_that_cannot_be_or_do_not_fit_each_other_are_refused() {
         ("filters = 4", "filters = -4", "vae.temporal.filters is -4"),
         ("res_blocks = 1", "res_blocks = 1\nblocks = 2", "unknown field `blocks`"),
         ("latent_channels = 4", "latent_channels = 8", "are 4 and 8"),
+        ("patch = 8", "patch = 7", "clip.image.patch is 7"),
+        ("width = 12", "width = 13", "clip.text.heads is 2"),
     ] {
-        std::fs::write(user.path("sizes.toml"), SIZES.replace(from, to)).unwrap();
+        std::fs::write(
+            user.path("sizes.toml"),
+            [SIZES, CLIP_SIZES].concat().replacen(from, to, 1),
+        )
+        .unwrap();
         let error = user.refusal();
         assert!(
             error.contains(problem) && error.contains("sizes.toml"),

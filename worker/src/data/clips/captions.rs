@@ -189,7 +189,7 @@ impl Fields<'_> {
         let problem = if !inside {
             Some("allowed: a path below the folder".to_owned())
         } else if !folder.join(file).exists() {
-            Some(format!("which is not in {}", folder.display()))
+            Some("which is not in the folder".to_owned())
         } else if Media::of(&folder.join(file)).is_none() {
             Some(format!("allowed: {}", Media::ALLOWED))
         } else {

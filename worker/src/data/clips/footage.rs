@@ -14,6 +14,8 @@ use crate::data::DataError;
 
 /// Longest edge of a picture in pixels that is read as footage.
 const LARGEST: u32 = 16_384;
+/// Most that one edge may be of the other: what covers a frame with a strip is as much longer than the frame.
+const LONGEST: u32 = 32;
 
 /// Size of what a file shows and how long it shows each picture, without its pixels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,22 +59,21 @@ impl Footage {
         } else {
             let mut footage = Self::new(0, 0, (1, 1000));
             each_picture(path, media, &mut |shown_ms, picture| {
+                let size = picture.dimensions();
+                check_size(path, size)?;
                 if footage.runs.is_empty() {
-                    (footage.width, footage.height) = picture.dimensions();
+                    (footage.width, footage.height) = size;
                 }
                 footage.push(shown_ms);
                 Ok(ControlFlow::Continue(()))
             })?;
             footage
         };
-        match (footage.pictures(), footage.width.max(footage.height)) {
-            (0, _) => Err(DataError::content(path.display(), "holds no picture")),
-            (_, edge) if edge > LARGEST => {
-                let problem = format!("is {edge} pixels large; allowed: at most {LARGEST}");
-                Err(DataError::content(path.display(), problem))
-            }
-            _ => Ok(footage),
+        if footage.pictures() == 0 {
+            return Err(DataError::content(path.display(), "holds no picture"));
         }
+        check_size(path, (footage.width, footage.height))?;
+        Ok(footage)
     }
 
     /// Number of pictures.
@@ -84,7 +85,13 @@ impl Footage {
     /// Length in seconds.
     #[must_use]
     pub fn seconds(&self) -> f64 {
-        self.runs.iter().map(|(count, ticks)| count * ticks).sum::<u64>() as f64 * self.tick_seconds()
+        // As `f64`: the times of a damaged file may be of any size.
+        let ticks: f64 = self
+            .runs
+            .iter()
+            .map(|&(count, ticks)| count as f64 * ticks as f64)
+            .sum();
+        ticks * self.tick_seconds()
     }
 
     /// Frames that it gives at a frame rate.
@@ -127,6 +134,19 @@ impl Footage {
     fn tick_seconds(&self) -> f64 {
         f64::from(self.tick.0) / f64::from(self.tick.1)
     }
+}
+
+/// Looks whether a picture can be scaled to cover a frame in sensible memory.
+fn check_size(path: &Path, (width, height): (u32, u32)) -> Result<(), DataError> {
+    let (long, short) = (width.max(height), width.min(height));
+    if long <= LARGEST && long <= LONGEST.saturating_mul(short) {
+        return Ok(());
+    }
+    let problem = format!(
+        "holds a picture of {width}x{height} pixels; allowed: at most {LARGEST}, and at most {LONGEST} times as long \
+         as wide"
+    );
+    Err(DataError::content(path.display(), problem))
 }
 
 /// How a picture fills a frame: scaled until it covers it, and what stands out cut off evenly.
@@ -192,7 +212,6 @@ pub fn read(
     let (Some(&first), Some(&last)) = (wanted.first(), wanted.last()) else {
         return Ok(());
     };
-    let cover = Cover::new((footage.height, footage.width), (height, width));
     let mut left = wanted;
     // The next picture of the file goes out as often as it is wanted.
     let mut hand_out = |number: usize, pixels: &mut dyn FnMut() -> Vec<u8>| {
@@ -214,6 +233,7 @@ pub fn read(
     let mut number = 0;
     if media == Media::Video {
         number = first;
+        let cover = Cover::new((footage.height, footage.width), (height, width));
         video::stream(path, &video::program(), (first, last), &cover, &mut |pixels| {
             let flow = hand_out(number, &mut || pixels.to_vec());
             number += 1;
@@ -221,6 +241,9 @@ pub fn read(
         })?;
     } else {
         each_picture(path, media, &mut |_, picture| {
+            // Those of a folder may be of several sizes.
+            let (from_width, from_height) = picture.dimensions();
+            let cover = Cover::new((from_height, from_width), (height, width));
             let flow = hand_out(number, &mut || cover.apply(picture));
             number += 1;
             Ok(flow)
@@ -260,6 +283,54 @@ mod tests {
         let uneven = footage(&[100, 300, 100]);
         assert_eq!(uneven.wanted(0, 5, 10.0), [0, 1, 1, 1, 2]);
         assert_eq!(uneven.wanted(0, 6, 10.0)[5], 2, "the last stays");
+    }
+
+    #[test]
+    fn times_of_any_size_are_only_too_long() {
+        let endless = footage(&[u64::MAX, 40, u64::MAX]);
+        assert!(endless.seconds() > 1e16 && endless.rate_hz() < 1e-12);
+        assert_eq!(endless.wanted(0, 2, 25.0), [0, 0]);
+        assert!(footage(&[0, 0]).rate_hz().is_infinite());
+    }
+
+    /// A folder may hold pictures of several sizes: none is distorted.
+    #[test]
+    fn each_picture_of_a_folder_is_covered_by_its_own_size() {
+        let folder = tempfile::tempdir().unwrap();
+        let square = RgbaImage::from_pixel(8, 8, Rgba([255; 4]));
+        let wide = RgbaImage::from_fn(16, 8, |x, _| {
+            let level = if (4..12).contains(&x) { 255 } else { 0 };
+            Rgba([level, level, level, 255])
+        });
+        square.save(folder.path().join("0.png")).unwrap();
+        wide.save(folder.path().join("1.png")).unwrap();
+        let footage = Footage::probe(folder.path()).unwrap();
+        assert_eq!((footage.width, footage.height, footage.pictures()), (8, 8, 2));
+        let mut frames = Vec::new();
+        read(folder.path(), &footage, &[0, 1], (8, 8), &mut |frame| {
+            frames.push(frame.to_vec());
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert!(frames.len() == 2 && frames.concat().iter().all(|&level| level == 255));
+    }
+
+    #[test]
+    fn strips_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("1.png");
+        for (width, height, fits) in [(96, 3, true), (97, 3, false), (1, 33, false)] {
+            RgbaImage::from_pixel(width, height, Rgba([9; 4])).save(&path).unwrap();
+            for found in [Footage::probe(&path), Footage::probe(folder.path())] {
+                match found {
+                    Ok(_) => assert!(fits, "{width}x{height}"),
+                    Err(error) => {
+                        let said = format!("holds a picture of {width}x{height} pixels; allowed: at most 16384");
+                        assert!(!fits && error.to_string().contains(&said), "{error}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

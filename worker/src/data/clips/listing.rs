@@ -88,10 +88,35 @@ fn walk(
             continue;
         }
         if entry.path().is_dir() {
-            walk(folder, &file, listed, found)?;
+            // A link may lead back to where it lies.
+            if !entry.path().is_symlink() {
+                walk(folder, &file, listed, found)?;
+            }
         } else if Media::of(&entry.path()).is_some() {
             found.insert(file);
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_in_a_circle_are_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("more")).unwrap();
+        for file in ["a.gif", "more/b.gif"] {
+            std::fs::write(folder.path().join(file), "GIF89a").unwrap();
+        }
+        for link in ["round", "and-round"] {
+            std::os::unix::fs::symlink(folder.path(), folder.path().join("more").join(link)).unwrap();
+        }
+        std::fs::write(folder.path().join(CAPTIONS), r#"{"file": "a.gif", "caption": "a sea"}"#).unwrap();
+        let listing = Listing::of(folder.path()).unwrap();
+        assert_eq!(listing.files.len(), 1);
+        let unusable: Vec<&str> = listing.unusable.iter().map(|(file, _)| file.as_str()).collect();
+        assert_eq!(unusable, ["more/b.gif"]);
+    }
 }

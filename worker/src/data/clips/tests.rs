@@ -189,6 +189,12 @@ fn a_video_is_what_the_program_gives() {
     assert_eq!(pictures.iter().map(|p| p.pixels[7]).collect::<Vec<_>>(), [0, b'A']);
     let error = give("echo moov atom not found >&2; exit 1").unwrap_err().to_string();
     assert!(error.contains("a.mp4: moov atom not found (exit status: 1)"), "{error}");
+    assert!(!give("echo broken >&2; exit 255").unwrap_err().is_passing());
+    for end in ["kill -9 $$", "kill -15 $$", "exit 255"] {
+        let error = give(end).unwrap_err();
+        assert!(error.is_passing(), "{error}");
+        assert!(error.to_string().contains("was ended over "), "{error}");
+    }
     let error = give("head -c 5 /dev/zero").unwrap_err().to_string();
     assert!(error.contains("gave 5 bytes, no whole pictures"), "{error}");
 }
@@ -361,7 +367,7 @@ fn every_wrong_line_is_named_with_field_found_and_allowed() {
     let error = ClipFolder::open(folder.path()).unwrap_err().to_string();
     for (line, said) in [
         (2, r#"`file` is "../a.gif"; allowed: a path below the folder"#),
-        (3, r#"`file` is "z.gif"; which is not in "#),
+        (3, r#"`file` is "z.gif"; which is not in the folder"#),
         (4, r#"`file` is "notes.txt"; allowed: animated .webp or .gif, a folder"#),
         (5, r#"`caption` is "  "; allowed: text with at least one word"#),
         (

@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::ops::ControlFlow;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
 use super::decode::{BACKGROUND, Picture, few_enough};
 use super::footage::{Cover, Footage};
@@ -174,7 +175,7 @@ impl Running {
         let _ = self.child.wait();
         let mut said = String::new();
         let _ = self.said.rewind().and_then(|()| self.said.read_to_string(&mut said));
-        match said.trim() {
+        match without_addresses(&said).as_str() {
             "" => "ended before its last picture; the file has changed".to_owned(),
             said => format!("ended before its last picture: {said}"),
         }
@@ -186,6 +187,23 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// What the program said, without the addresses of its memory (`[mov @ 0x5581c7a3e940]`): they are others each time.
+fn without_addresses(said: &str) -> String {
+    let mut parts = said.trim().split(" @ 0x");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |said, part| {
+        said + part.trim_start_matches(|c: char| c.is_ascii_hexdigit())
+    })
+}
+
+/// Whether someone else ended the program: one that is interrupted or terminated says nothing and gives 255.
+fn was_ended(status: ExitStatus, said: &str) -> bool {
+    const HANGUP_INTERRUPT_KILL_TERMINATE: [i32; 4] = [1, 2, 9, 15];
+    let by_signal = status.signal();
+    by_signal.is_some_and(|signal| HANGUP_INTERRUPT_KILL_TERMINATE.contains(&signal))
+        || (status.code() == Some(255) && said.is_empty())
 }
 
 /// A call of the program on one file.
@@ -212,8 +230,15 @@ impl Call<'_> {
         let output = self.command(arguments).output();
         let Output { status, stdout, stderr } = output.map_err(|error| self.cannot_start(&error))?;
         if !status.success() {
-            let said = String::from_utf8_lossy(&stderr);
-            return Err(self.failed(format!("{} ({status})", said.trim())));
+            let said = without_addresses(&String::from_utf8_lossy(&stderr));
+            if was_ended(status, &said) {
+                return Err(DataError::Ended {
+                    program: self.program.to_owned(),
+                    path: self.path.to_owned(),
+                    status,
+                });
+            }
+            return Err(self.failed(format!("{said} ({status})")));
         }
         Ok(stdout)
     }
@@ -249,6 +274,16 @@ mod tests {
         assert_eq!((footage.width, footage.height, footage.pictures()), (64, 48, 3));
         // Shown for 1, 4 and 2 tenths of a second.
         assert_eq!(footage.wanted(0, 7, 10.0), [0, 1, 1, 1, 1, 2, 2]);
+    }
+
+    #[test]
+    fn complaints_are_the_same_in_each_run() {
+        let said = "[mov,mp4 @ 0x55e8846821c0] moov atom not found\n[in#0 @ 0x7f01] Error opening @ 12\n";
+        assert_eq!(
+            without_addresses(said),
+            "[mov,mp4] moov atom not found\n[in#0] Error opening @ 12"
+        );
+        assert_eq!(without_addresses("\n"), "");
     }
 
     #[test]

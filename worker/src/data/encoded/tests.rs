@@ -109,4 +109,11 @@ fn a_file_that_is_cut_or_does_not_fit_is_an_error() {
     short.write(&assets, &path).unwrap();
     let error = Encoded::read(&assets, &path).unwrap_err().to_string();
     assert!(error.contains("`latents` has shape [3, 4, 5, 8, 8]"), "{error}");
+    let empty = Encoded {
+        latents: Tensor::zeros([0, 4, 5, 8, 8], (Kind::Float, Device::Cpu)),
+        captions: Vec::new(),
+    };
+    empty.write(&assets, &path).unwrap();
+    let error = Encoded::read(&assets, &path).unwrap_err().to_string();
+    assert!(error.contains("`latents` holds no clip"), "{error}");
 }

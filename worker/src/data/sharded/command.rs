@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Args;
 use tch::Device;
 
-use super::{Bucket, News, Precision, Settings, Work, encode};
+use super::{Bucket, News, Plan, Precision, Settings, encode};
 use crate::assets::Assets;
 use crate::data::Split;
 
@@ -55,8 +55,9 @@ pub struct EncodeArgs {
 /// Runs the command.
 ///
 /// # Errors
-/// As [`encode`], and where the parts cannot be read.
+/// As [`Plan::of`] and [`encode`], and where the parts cannot be read.
 pub fn encode_command(args: &EncodeArgs) -> anyhow::Result<()> {
+    ensure!(args.threads > 0, "--threads is 0; it must be at least 1");
     tch::set_num_threads(args.threads.try_into().context("--threads is too large")?);
     let parts = Assets::open(&args.assets, &args.parts, Device::Cpu)?;
     let settings = Settings {
@@ -67,11 +68,6 @@ pub fn encode_command(args: &EncodeArgs) -> anyhow::Result<()> {
         clips_per_file: args.clips_per_file,
         ..Settings::of(args.buckets.clone())
     };
-    let work = Work {
-        folder: &args.dataset,
-        out: &args.out,
-        settings: &settings,
-    };
     let mut told = Instant::now();
     let mut now_and_then = |doing: &str, share: f64| {
         if told.elapsed() > TELL_EVERY {
@@ -79,16 +75,20 @@ pub fn encode_command(args: &EncodeArgs) -> anyhow::Result<()> {
             tracing::info!("{doing}: {:.1} %", 100.0 * share);
         }
     };
-    let index = encode(work, &parts, &mut |news| {
+    let plan = Plan::of(&args.dataset, &args.out, &parts, &settings, &mut |share| {
+        now_and_then("looking through files", share);
+        Ok(())
+    })?;
+    let planned = plan.index();
+    tracing::info!(
+        clips = planned.clips.len(),
+        files = planned.sources.len(),
+        skipped = planned.skipped.len(),
+        shards = planned.shards.len(),
+        "planned"
+    );
+    let index = encode(&plan, &args.out, &parts, &mut |news| {
         match news {
-            News::Looked(share) => now_and_then("looking through files", share),
-            News::Planned(index) => tracing::info!(
-                clips = index.clips.len(),
-                files = index.sources.len(),
-                skipped = index.skipped.len(),
-                shards = index.shards.len(),
-                "planned"
-            ),
             News::Encoded(share) => now_and_then("encoding", share),
             News::Shard(number, index) => tracing::info!(file = index.shards[number].file, "there"),
         }

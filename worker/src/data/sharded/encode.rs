@@ -8,8 +8,8 @@ use serde::Serialize;
 use tch::{Kind, Tensor};
 
 use super::index::{Clip, Content, INDEX, Index, MadeBy, Shard, TextShape};
-use super::plan::{Plan, Seen, plan_with_footage};
-use super::settings::Settings;
+use super::plan::{Plan, Seen};
+use super::settings::{PIXELS_PER_LATENT, Settings};
 use super::share::{self, Done, hold_or_wait, make_together};
 use super::{Encoders, ShardError, WORK};
 use crate::checkpoint::{encode_tensors, write_through};
@@ -23,73 +23,40 @@ const BATCH_CAPTIONS: usize = 32;
 /// The key of a shard's metadata that says what it is, as JSON.
 const LABEL: &str = "shard";
 
-/// What to encode, and where to.
-#[derive(Debug, Clone, Copy)]
-pub struct Work<'a> {
-    /// The folder of captioned clips and pictures.
-    pub folder: &'a Path,
-    /// The folder of the shards.
-    pub out: &'a Path,
-    /// What is made of it.
-    pub settings: &'a Settings,
-}
-
 /// What [`encode`] tells of its work.
 #[derive(Debug)]
 pub enum News<'a> {
-    /// The share of files that were looked through.
-    Looked(f64),
-    /// What will be made; its shards may be taken over from elsewhere now.
-    Planned(&'a Index),
     /// The share of shards that are there.
     Encoded(f64),
     /// The number of a shard that is there, and the index so far.
     Shard(usize, &'a Index),
 }
 
-/// Encodes a folder of captioned clips and pictures: what is in `out` already stays, what is missing or damaged is
-/// made. The index is written last. `tell` says whether to go on.
+/// Makes the shards of a plan in a folder: what is there already stays, what is missing or damaged is made. The index
+/// is written last. `tell` says whether to go on.
 ///
 /// The same bytes come out however often it was interrupted, on the same kind of processor with the same number of
 /// threads.
 ///
 /// # Errors
-/// As [`super::plan`]; where `out` holds shards of other sources, settings or parts; where a source changes meanwhile.
+/// Where `out` holds shards of other sources, settings or parts; where a source has changed since it was planned.
 pub fn encode(
-    work: Work<'_>,
+    plan: &Plan,
+    out: &Path,
     encoders: &dyn Encoders,
     tell: &mut dyn FnMut(News<'_>) -> Result<(), ShardError>,
 ) -> Result<Index, ShardError> {
-    let buckets = &work.settings.buckets;
-    if let Some(index) = buckets.iter().position(|bucket| !bucket.is_still())
-        && !encoders.codes_time()
-    {
-        return Err(ShardError::Setting {
-            field: format!("buckets[{index}].frames"),
-            found: buckets[index].frames.to_string(),
-            allowed: "1, as the VAE of these parts is one of single pictures".to_owned(),
-        });
-    }
-    let made_by = MadeBy {
-        parts: encoders.digest(),
-        latent_channels: encoders.latent_channels(),
-        text: text_shape(encoders),
-        settings: work.settings.clone(),
-    };
-    let plan = plan_with_footage(work.folder, work.out, made_by, &mut |share| tell(News::Looked(share)))?;
     let mut so_far = plan.index.clone();
-    claim(work.out, &so_far)?;
-    tell(News::Planned(&so_far))?;
+    claim(out, &so_far)?;
     let names: Vec<String> = so_far.shards.iter().map(|shard| shard.file.clone()).collect();
     let mut maker = Maker {
-        work,
-        plan: &plan,
-        seen: Seen::open(work.out)?,
+        plan,
+        seen: Seen::open(&plan.notes)?,
         encoders,
-        digest: plan.index.plan_digest(),
+        digest: plan.digest(),
     };
     make_together(
-        work.out,
+        out,
         &names,
         &mut |number, within| maker.shard(&plan.index.shards[number], within),
         &mut |done| match done {
@@ -100,11 +67,43 @@ pub fn encode(
             }
         },
     )?;
-    let _lock = hold_or_wait(work.out, "index", &mut || tell(News::Encoded(1.0)))?;
-    let path = work.out.join(INDEX);
-    write_through(&work.out.join(WORK).join("index.partial"), &path, &so_far.to_bytes())
-        .map_err(ShardError::file(&path))?;
+    let _lock = hold_or_wait(out, "index", &mut || tell(News::Encoded(1.0)))?;
+    let path = out.join(INDEX);
+    write_through(&out.join(WORK).join("index.partial"), &path, &so_far.to_bytes()).map_err(ShardError::file(&path))?;
     Ok(so_far)
+}
+
+impl MadeBy {
+    /// What these encoders make with these settings.
+    ///
+    /// # Errors
+    /// Where a setting is not allowed, or the encoders cannot make clips of such sizes.
+    pub fn of(encoders: &dyn Encoders, settings: &Settings) -> Result<Self, ShardError> {
+        settings.check()?;
+        let buckets = &settings.buckets;
+        if let Some(index) = buckets.iter().position(|bucket| !bucket.is_still())
+            && !encoders.codes_time()
+        {
+            return Err(ShardError::Setting {
+                field: format!("buckets[{index}].frames"),
+                found: buckets[index].frames.to_string(),
+                allowed: "1, as the VAE of these parts is one of single pictures".to_owned(),
+            });
+        }
+        if encoders.pixels_per_latent() != i64::from(PIXELS_PER_LATENT) {
+            return Err(ShardError::Setting {
+                field: "parts".to_owned(),
+                found: format!("a VAE of {0}×{0} pixels a latent", encoders.pixels_per_latent()),
+                allowed: format!("one of {PIXELS_PER_LATENT}×{PIXELS_PER_LATENT}"),
+            });
+        }
+        Ok(Self {
+            parts: encoders.digest(),
+            latent_channels: encoders.latent_channels(),
+            text: text_shape(encoders),
+            settings: settings.clone(),
+        })
+    }
 }
 
 fn text_shape(encoders: &dyn Encoders) -> TextShape {
@@ -170,8 +169,8 @@ fn difference(there: &Index, plan: &Index) -> Option<String> {
             return other(&format!("sources: {file}"), &text(found), &text(asked));
         }
     }
-    if there.without_stored() != plan.without_stored() {
-        return Some("its captions, clips or skipped files are others than those of the folder".to_owned());
+    if there.decisive() != plan.decisive() {
+        return Some("its captions or clips are others than those of the folder".to_owned());
     }
     None
 }
@@ -184,7 +183,6 @@ struct Label<'a> {
 }
 
 struct Maker<'a> {
-    work: Work<'a>,
     plan: &'a Plan,
     /// Of the sources.
     seen: Seen,
@@ -217,7 +215,7 @@ impl Maker<'_> {
         shard: &Shard,
         within: &mut dyn FnMut(f64) -> Result<(), ShardError>,
     ) -> Result<BTreeMap<String, Tensor>, ShardError> {
-        let kind = self.work.settings.precision.kind();
+        let kind = self.plan.settings().precision.kind();
         let captions: Vec<&str> = self.plan.index.captions[shard.first..][..shard.count]
             .iter()
             .map(String::as_str)
@@ -242,7 +240,7 @@ impl Maker<'_> {
         bucket: usize,
         within: &mut dyn FnMut(f64) -> Result<(), ShardError>,
     ) -> Result<BTreeMap<String, Tensor>, ShardError> {
-        let (plan, encoders, settings) = (self.plan, self.encoders, self.work.settings);
+        let (plan, encoders, settings) = (self.plan, self.encoders, self.plan.settings());
         let (size, kind) = (settings.buckets[bucket], settings.precision.kind());
         let floats = u64::from(size.frames) * size.area() * CHANNELS as u64;
         let at_once = (BATCH_BYTES / (4 * floats)).max(1) as usize;
@@ -288,7 +286,7 @@ impl Maker<'_> {
 
     /// The pictures of clips of one file, which follow each other in time.
     fn wanted(&self, clips: &[Clip], bucket: usize) -> Vec<usize> {
-        let size = self.work.settings.buckets[bucket];
+        let size = self.plan.settings().buckets[bucket];
         if size.is_still() {
             return vec![0];
         }
@@ -298,8 +296,8 @@ impl Maker<'_> {
 
     fn unchanged(&mut self, source: usize) -> Result<PathBuf, ShardError> {
         let source = &self.plan.index.sources[source];
-        let path = self.work.folder.join(&source.file);
-        let found = self.seen.look(self.work.folder, &source.file)?.source;
+        let path = self.plan.folder.join(&source.file);
+        let found = self.seen.look(&self.plan.folder, &source.file)?.source;
         if found == *source {
             return Ok(path);
         }

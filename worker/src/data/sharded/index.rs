@@ -205,16 +205,18 @@ impl Index {
     /// Names the plan: the same for an index at every stage of its making.
     #[must_use]
     pub fn plan_digest(&self) -> String {
-        digest_of(&self.without_stored())
+        digest_of(&self.decisive())
     }
 
-    /// The plan: no shard is stored.
+    /// What decides about the bytes of the shards: not whether they are stored, nor in which words another version of
+    /// ffmpeg says why it left a file out.
     #[must_use]
-    pub fn without_stored(&self) -> Self {
+    pub(super) fn decisive(&self) -> Self {
         let mut plan = self.clone();
         for shard in &mut plan.shards {
             shard.stored = None;
         }
+        plan.skipped.clear();
         plan
     }
 

@@ -1,8 +1,8 @@
 //! Latents of a folder of captioned clips and pictures, in shards with an index.
 //!
-//! [`plan`] looks through the folder and says what becomes of each file; the plan is an [`Index`] without digests.
-//! [`encode`] makes the shards of a plan, each whole or not at all and the same whoever makes it: an interrupted run
-//! makes again the shard it was in, and processes that share the folder share the work. [`Reader`] reads single clips
+//! A [`Plan`] looks through the folder and says what becomes of each file, as an [`Index`] without digests. [`encode`]
+//! makes the shards of a plan, each whole or not at all and the same whoever makes it: an interrupted run makes again
+//! the shard it was in, and processes that share the folder share the work. [`Reader`] reads single clips
 //! from the shards and [`Sampler`] says which clips a step of training takes.
 //!
 //! ```text
@@ -31,13 +31,15 @@ use tch::Tensor;
 
 use super::DataError;
 use crate::checkpoint::CheckpointError;
+use crate::weights::WeightsError;
 
 pub use command::{EncodeArgs, encode_command};
-pub use encode::{News, Work, encode};
+pub use encode::{News, encode};
 pub use index::{Clip, Content, INDEX, Index, MadeBy, Shard, Skipped, Source, Stored, TextShape};
-pub use plan::plan;
+pub use plan::Plan;
 pub use reader::Reader;
 pub use sampler::{Draw, Sampler, SamplerError};
+use settings::PIXELS_PER_LATENT;
 pub use settings::{Bucket, Precision, Settings};
 pub(crate) use share::{Done, make_together, take_over};
 
@@ -53,6 +55,10 @@ pub trait Encoders {
     /// Whether clips are encoded, or single pictures alone.
     fn codes_time(&self) -> bool {
         true
+    }
+    /// Pixels of a latent in height and width.
+    fn pixels_per_latent(&self) -> i64 {
+        PIXELS_PER_LATENT.into()
     }
     /// Latents of clips.
     ///
@@ -120,6 +126,9 @@ pub enum ShardError {
     /// Nothing can be drawn.
     #[error(transparent)]
     Sampler(#[from] SamplerError),
+    /// A shard is no whole file of tensors.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
     /// Tensors cannot be written.
     #[error(transparent)]
     Tensors(#[from] CheckpointError),

@@ -21,6 +21,10 @@ impl Encoders for Assets {
         self.vae.temporal.is_some()
     }
 
+    fn pixels_per_latent(&self) -> i64 {
+        self.vae.spatial.factor()
+    }
+
     fn latents(&self, frames: &Tensor) -> Tensor {
         self.vae.encode(&frames.to_device(self.device()))
     }

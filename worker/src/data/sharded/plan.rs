@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::assign::assign;
 use super::index::{Clip, Content, Index, MadeBy, Shard, Skipped, Source};
 use super::share::{add_file, hexadecimal, hold_or_wait, nanoseconds};
-use super::{ShardError, WORK};
+use super::{Encoders, Settings, ShardError, WORK};
 use crate::data::DataError;
 use crate::data::clips::Listing;
 use crate::data::clips::footage::Footage;
@@ -19,58 +19,141 @@ use crate::data::clips::footage::Footage;
 /// The file of what was found when sources were looked through: a line each, the last of a file counts.
 const SEEN: &str = "sources.jsonl";
 
-/// A plan with what is known of its sources.
+/// Which clips a folder gives, in which shards, and what of it is left out. Equal folders, encoders and settings give
+/// equal plans.
 #[derive(Debug)]
-pub(super) struct Plan {
-    pub index: Index,
+pub struct Plan {
+    /// An index that stores nothing yet.
+    pub(super) index: Index,
     /// Of each source of the index.
-    pub footage: Vec<Footage>,
+    pub(super) footage: Vec<Footage>,
+    pub(super) folder: PathBuf,
+    pub(super) notes: PathBuf,
 }
 
-/// Says which clips a folder gives, in which shards, and what of it is left out, as an index that stores nothing yet.
-/// Equal folders and settings give equal plans. What was seen of each file is kept in `out`, so that it is looked
-/// through once; `progress` is told the share of files and says whether to go on.
-///
-/// # Errors
-/// Where a setting is not allowed, the folder has no list of captions, or nothing in it can be used.
-pub fn plan(
-    folder: &Path,
-    out: &Path,
-    made_by: MadeBy,
-    progress: &mut dyn FnMut(f64) -> Result<(), ShardError>,
-) -> Result<Index, ShardError> {
-    Ok(plan_with_footage(folder, out, made_by, progress)?.index)
+impl Plan {
+    /// Looks through `folder`. What was seen of each file is kept in `notes`, so that it is looked through once;
+    /// `progress` is told the share of files and says whether to go on.
+    ///
+    /// # Errors
+    /// Where a setting is not allowed or too much for the encoders, the folder has no list of captions, or nothing in
+    /// it can be used.
+    pub fn of(
+        folder: &Path,
+        notes: &Path,
+        encoders: &dyn Encoders,
+        settings: &Settings,
+        progress: &mut dyn FnMut(f64) -> Result<(), ShardError>,
+    ) -> Result<Self, ShardError> {
+        let mut index = Index::new(MadeBy::of(encoders, settings)?);
+        let (taken, skipped) = look_through(folder, notes, settings, progress)?;
+        if taken.is_empty() {
+            let reasons = skipped.iter().map(|s| format!("{}: {}", s.file, s.reason)).collect();
+            return Err(ShardError::NothingLeft {
+                folder: folder.to_owned(),
+                reasons,
+            });
+        }
+        index.skipped = skipped;
+        index.captions = taken.iter().map(|taken| taken.caption.clone()).collect();
+        index.captions.push(String::new());
+        index.captions.sort();
+        index.captions.dedup();
+        let mut footage = Vec::new();
+        for (source, taken) in taken.into_iter().enumerate() {
+            let caption = index.captions.binary_search(&taken.caption);
+            let caption = caption.unwrap_or_default(); // every caption is among those it was made of
+            let (bucket, frames) = (taken.bucket, settings.buckets[taken.bucket].frames);
+            index.clips.extend((0..taken.clips(settings)).map(|clip| Clip {
+                source,
+                caption,
+                bucket,
+                start_frame: clip * u64::from(frames),
+            }));
+            index.sources.push(taken.source);
+            footage.push(taken.footage);
+        }
+        index.clips.sort_by_key(|clip| clip.bucket); // stable: by source and time within
+        index.shards = shards(&index);
+        Ok(Self {
+            index,
+            footage,
+            folder: folder.to_owned(),
+            notes: notes.to_owned(),
+        })
+    }
+
+    /// What will be made, as an index that stores nothing yet.
+    #[must_use]
+    pub const fn index(&self) -> &Index {
+        &self.index
+    }
+
+    pub(super) const fn settings(&self) -> &Settings {
+        &self.index.made_by.settings
+    }
+
+    /// Names it: the same for every index made by it, at every stage of the making.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        self.index.plan_digest()
+    }
 }
 
-pub(super) fn plan_with_footage(
+/// A file that clips are taken from.
+struct Taken {
+    bucket: usize,
+    source: Source,
+    footage: Footage,
+    caption: String,
+}
+
+impl Taken {
+    /// How many clips it gives.
+    fn clips(&self, settings: &Settings) -> u64 {
+        let size = settings.buckets[self.bucket];
+        let clips = if size.is_still() {
+            1
+        } else {
+            self.footage.frames(size.frame_rate_hz) / u64::from(size.frames)
+        };
+        settings.clips_per_file.map_or(clips, |most| clips.min(most))
+    }
+}
+
+/// The files of a folder that have a bucket, and those that have none.
+fn look_through(
     folder: &Path,
-    out: &Path,
-    made_by: MadeBy,
+    notes: &Path,
+    settings: &Settings,
     progress: &mut dyn FnMut(f64) -> Result<(), ShardError>,
-) -> Result<Plan, ShardError> {
-    made_by.settings.check()?;
+) -> Result<(Vec<Taken>, Vec<Skipped>), ShardError> {
     let Listing { files, unusable } = Listing::of(folder)?;
-    let settings = made_by.settings.clone();
     let mut skipped: Vec<Skipped> = unusable
         .into_iter()
         .map(|(file, reason)| Skipped { file, reason })
         .collect();
     // Processes that share the folder look through it one at a time: the second finds all that the first has seen.
-    let _lock = hold_or_wait(out, "plan", &mut || progress(0.0))?;
-    let mut seen = Seen::open(out)?;
-    let mut taken = Vec::new(); // bucket, source, footage, caption
+    let _lock = hold_or_wait(notes, "plan", &mut || progress(0.0))?;
+    let mut seen = Seen::open(notes)?;
+    let mut taken = Vec::new();
     for (i, listed) in files.iter().enumerate() {
         progress(i as f64 / files.len() as f64)?;
         if listed.split.is_some_and(|split| split != settings.split) {
             continue;
         }
-        let sight = seen.look(folder, &listed.file)?;
-        let assigned = match sight.found {
-            Found::Footage(footage) => assign(&listed.file, &footage, &settings).map(|bucket| (bucket, footage)),
+        let Sight { source, found, .. } = seen.look(folder, &listed.file)?;
+        let assigned = match found {
+            Found::Footage(footage) => assign(&listed.file, &footage, settings).map(|bucket| (bucket, footage)),
             Found::Problem(problem) => Err(problem),
         };
         match assigned {
-            Ok((bucket, footage)) => taken.push((bucket, sight.source, footage, listed.caption.as_str())),
+            Ok((bucket, footage)) => taken.push(Taken {
+                bucket,
+                source,
+                footage,
+                caption: listed.caption.clone(),
+            }),
             Err(reason) => skipped.push(Skipped {
                 file: listed.file.clone(),
                 reason,
@@ -78,43 +161,7 @@ pub(super) fn plan_with_footage(
         }
     }
     skipped.sort_by(|a, b| a.file.cmp(&b.file));
-    if taken.is_empty() {
-        let reasons = skipped.iter().map(|s| format!("{}: {}", s.file, s.reason)).collect();
-        return Err(ShardError::NothingLeft {
-            folder: folder.to_owned(),
-            reasons,
-        });
-    }
-    let mut index = Index::new(made_by);
-    index.skipped = skipped;
-    index.captions = taken.iter().map(|(.., caption)| (*caption).to_owned()).collect();
-    index.captions.push(String::new());
-    index.captions.sort();
-    index.captions.dedup();
-    let mut footage = Vec::new();
-    for (source, (bucket, from, shown, caption)) in taken.into_iter().enumerate() {
-        let size = settings.buckets[bucket];
-        let clips = if size.is_still() {
-            1
-        } else {
-            shown.frames(size.frame_rate_hz) / u64::from(size.frames)
-        };
-        let caption = index.captions.binary_search_by(|known| known.as_str().cmp(caption));
-        let caption = caption.unwrap_or_default(); // every caption is among those it was made of
-        index.clips.extend(
-            (0..settings.clips_per_file.map_or(clips, |most| clips.min(most))).map(|clip| Clip {
-                source,
-                caption,
-                bucket,
-                start_frame: clip * u64::from(size.frames),
-            }),
-        );
-        index.sources.push(from);
-        footage.push(shown);
-    }
-    index.clips.sort_by_key(|clip| clip.bucket); // stable: by source and time within
-    index.shards = shards(&index);
-    Ok(Plan { index, footage })
+    Ok((taken, skipped))
 }
 
 /// Texts first, then latents by bucket, each as large as the settings allow.
@@ -183,8 +230,8 @@ enum Found {
 }
 
 impl Seen {
-    pub(super) fn open(out: &Path) -> Result<Self, ShardError> {
-        let path = out.join(WORK).join(SEEN);
+    pub(super) fn open(notes: &Path) -> Result<Self, ShardError> {
+        let path = notes.join(WORK).join(SEEN);
         let text = match std::fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
@@ -219,8 +266,11 @@ impl Seen {
             modified_ns: stamp.modified_ns,
             found: match Footage::probe(&path) {
                 Ok(footage) => Found::Footage(footage),
-                // That is no fault of the file, and may be mended by the next time.
-                Err(error @ DataError::NoProgram { .. }) => return Err(error.into()),
+                // What is no fault of the file is not remembered of it.
+                Err(error) if error.is_passing() => return Err(error.into()),
+                Err(DataError::Program { problem, .. }) => {
+                    Found::Problem(format!("ffmpeg: {}", without_place(&problem, &path)))
+                }
                 Err(error) => Found::Problem(without_place(&error.to_string(), &path)),
             },
         };
@@ -242,7 +292,7 @@ impl Seen {
     }
 }
 
-/// A reason without the path of this machine: an index is the same wherever the folder lies.
+/// A reason without the paths of this machine: an index is the same wherever the folder lies.
 fn without_place(reason: &str, path: &Path) -> String {
     reason
         .replace(&format!("{}: ", path.display()), "")

@@ -5,17 +5,12 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::Metadata;
 use tch::{Kind, Tensor};
 
 use super::index::{Content, Index, Shard};
 use super::share::verify;
 use super::{ShardError, Texts};
-
-/// Bytes of a safetensors file before its header, which say how long that is.
-const LENGTH_BYTES: usize = 8;
-/// Longest header that is read.
-const LONGEST_HEADER: u64 = 16 << 20;
+use crate::weights::WeightFile;
 
 /// Shards whose digests are those of their index.
 #[derive(Debug)]
@@ -119,23 +114,8 @@ struct Rows {
 
 impl Rows {
     fn open(path: &Path, name: &str, shard: &Shard, shape: &[i64], kind: Kind) -> Result<Self, ShardError> {
-        let file = File::open(path).map_err(ShardError::file(path))?;
-        let mut length = [0; LENGTH_BYTES];
-        file.read_exact_at(&mut length, 0).map_err(ShardError::file(path))?;
-        let length = u64::from_le_bytes(length);
-        if length > LONGEST_HEADER {
-            return Err(ShardError::content(
-                path,
-                format!("its header has {length} bytes; allowed: {LONGEST_HEADER}"),
-            ));
-        }
-        let mut header = vec![0; LENGTH_BYTES + length as usize];
-        file.read_exact_at(&mut header, 0).map_err(ShardError::file(path))?;
-        let metadata: Metadata = serde_json::from_slice(&header[LENGTH_BYTES..])
-            .map_err(|error| ShardError::content(path, format!("its header: {error}")))?;
-        let info = metadata.info(name);
-        let info = info.ok_or_else(|| ShardError::content(path, format!("no tensor `{name}`")))?;
-        let found: Vec<i64> = info.shape.iter().map(|&size| size as i64).collect();
+        let file = WeightFile::open(path)?;
+        let found = file.shape(name)?;
         let expected = [&[shard.count as i64], shape].concat();
         if found != expected {
             return Err(ShardError::content(
@@ -143,10 +123,11 @@ impl Rows {
                 format!("`{name}` has shape {found:?}, the index says {expected:?}"),
             ));
         }
-        if crate::checkpoint::kind_of(info.dtype) != Some(kind) {
+        let (found, offset) = file.place(name)?;
+        if found != kind {
             return Err(ShardError::content(
                 path,
-                format!("`{name}` is {:?}, the index says {kind:?}", info.dtype),
+                format!("`{name}` is {found:?}, the index says {kind:?}"),
             ));
         }
         Ok(Self {
@@ -155,7 +136,7 @@ impl Rows {
             count: shard.count,
             shape: shape.to_vec(),
             kind,
-            offset: header.len() as u64 + info.data_offsets.0 as u64,
+            offset,
         })
     }
 

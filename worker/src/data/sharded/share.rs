@@ -259,3 +259,6 @@ pub(super) fn nanoseconds(metadata: &std::fs::Metadata) -> Option<u64> {
     let since = metadata.modified().ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
     u64::try_from(since.as_nanos()).ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,15 +1,10 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::fs;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
-use proptest::prelude::*;
 use tch::{Device, Kind};
 
 use super::*;
-use crate::data::Split;
 use crate::data::clips::tests::{gif, levels};
 use crate::data::latents::TrainingSet;
 use crate::models::vae::latent_frames;
@@ -49,7 +44,7 @@ impl Encoders for ByHand {
 }
 
 /// Two files of clips of 16 × 16 pixels, 40 and 17 pictures at 25 Hz, two pictures, and what cannot be used.
-fn folder() -> tempfile::TempDir {
+pub(super) fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     gif(&at("b.gif"), &levels(40, 16, 16), &[40]);
@@ -77,7 +72,7 @@ fn folder() -> tempfile::TempDir {
 }
 
 /// One clip a shard: 4 × 5 × 2 × 2 numbers; two captions a shard: 7 numbers each.
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Settings {
         precision: Precision::F32,
         shard_bytes: 80 * 4,
@@ -86,9 +81,17 @@ fn settings() -> Settings {
     }
 }
 
-fn encoded(folder: &Path, out: &Path, settings: &Settings) -> Result<Index, ShardError> {
-    let work = Work { folder, out, settings };
-    encode(work, &ByHand("by hand"), &mut |_| Ok(()))
+fn planned(folder: &Path, out: &Path, encoders: &ByHand, settings: &Settings) -> Result<Plan, ShardError> {
+    Plan::of(folder, out, encoders, settings, &mut |_| Ok(()))
+}
+
+pub(super) fn encoded(folder: &Path, out: &Path, settings: &Settings) -> Result<Index, ShardError> {
+    encode(
+        &planned(folder, out, &ByHand("by hand"), settings)?,
+        out,
+        &ByHand("by hand"),
+        &mut |_| Ok(()),
+    )
 }
 
 /// Names and bytes of what is published.
@@ -190,19 +193,17 @@ fn however_often_it_is_interrupted_the_bytes_are_the_same() {
     let mut interruptions = 0;
     for patience in 0.. {
         let heard = Cell::new(0);
-        let work = Work {
-            folder: folder.path(),
-            out: broken.path(),
-            settings: &settings,
-        };
-        let outcome = encode(work, &ByHand("by hand"), &mut |_| {
+        let going_on = || {
             heard.set(heard.get() + 1);
             if heard.get() > patience {
                 Err(ShardError::Interrupted)
             } else {
                 Ok(())
             }
-        });
+        };
+        let encoders = ByHand("by hand");
+        let plan = Plan::of(folder.path(), broken.path(), &encoders, &settings, &mut |_| going_on());
+        let outcome = plan.and_then(|plan| encode(&plan, broken.path(), &encoders, &mut |_| going_on()));
         match outcome {
             Err(ShardError::Interrupted) => interruptions += 1,
             outcome => {
@@ -265,12 +266,9 @@ fn shards_of_other_settings_parts_or_sources_are_left_alone() {
         "{error}"
     );
     let settings = settings();
-    let work = Work {
-        folder: folder.path(),
-        out: out.path(),
-        settings: &settings,
-    };
-    let error = encode(work, &ByHand("others"), &mut |_| Ok(()))
+    let others = ByHand("others");
+    let plan = planned(folder.path(), out.path(), &others, &settings).unwrap();
+    let error = encode(&plan, out.path(), &others, &mut |_| Ok(()))
         .unwrap_err()
         .to_string();
     assert!(
@@ -286,21 +284,63 @@ fn shards_of_other_settings_parts_or_sources_are_left_alone() {
     assert!(error.contains("`sources: b.gif` is SHA-256"), "{error}");
 }
 
+/// Another version of ffmpeg has other words for the same fault.
+#[test]
+fn the_words_of_a_reason_do_not_make_another_plan() {
+    let (folder, out) = (folder(), tempfile::tempdir().unwrap());
+    let index = encoded(folder.path(), out.path(), &settings()).unwrap();
+    let mut other = index.clone();
+    other.skipped[0].reason.push_str(", in other words");
+    assert_eq!(other.plan_digest(), index.plan_digest());
+    fs::write(out.path().join(INDEX), other.to_bytes()).unwrap();
+    assert_eq!(encoded(folder.path(), out.path(), &settings()).unwrap(), index);
+}
+
+/// Encoders of four pixels a latent.
+struct Fine;
+
+impl Encoders for Fine {
+    fn digest(&self) -> String {
+        ByHand("fine").digest()
+    }
+
+    fn latent_channels(&self) -> i64 {
+        ByHand("fine").latent_channels()
+    }
+
+    fn pixels_per_latent(&self) -> i64 {
+        4
+    }
+
+    fn latents(&self, frames: &Tensor) -> Tensor {
+        ByHand("fine").latents(frames)
+    }
+
+    fn texts(&self, captions: &[&str]) -> Texts {
+        ByHand("fine").texts(captions)
+    }
+}
+
+#[test]
+fn a_vae_of_other_latents_is_refused_before_anything_is_made() {
+    let (folder, out) = (folder(), tempfile::tempdir().unwrap());
+    let plan = Plan::of(folder.path(), out.path(), &Fine, &settings(), &mut |_| Ok(()));
+    assert_eq!(
+        plan.unwrap_err().to_string(),
+        "`parts` is a VAE of 4×4 pixels a latent; allowed: one of 8×8"
+    );
+    assert!(fs::read_dir(out.path()).unwrap().next().is_none());
+}
+
 #[test]
 fn a_source_that_changes_meanwhile_is_named() {
     let (folder, out, settings) = (folder(), tempfile::tempdir().unwrap(), settings());
-    let work = Work {
-        folder: folder.path(),
-        out: out.path(),
-        settings: &settings,
-    };
-    let error = encode(work, &ByHand("by hand"), &mut |news| {
-        if matches!(news, News::Planned(_)) {
-            gif(&folder.path().join("b.gif"), &levels(39, 16, 16), &[40]);
-        }
-        Ok(())
-    });
-    let error = error.unwrap_err().to_string();
+    let encoders = ByHand("by hand");
+    let plan = planned(folder.path(), out.path(), &encoders, &settings).unwrap();
+    gif(&folder.path().join("b.gif"), &levels(39, 16, 16), &[40]);
+    let error = encode(&plan, out.path(), &encoders, &mut |_| Ok(()))
+        .unwrap_err()
+        .to_string();
     assert!(
         error.contains("b.gif: has changed while it was encoded: found"),
         "{error}"
@@ -449,58 +489,6 @@ fn a_wrong_index_names_its_field() {
     }
 }
 
-/// Files that say which they are, made by whoever takes them.
-fn make_numbered(folder: &Path, count: usize, pause: Duration, made: &Mutex<Vec<usize>>) -> Vec<Stored> {
-    let names: Vec<String> = (0..count).map(|i| format!("{i}")).collect();
-    let mut make = |i: usize, within: &mut dyn FnMut(f64) -> Result<(), ShardError>| {
-        within(0.5)?;
-        std::thread::sleep(pause);
-        made.lock().unwrap().push(i);
-        Ok(vec![i as u8; 3])
-    };
-    make_together(folder, &names, &mut make, &mut |_| Ok(())).unwrap()
-}
-
-#[test]
-fn processes_on_one_folder_make_each_file_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let made = Mutex::new(Vec::new());
-    let at_work = AtomicUsize::new(0);
-    let worker = || {
-        at_work.fetch_add(1, Ordering::SeqCst);
-        make_numbered(folder.path(), 12, Duration::from_millis(5), &made)
-    };
-    let (one, other) = std::thread::scope(|scope| {
-        let (one, other) = (scope.spawn(worker), scope.spawn(worker));
-        (one.join().unwrap(), other.join().unwrap())
-    });
-    assert_eq!(one, other);
-    let mut made = made.into_inner().unwrap();
-    made.sort_unstable();
-    assert_eq!(made, (0..12).collect::<Vec<_>>());
-}
-
-#[test]
-fn a_killed_processs_file_is_made_by_another() {
-    let folder = tempfile::tempdir().unwrap();
-    let work = folder.path().join(WORK);
-    fs::create_dir_all(&work).unwrap();
-    fs::write(work.join("1.partial"), b"the beginning of a sh").unwrap();
-    let lock = fs::File::create(work.join("1.lock")).unwrap();
-    lock.lock().unwrap();
-    // The system lets go of a lock when its holder dies.
-    let death = std::thread::spawn(move || {
-        std::thread::sleep(2 * share::LOOK_EVERY);
-        drop(lock);
-    });
-    let made = Mutex::new(Vec::new());
-    make_numbered(folder.path(), 3, Duration::ZERO, &made);
-    assert!(death.is_finished(), "it was waited for");
-    assert_eq!(made.into_inner().unwrap(), [0, 2, 1]);
-    assert_eq!(fs::read(folder.path().join("1")).unwrap(), [1; 3]);
-    death.join().unwrap();
-}
-
 #[test]
 fn batches_do_not_depend_on_how_clips_lie_in_shards() {
     let (folder, small, large) = (folder(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -531,128 +519,4 @@ fn batches_do_not_depend_on_how_clips_lie_in_shards() {
     assert!(small.batch(7, 0, 0, 0.0).is_err(), "no clips a step");
     let null = small.batch(7, 0, 2, 1.0).unwrap().text;
     assert_eq!(null.abs().max().double_value(&[]), 0.0, "the null text, of length 0");
-}
-
-fn ranges(counts: &[usize]) -> Vec<std::ops::Range<usize>> {
-    let mut first = 0;
-    counts
-        .iter()
-        .map(|count| {
-            first += count;
-            first - count..first
-        })
-        .collect()
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
-
-    /// In as many cycles as a bucket needs for whole passes, each of its clips comes equally often, and every batch is
-    /// of one bucket.
-    #[test]
-    fn every_clip_comes_once_in_each_pass(
-        counts in prop::collection::vec(0..40usize, 1..5),
-        batch in 1..7u64,
-        seed in any::<u64>(),
-    ) {
-        prop_assume!(counts.iter().sum::<usize>() > 0);
-        let ranges = ranges(&counts);
-        let sampler = Sampler::new(&ranges, &vec![1.0; counts.len()], batch, seed).unwrap();
-        let mut seen: Vec<Vec<(u64, usize)>> = vec![Vec::new(); counts.len()];
-        let cycles = 30;
-        for step in 0..cycles * sampler.steps_of_cycle() {
-            let draw = sampler.draw(step);
-            prop_assert_eq!(draw.clips.len() as u64, batch);
-            prop_assert!(draw.clips.iter().all(|clip| ranges[draw.bucket].contains(clip)));
-            seen[draw.bucket].extend(draw.clips.iter().map(|&clip| (step, clip)));
-        }
-        for (range, seen) in ranges.iter().zip(&seen) {
-            let mut times = vec![0usize; range.len()];
-            for (_, clip) in seen {
-                times[clip - range.start] += 1;
-            }
-            let (least, most) = (times.iter().min(), times.iter().max());
-            prop_assert!(most.copied().unwrap_or(0) <= least.copied().unwrap_or(0) + 1, "{:?}", times);
-        }
-    }
-
-    /// Where batches are filled by a bucket's clips, a cycle is one epoch: each clip exactly once.
-    #[test]
-    fn a_cycle_is_an_epoch(batches in prop::collection::vec(1..12usize, 1..4), batch in 1..5usize, seed in any::<u64>(), cycle in 0..50u64) {
-        let counts: Vec<usize> = batches.iter().map(|count| count * batch).collect();
-        let sampler = Sampler::new(&ranges(&counts), &vec![1.0; counts.len()], batch as u64, seed).unwrap();
-        let steps = sampler.steps_of_cycle();
-        prop_assert_eq!(steps as usize, batches.iter().sum::<usize>());
-        let mut clips: Vec<usize> = (cycle * steps..(cycle + 1) * steps).flat_map(|step| sampler.draw(step).clips).collect();
-        clips.sort_unstable();
-        prop_assert_eq!(clips, (0..counts.iter().sum()).collect::<Vec<_>>());
-    }
-
-    /// A sampler made anew at any step goes on as the first would have; ranks take the batch apart.
-    #[test]
-    fn it_goes_on_anywhere_and_ranks_take_the_batch_apart(
-        counts in prop::collection::vec(1..30usize, 1..4),
-        ranks in 1..5u64,
-        local in 1..4u64,
-        seed in any::<u64>(),
-        step in 0..1_000_000u64,
-    ) {
-        let ranges = ranges(&counts);
-        let new = || Sampler::new(&ranges, &vec![1.0; counts.len()], ranks * local, seed).unwrap();
-        let first = new();
-        for step in 0..20 {
-            let _ = first.draw(step);
-        }
-        let draw = first.draw(step);
-        prop_assert_eq!(&new().draw(step), &draw);
-        let parts: Vec<usize> = (0..ranks).flat_map(|rank| draw.clips[first.part(rank, ranks).unwrap()].to_vec()).collect();
-        prop_assert_eq!(parts, draw.clips);
-    }
-}
-
-#[test]
-fn orders_are_shuffled_and_differ() {
-    let ranges = ranges(&[1000, 24]);
-    let sampler = |seed| Sampler::new(&ranges, &[1.0, 1.0], 1, seed).unwrap();
-    let clips = |seed, cycle: u64| -> Vec<usize> {
-        let steps = sampler(seed).steps_of_cycle();
-        (cycle * steps..(cycle + 1) * steps)
-            .map(|step| sampler(seed).draw(step).clips[0])
-            .collect()
-    };
-    let first = clips(1, 0);
-    assert_ne!(first, clips(1, 1), "passes");
-    assert_ne!(first, clips(2, 0), "seeds");
-    let fixed = first.iter().enumerate().filter(|(i, clip)| i == *clip).count();
-    assert!(fixed < 8, "{fixed} of 1024 stand where they stood"); // 1 is expected
-    // Of the neighbours of an order as many rise as fall: 512 ± 9.
-    let rising = first.windows(2).filter(|pair| pair[0] < pair[1]).count();
-    assert!((470..=555).contains(&rising), "{rising}");
-    // The batches of the small bucket are spread over the cycle.
-    let small: Vec<usize> = (0..1024).filter(|&i| first[i] >= 1000).collect();
-    assert!(small[0] < 250 && small[23] > 774, "{small:?}");
-}
-
-#[test]
-fn weights_set_the_share_of_pictures() {
-    let (folder, out) = (folder(), tempfile::tempdir().unwrap());
-    let index = encoded(folder.path(), out.path(), &settings()).unwrap();
-    let weights = Sampler::weights_for(&index, 0.25);
-    // 3 clips and 2 pictures: a quarter of 5 over 2, three quarters of 5 over 3.
-    assert_eq!(weights, [1.25, 0.625]);
-    let sampler = Sampler::new(&ranges(&[300, 200]), &weights, 5, 1).unwrap();
-    let steps = sampler.steps_of_cycle();
-    assert_eq!(steps, 100);
-    assert_eq!((0..steps).filter(|&step| sampler.draw(step).bucket == 1).count(), 25);
-    let none = Sampler::new(&ranges(&[300, 200]), &[1.0, 0.0], 5, 1).unwrap();
-    assert!((0..100).all(|step| none.draw(step).bucket == 0));
-    let error = Sampler::new(&ranges(&[3]), &[1.0, 2.0], 5, 1).unwrap_err().to_string();
-    assert!(error.contains("`weights` is [1.0, 2.0]; allowed: 1 numbers"), "{error}");
-    assert_eq!(
-        Sampler::new(&ranges(&[0]), &[1.0], 5, 1).unwrap_err(),
-        SamplerError::Empty
-    );
-    let error = sampler.part(0, 2).unwrap_err().to_string();
-    assert_eq!(error, "`ranks` is 2; allowed: a divisor of the batch of 5");
-    assert_eq!(settings().split, Split::Train);
 }

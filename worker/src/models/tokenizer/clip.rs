@@ -55,6 +55,14 @@ pub enum TokenizerError {
         /// What is wrong with it.
         problem: String,
     },
+    /// Whole words are not in their order.
+    #[error("`{word}` follows `{before}` among the words of the tokenizer; allowed: alphabetical order, each once")]
+    Order {
+        /// A word.
+        before: String,
+        /// The one behind it.
+        word: String,
+    },
     /// The library refused.
     #[error("the tokenizer could not be built: {0}")]
     Library(String),
@@ -162,7 +170,8 @@ impl Clip {
             if let Some(stranger) = [a, b].into_iter().find(|symbol| !vocabulary.0.contains_key(*symbol)) {
                 return Err(refused(format!("`{stranger}` is made by no merge before it")));
             }
-            if !vocabulary.add(format!("{a}{b}")) {
+            let made = format!("{a}{b}");
+            if [BEGIN, END].contains(&made.as_str()) || !vocabulary.add(made) {
                 return Err(refused("it makes a symbol that is there already".to_owned()));
             }
             pairs.push((a.to_owned(), b.to_owned()));
@@ -197,6 +206,7 @@ impl Clip {
     /// Without marks.
     pub(super) fn encode(&self, caption: &str) -> Vec<i64> {
         let encoded = self.library.encode_fast(caption, false);
+        // Merges add to the symbols of bytes and take none away.
         let encoded = encoded.expect("every byte is a symbol of the vocabulary");
         encoded.get_ids().iter().map(|&id| id.into()).collect()
     }

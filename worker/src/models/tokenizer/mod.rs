@@ -86,7 +86,7 @@ impl TryFrom<Stored> for Tokenizer {
 
     fn try_from(stored: Stored) -> Result<Self, Self::Error> {
         Ok(match stored {
-            Stored::Words(words) => Self::Words(Words::from_sorted(words)),
+            Stored::Words(words) => Self::Words(Words::from_sorted(words)?),
             Stored::Clip { clip_merges } => Self::Clip(Clip::from_merges(clip_merges.lines())?),
         })
     }

@@ -57,6 +57,10 @@ fn a_tokenizer_goes_through_a_manifest() {
         .unwrap_err()
         .to_string();
     assert!(broken.contains("merge 2 is `x`"), "{broken}");
+    for words in [r#"["a","red","circle"]"#, r#"["circle","circle"]"#] {
+        let error = serde_json::from_str::<Tokenizer>(words).unwrap_err().to_string();
+        assert!(error.contains("`circle` follows `"), "{error}");
+    }
 }
 
 #[test]
@@ -69,6 +73,24 @@ fn merges_that_do_not_follow_are_refused() {
     ] {
         let found = Clip::from_merges(merges).unwrap_err().to_string();
         assert!(found.contains(problem), "{found}");
+    }
+}
+
+/// A mark that merges make would have a number of its own, which captions could hold.
+#[test]
+fn merges_that_make_a_mark_are_refused() {
+    for mark in ["<|startoftext|>", "<|endoftext|>"] {
+        let merges: Vec<String> = (1..mark.len())
+            .map(|i| format!("{} {}", &mark[..i], &mark[i..=i]))
+            .collect();
+        let last = merges.len();
+        let found = Clip::from_merges(merges.iter().map(String::as_str))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            found.contains(&format!("merge {last} is")) && found.contains("there already"),
+            "{found}"
+        );
     }
 }
 
@@ -186,6 +208,27 @@ fn the_published_vocabulary_gives_the_tokens_of_openais_own_code() {
 }
 
 proptest! {
+    /// Whatever merges are taken, each caption has tokens.
+    #[test]
+    fn no_merges_keep_a_caption_from_its_tokens(
+        pairs in prop::collection::vec(any::<(prop::sample::Index, prop::sample::Index)>(), 0..60),
+        caption in "[abé<|>🙂' ]{0,20}",
+    ) {
+        let mut symbols: Vec<String> = ["a", "b", "Ã", "<", "|", "a</w>", "b</w>", "©</w>"].map(str::to_owned).into();
+        let mut merges = Vec::new();
+        for (a, b) in pairs {
+            let (a, b) = (a.get(&symbols), b.get(&symbols));
+            let (merge, made) = (format!("{a} {b}"), format!("{a}{b}"));
+            if !symbols.contains(&made) {
+                symbols.push(made);
+                merges.push(merge);
+            }
+        }
+        let tokenizer = Tokenizer::Clip(Clip::from_merges(merges.iter().map(String::as_str)).unwrap());
+        let tokens = tokenizer.encode(&caption, 64);
+        prop_assert!(tokens.iter().all(|token| (0..tokenizer.size()).contains(token)), "{:?}", tokens);
+    }
+
     #[test]
     fn any_caption_is_as_many_tokens_as_asked_for(caption in "\\PC{0,60}|[\\x00-\\x7f]{0,60}", length in 2_i64..20) {
         for tokenizer in [small(), Tokenizer::from_captions(["a red circle"])] {

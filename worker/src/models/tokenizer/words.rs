@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use super::TokenizerError;
+
 const UNKNOWN: i64 = 2;
 const FIRST_WORD: i64 = 3;
 
@@ -19,8 +21,15 @@ impl Words {
         Self(words.into_iter().collect())
     }
 
-    pub(super) const fn from_sorted(words: Vec<String>) -> Self {
-        Self(words)
+    /// Words in another order than the alphabetical could not be found.
+    pub(super) fn from_sorted(words: Vec<String>) -> Result<Self, TokenizerError> {
+        match words.windows(2).find(|pair| pair[0] >= pair[1]) {
+            None => Ok(Self(words)),
+            Some(pair) => Err(TokenizerError::Order {
+                before: pair[0].clone(),
+                word: pair[1].clone(),
+            }),
+        }
     }
 
     pub(super) fn into_list(self) -> Vec<String> {

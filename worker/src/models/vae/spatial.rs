@@ -46,7 +46,7 @@ impl SpatialVae {
     }
 
     /// Pixels of a latent in height and width.
-    pub(super) const fn factor(&self) -> i64 {
+    pub(crate) const fn factor(&self) -> i64 {
         1 << (self.decoder.levels.len() - 1)
     }
 

@@ -27,7 +27,7 @@ pub(super) const TOLERANCE: f64 = 1e-4;
 const LIMIT: Duration = Duration::from_secs(3600);
 
 /// Score sampled clips with the published package `vbench`, and compare with our own computation. The last line reads
-/// `temporal_flickering: package P, ours O, largest difference of a video D`.
+/// `temporal_flickering: package P, ours O, largest difference of a prompt D`.
 #[derive(Debug, Args)]
 pub struct VbenchCheckArgs {
     /// Python of an environment with the package; `scripts/vbench-env` makes one.

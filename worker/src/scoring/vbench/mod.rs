@@ -10,6 +10,7 @@ mod process;
 pub mod prompts;
 mod results;
 mod videos;
+mod workplace;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,21 +20,14 @@ use std::time::Instant;
 
 use search_spaces::vbench::{Dimension, Summary};
 use search_spaces::{Estimate, Evaluation};
-use tch::Tensor;
 
-use super::{Log, Place, PromptScore, SHOWN, Sampling, Score, ScoringError, SoFar, mean_of_prompts, quality, sampling};
+use super::{Log, Place, PromptScore, Sampling, Score, ScoringError, SoFar, mean_of_prompts, quality, sampling};
 use crate::assets::{Assets, digest_of};
-use crate::checkpoint::write_atomically;
 use crate::models::UNet;
 pub use environment::Environment;
 use prompts::{MOST_VIDEOS, Selection, video_name};
 use results::Found;
-
-/// Share of the work that is sampling.
-const SAMPLING: f64 = 0.8;
-/// Sides of the clips that are shown, in pixels, and their frames.
-const SHOWN_SIDE: i64 = 160;
-const SHOWN_FRAMES: i64 = 51;
+use workplace::{SAMPLING, Workplace};
 
 /// Why the package could not score.
 #[derive(Debug, thiserror::Error)]
@@ -108,7 +102,8 @@ pub enum VBenchError {
 pub struct Run<'a> {
     /// Where the package runs.
     pub environment: &'a Environment,
-    /// Where videos are kept until all is scored; those that are there are not sampled again.
+    /// Where videos are kept until all is scored; those that are there are not sampled again. What nobody came back to
+    /// for a month goes.
     pub folder: &'a Path,
     /// What tells the model's weights from all others.
     pub model: &'a str,
@@ -370,106 +365,6 @@ fn metrics(
         }
     }
     metrics
-}
-
-/// The folders of one scoring.
-#[derive(Debug)]
-struct Workplace {
-    root: PathBuf,
-    videos: PathBuf,
-    partial: PathBuf,
-    results: PathBuf,
-    full_info: PathBuf,
-}
-
-impl Workplace {
-    fn open(folder: &Path, key: &str, plan: &Plan) -> Result<Self, VBenchError> {
-        let root = folder.join(key);
-        let place = Self {
-            videos: root.join("videos"),
-            partial: root.join("partial"),
-            results: root.join("results"),
-            full_info: root.join("full_info.json"),
-            root,
-        };
-        let broken = |error: std::io::Error| VBenchError::File {
-            path: place.root.clone(),
-            problem: error.to_string(),
-        };
-        for folder in [&place.videos, &place.partial, &place.results] {
-            fs::create_dir_all(folder).map_err(broken)?;
-        }
-        if let Some((one, other)) = prompts::alike(&plan.selection.prompts)
-            && videos::ignores_case(&place.partial).map_err(broken)?
-        {
-            return Err(VBenchError::File {
-                path: place.videos.clone(),
-                problem: format!(
-                    "the disk takes no notice of case, and the prompts `{one}` and `{other}` differ in nothing else; \
-                     use another disk"
-                ),
-            });
-        }
-        let list = serde_json::to_vec(&plan.selection.entries).unwrap_or_default();
-        write_atomically(&place.full_info, &list).map_err(broken)?;
-        Ok(place)
-    }
-
-    /// Writes the videos that are not there.
-    fn sample(
-        &self,
-        plan: &Plan,
-        sampling: &Sampling<'_>,
-        so_far: &mut SoFar,
-        progress: &mut dyn FnMut(&SoFar) -> ControlFlow<()>,
-    ) -> Result<(), ScoringError> {
-        let program = videos::ffmpeg();
-        let captions: Vec<&str> = plan.selection.prompts.iter().map(String::as_str).collect();
-        let names: BTreeMap<(usize, usize), &String> = plan
-            .expected
-            .iter()
-            .map(|(name, place)| ((place.prompt, place.video), name))
-            .collect();
-        let name = |place: Place| names[&(place.prompt, place.video)];
-        let there = |place: Place| videos::missing(&self.videos, [name(place)]).is_empty();
-        sampling.run(&captions, plan.videos, &there, &mut |batch| {
-            let started = Instant::now();
-            for (i, place) in batch.places.iter().enumerate() {
-                let path = self.videos.join(name(*place));
-                videos::write(
-                    &program,
-                    &batch.clips.get(i as i64),
-                    sampling.size.frame_rate,
-                    &self.partial,
-                    &path,
-                )?;
-            }
-            so_far.sample_seconds += batch.sample_seconds;
-            so_far.score_seconds += batch.decode_seconds + started.elapsed().as_secs_f64();
-            so_far.share = SAMPLING * batch.share;
-            match progress(so_far) {
-                ControlFlow::Continue(()) => Ok(()),
-                ControlFlow::Break(()) => Err(ScoringError::Interrupted),
-            }
-        })
-    }
-
-    /// The first videos of the first prompts, small.
-    fn shown(&self, plan: &Plan, sampling: &Sampling<'_>) -> Result<Tensor, VBenchError> {
-        let (program, size) = (videos::ffmpeg(), videos::small(&sampling.size, SHOWN_SIDE));
-        let clips = plan.selection.prompts.iter().take(SHOWN).map(|prompt| {
-            let path = self.videos.join(video_name(prompt, 0)?);
-            videos::read(&program, &path, size, SHOWN_FRAMES)
-        });
-        Ok(Tensor::stack(&clips.collect::<Result<Vec<_>, _>>()?, 0))
-    }
-
-    /// Videos that were scored are of no more use; should they stay, that harms nothing.
-    fn remove(&self) {
-        if let Err(error) = fs::remove_dir_all(&self.root) {
-            tracing::warn!("{} cannot be removed: {error}", self.root.display());
-        }
-    }
 }
 
 #[cfg(test)]

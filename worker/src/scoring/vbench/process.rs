@@ -7,6 +7,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process_group};
+
 /// How often a silent program is looked after.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long a program has to end by itself after its standard input was closed.
@@ -43,8 +45,21 @@ pub(super) enum ProcessError {
     Interrupted,
 }
 
+/// A program with the process group that it began.
+struct Program(Child);
+
+impl Drop for Program {
+    /// Whatever way it ended, nothing that it started stays.
+    fn drop(&mut self) {
+        let group = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw);
+        // An error says that nobody is left.
+        let _ = group.map(|group| kill_process_group(group, Signal::KILL));
+        let _ = self.0.wait();
+    }
+}
+
 /// Runs a program to its end. Its standard input stays open meanwhile: a program that watches it ends with us, even where
-/// we are killed. It has a process group of its own.
+/// we are killed. It has a process group of its own, which ends with it.
 ///
 /// # Errors
 /// Where it fails, takes longer than `limit`, or `goes_on` says no.
@@ -55,13 +70,15 @@ pub(super) fn run(
     goes_on: &mut dyn FnMut() -> bool,
 ) -> Result<(), ProcessError> {
     let started = Instant::now();
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()?;
-    let lines = listen(&mut child);
+    let mut program = Program(
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()?,
+    );
+    let lines = listen(&mut program.0);
     let mut last = VecDeque::new();
     let status = loop {
         match lines.recv_timeout(LOOK) {
@@ -72,20 +89,22 @@ pub(super) fn run(
                     last.pop_front();
                 }
             }
-            Err(RecvTimeoutError::Disconnected) => break child.wait()?,
-            // A process that it left behind may hold the pipes open.
-            Err(RecvTimeoutError::Timeout) => {
-                if let Some(status) = child.try_wait()? {
+            // A process that it left behind may hold the pipes open, and it may itself have closed them and go on.
+            Err(silence) => {
+                if let Some(status) = program.0.try_wait()? {
                     break status;
+                }
+                if silence == RecvTimeoutError::Disconnected {
+                    std::thread::sleep(LOOK / 10);
                 }
             }
         }
         if !goes_on() {
-            end(&mut child)?;
+            ask_to_end(&mut program.0)?;
             return Err(ProcessError::Interrupted);
         }
         if started.elapsed() > limit {
-            end(&mut child)?;
+            ask_to_end(&mut program.0)?;
             return Err(ProcessError::TooLong {
                 limit,
                 last: joined(last),
@@ -105,18 +124,14 @@ fn joined(lines: VecDeque<String>) -> String {
     Vec::from(lines).join("\n")
 }
 
-/// Closes the program's standard input, which it takes for its end, and kills it should it not.
-fn end(child: &mut Child) -> std::io::Result<()> {
+/// Closes the program's standard input, which it takes for its end, and gives it some time.
+fn ask_to_end(child: &mut Child) -> std::io::Result<()> {
     drop(child.stdin.take());
     let asked = Instant::now();
-    while asked.elapsed() < GRACE {
-        if child.try_wait()?.is_some() {
-            return Ok(());
-        }
+    while asked.elapsed() < GRACE && child.try_wait()?.is_none() {
         std::thread::sleep(LOOK / 4);
     }
-    child.kill()?;
-    child.wait().map(|_| ())
+    Ok(())
 }
 
 /// What the program writes, line by line.
@@ -191,10 +206,10 @@ mod tests {
         assert!(matches!(error, ProcessError::System(_)), "{error}");
     }
 
-    /// `cat` ends when its standard input closes; `sleep` takes no notice and is killed.
+    /// `cat` ends when its standard input closes; `sleep` takes no notice and is killed, without outputs too.
     #[test]
     fn a_program_that_is_not_wanted_or_too_slow_ends() {
-        for script in ["exec cat", "exec sleep 1000"] {
+        for script in ["exec cat", "exec sleep 1000", "exec sleep 1000 >&- 2>&-"] {
             let mut looks = 0;
             let mut twice = || {
                 looks += 1;
@@ -210,5 +225,42 @@ mod tests {
             matches!(&error, ProcessError::TooLong { last, .. } if last == "slow"),
             "{error}"
         );
+    }
+
+    fn runs(pid: &str) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // Ended, and not yet waited for by whoever has inherited it.
+        let is_dead = stat.rsplit(") ").next().is_some_and(|state| state.starts_with('Z'));
+        !stat.is_empty() && !is_dead
+    }
+
+    #[test]
+    fn what_a_program_started_ends_with_it_however_it_ends() {
+        for (end, wanted) in [
+            ("exec cat", false),
+            ("exit 0", true),
+            ("exit 3", true),
+            ("kill -9 $$", true),
+        ] {
+            let mut child = String::new();
+            let script = format!("sleep 1000 & echo $!; {end}");
+            let heard = std::cell::Cell::new(false);
+            let ran = run(
+                &mut shell(&script),
+                GRACE * 10,
+                &mut |line| {
+                    assert!(runs(line) || wanted, "{line}");
+                    heard.set(true);
+                    child = line.to_owned();
+                },
+                &mut || wanted || !heard.get(),
+            );
+            assert_eq!(ran.is_ok(), end == "exit 0", "{end}: {ran:?}");
+            let ended = Instant::now();
+            while runs(&child) && ended.elapsed() < GRACE {
+                std::thread::sleep(LOOK / 10);
+            }
+            assert!(!child.is_empty() && !runs(&child), "{end} left {child}");
+        }
     }
 }

@@ -1,14 +1,15 @@
 use std::collections::BTreeSet;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use search_spaces::Space;
 
 use super::check::{TOLERANCE, compare};
+use super::workplace::{FULL_INFO, KEPT};
 use super::*;
 use crate::data::default_cache;
 use crate::models::seeded::normal;
-use tch::Device;
+use tch::{Device, Tensor};
 
 /// Where `scripts/vbench-env` puts its Python below the cache.
 const PYTHON: &str = "vbench-0.1.5/bin/python";
@@ -144,11 +145,42 @@ fn videos_hold_the_frames_and_have_the_same_bytes_each_time() {
     );
 }
 
+/// A file of boxes with a kind and a number of bytes.
+fn boxes(list: &[(&[u8; 4], u32)]) -> Vec<u8> {
+    let one = |(kind, content): &(&[u8; 4], u32)| {
+        let size = 8 + content;
+        [&size.to_be_bytes()[..], &kind[..], &vec![7; *content as usize]].concat()
+    };
+    list.iter().flat_map(one).collect()
+}
+
 #[test]
 fn what_is_missing_or_broken_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("a-0.mp4"), "x").unwrap();
-    fs::write(folder.path().join("b-0.mp4"), "").unwrap();
+    let whole = boxes(&[(b"ftyp", 8), (b"mdat", 100), (b"moov", 30)]);
+    let long = [
+        &[0, 0, 0, 1][..],
+        b"mdat",
+        &18u64.to_be_bytes(),
+        b"xx",
+        &boxes(&[(b"moov", 0)]),
+    ]
+    .concat();
+    let files = [
+        ("a-0.mp4", &whole[..]),
+        ("a-1.mp4", &long),
+        ("b-0.mp4", b""),
+        ("b-1.mp4", &whole[..whole.len() - 1]),
+        ("b-2.mp4", &whole[..124]),
+        ("b-3.mp4", &whole[..119]),
+        ("b-4.mp4", &[0; 100]),
+    ];
+    for (name, bytes) in files {
+        fs::write(folder.path().join(name), bytes).unwrap();
+    }
+    let names = files.map(|(name, _)| name.to_owned());
+    let broken = videos::missing(folder.path(), &names);
+    assert_eq!(broken, ["b-0.mp4", "b-1.mp4", "b-2.mp4", "b-3.mp4", "b-4.mp4"]);
     let names = ["a-0.mp4", "b-0.mp4", "c-0.mp4"].map(str::to_owned);
     let missing = videos::missing(folder.path(), &names);
     assert_eq!(missing, ["b-0.mp4", "c-0.mp4"], "an empty file is no video");
@@ -176,6 +208,120 @@ fn what_is_missing_or_broken_is_named() {
         error.to_string().starts_with("/nowhere/python: no environment with"),
         "{error}"
     );
+}
+
+/// Two videos of each of two prompts.
+fn small_plan() -> Plan {
+    let text = r#"[{"prompt_en": "a red car", "dimension": ["temporal_flickering"]},
+        {"prompt_en": "a blue cat", "dimension": ["temporal_flickering"]}]"#;
+    let dimensions = vec![Dimension::TemporalFlickering];
+    let selection = prompts::select(&serde_json::from_str::<Vec<_>>(text).unwrap(), &dimensions, 2);
+    let place = |(prompt, video): (usize, usize)| {
+        let name = video_name(&selection.prompts[prompt], video).unwrap();
+        (name, Place { prompt, video })
+    };
+    let expected = [(0, 0), (0, 1), (1, 0), (1, 1)].map(place).into();
+    Plan {
+        dimensions,
+        selection,
+        videos: 2,
+        expected,
+    }
+}
+
+#[test]
+fn a_killed_scoring_goes_on_with_its_videos_and_makes_broken_ones_again() {
+    if !has_ffmpeg() {
+        return;
+    }
+    let (space, folder, plan) = (shapes(), tempfile::tempdir().unwrap(), small_plan());
+    let evaluation = Evaluation {
+        sample_steps: 1,
+        sample_batch: Some(2),
+        ..space.evaluation.clone().unwrap()
+    };
+    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets");
+    let assets = Assets::open(&assets, &evaluation.dataset, Device::Cpu).unwrap();
+    let vs = tch::nn::VarStore::new(Device::Cpu);
+    let architecture = space.architecture("-.-.-.-.-").unwrap();
+    let unet = UNet::new(&vs.root(), space.unet().unwrap(), &space.layers(&architecture));
+    crate::models::seeded::seed_weights(&vs, 1);
+    let sampling = sampling(&assets, &evaluation, &unet).unwrap();
+    // Each attempt opens the folder anew; says how many batches it sampled of the two, and how it ended.
+    let attempt = |most: usize| {
+        let place = Workplace::open(folder.path(), "key", &plan).unwrap();
+        let (mut batches, mut so_far) = (
+            0,
+            SoFar {
+                share: 0.0,
+                sample_seconds: 0.0,
+                score_seconds: 0.0,
+                metrics: BTreeMap::new(),
+            },
+        );
+        let ended = place.sample(&plan, &sampling, &mut so_far, &mut |_| {
+            batches += 1;
+            if batches < most {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        });
+        (
+            batches,
+            ended.is_ok(),
+            videos::missing(&place.videos, plan.expected.keys()),
+        )
+    };
+    let videos = folder.path().join("key/videos");
+    let read = |name: &str| fs::read(videos.join(name)).unwrap();
+
+    let (batches, finished, missing) = attempt(1);
+    assert_eq!((batches, finished), (1, false));
+    assert_eq!(
+        missing,
+        ["a blue cat-0.mp4", "a blue cat-1.mp4"],
+        "in alphabetical order"
+    );
+    let car = videos.join("a red car-0.mp4");
+    let written = fs::metadata(&car).unwrap().modified().unwrap();
+    assert_eq!(attempt(9), (1, true, Vec::new()), "the first batch was there");
+    assert_eq!(fs::metadata(&car).unwrap().modified().unwrap(), written);
+    assert_eq!(attempt(9), (0, true, Vec::new()), "all were");
+
+    // A crash of the machine may cut a file; the same frames have the same bytes.
+    let cat = read("a blue cat-0.mp4");
+    fs::write(videos.join("a blue cat-0.mp4"), &cat[..cat.len() / 2]).unwrap();
+    fs::remove_file(videos.join("a blue cat-1.mp4")).unwrap();
+    assert_eq!(attempt(9), (1, true, Vec::new()));
+    assert_eq!(read("a blue cat-0.mp4"), cat);
+    assert_eq!(fs::metadata(&car).unwrap().modified().unwrap(), written);
+}
+
+#[test]
+fn videos_that_nobody_came_back_to_go_in_the_end() {
+    let (folder, plan) = (tempfile::tempdir().unwrap(), small_plan());
+    for key in ["left", "recent"] {
+        Workplace::open(folder.path(), key, &plan).unwrap();
+    }
+    fs::create_dir(folder.path().join("of others")).unwrap();
+    let list = folder.path().join("left").join(FULL_INFO);
+    let long_ago = SystemTime::now() - KEPT - Duration::from_secs(1);
+    fs::File::options()
+        .append(true)
+        .open(&list)
+        .unwrap()
+        .set_modified(long_ago)
+        .unwrap();
+    Workplace::open(folder.path(), "next", &plan).unwrap();
+    let mut kept: Vec<_> = folder
+        .path()
+        .read_dir()
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    kept.sort();
+    assert_eq!(kept, ["next", "of others", "recent"]);
 }
 
 /// `motion_smoothness` needs AMT's weights, which no package holds.

@@ -1,7 +1,7 @@
 //! Clips as H.264 in MP4 and back, through an ffmpeg program.
 
-use std::fs;
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -41,7 +41,9 @@ pub(super) fn write(
         return Err(failed("the clip holds values that are no finite numbers".to_owned()));
     }
     let size = format!("{}x{}", clip.size()[3], clip.size()[2]);
-    let draft = partial.join("draft.mp4");
+    // A name of its own: another worker on the same cache may be at the same clip.
+    let draft = tempfile::Builder::new().suffix(".mp4").tempfile_in(partial);
+    let draft = draft.map_err(|error| failed(error.to_string()))?;
     let rate = frame_rate.to_string();
     let mut command = Command::new(program);
     command
@@ -71,7 +73,7 @@ pub(super) fn write(
             "-f",
             "mp4",
         ])
-        .arg(&draft)
+        .arg(draft.path())
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
@@ -84,8 +86,9 @@ pub(super) fn write(
         let said = String::from_utf8_lossy(&output.stderr);
         return Err(failed(format!("{program}: {} ({})", said.trim(), output.status)));
     }
-    sent.and_then(|()| fs::rename(&draft, path))
-        .map_err(|error| failed(error.to_string()))
+    sent.map_err(|error| failed(error.to_string()))?;
+    draft.persist(path).map_err(|error| failed(error.to_string()))?;
+    Ok(())
 }
 
 /// Reads the frames of a video of the size `size`, scaled to `width` × `height`; of them the first `most`.
@@ -152,10 +155,39 @@ pub(super) fn small(size: &Preset, side: i64) -> [i64; 2] {
     })
 }
 
-/// Those of `names` that are no file with content in `folder`.
+/// Those of `names` that are no whole video in `folder`.
 pub(super) fn missing<'a>(folder: &Path, names: impl IntoIterator<Item = &'a String>) -> Vec<String> {
-    let there = |name: &str| fs::metadata(folder.join(name)).is_ok_and(|file| file.is_file() && file.len() > 0);
+    let there = |name: &str| is_whole(&folder.join(name)).unwrap_or(false);
     names.into_iter().filter(|name| !there(name)).cloned().collect()
+}
+
+/// Whether a file is an MP4 up to its end: its boxes (ISO 14496-12, section 4.2) fill it, and the index, which ffmpeg
+/// writes last, is among them. A machine that stops may keep a file's name and lose its end.
+fn is_whole(path: &Path) -> std::io::Result<bool> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let (mut at, mut has_index) = (0u64, false);
+    while at < length {
+        let mut head = [0; 8];
+        file.seek(SeekFrom::Start(at))?;
+        file.read_exact(&mut head)?;
+        let [a, b, c, d, kind @ ..] = head;
+        let size = match u32::from_be_bytes([a, b, c, d]) {
+            // A long box: its size follows.
+            1 => {
+                let mut long = [0; 8];
+                file.read_exact(&mut long)?;
+                u64::from_be_bytes(long)
+            }
+            size => size.into(),
+        };
+        if size < head.len() as u64 {
+            return Ok(false);
+        }
+        has_index |= kind == *b"moov";
+        at = at.saturating_add(size);
+    }
+    Ok(has_index && at == length)
 }
 
 /// Whether a folder's disk takes `a` and `A` for one name.
