@@ -1,6 +1,8 @@
 //! Jobs that take a point of the front to the device: final training, distillation to few steps, compression of the
 //! decoder, export, and the profile of the exported model.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -33,8 +35,8 @@ pub struct TrainFinalInput {
     pub space: String,
     /// The architecture in printed form.
     pub architecture: String,
-    /// What to start from: a candidate's temporal layers, or all layers of an earlier final training; fresh temporal
-    /// layers on the backbone where it is empty.
+    /// What to start from: a candidate's temporal layers, or all layers of an earlier final training; layers that the
+    /// architecture has not are left out. Fresh temporal layers on the backbone where it is empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub weights: Vec<ArtifactRef>,
     /// Files of the trained parts and latents to train on, to lay out under their names; those the worker ships where
@@ -100,6 +102,9 @@ pub struct DistillOutcome {
     pub evaluator: String,
     /// The columns of the paper's Table 5: the distilled model at 1, 2 and 4 steps beside the diffusion model.
     pub table: ResultTable,
+    /// `quality` with its dimensions of the distilled model by steps of a sample: what the table prints.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub by_steps: BTreeMap<u32, Metrics>,
 }
 
 /// A VAE whose decoder to compress (Appendix B).
@@ -233,6 +238,9 @@ pub struct ExportOutcome {
 pub struct ExportManifest {
     /// Version of ONNX's operators.
     pub opset: u32,
+    /// Version of what wrote them: one version writes one graph for a block.
+    #[serde(default)]
+    pub exporter: String,
     /// Number format.
     pub precision: ExportPrecision,
     /// In the order in which they run; of blocks, in the order in which they were asked for.

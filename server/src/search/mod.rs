@@ -34,6 +34,7 @@ pub use estimate::estimate;
 pub use front::front;
 pub use measuring::{FIGURE_3_SIZES, measure};
 pub(crate) use profiling::dtype as profiled_dtype;
+pub(crate) use proposing::evaluator_of;
 pub use recommendation::{Within, recommend};
 pub use steering::{Steering, steer};
 pub use submission::{Submitted, parse_space, read_space, submit};

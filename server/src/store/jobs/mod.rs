@@ -273,6 +273,25 @@ pub async fn cancel_open(tx: &mut Tx, search: SearchId, now: DateTime<Utc>) -> R
     Ok(cancelled)
 }
 
+/// Queues an ended job again for as many attempts more; the next one goes on from its checkpoint.
+///
+/// # Errors
+/// When Postgres is away.
+pub async fn revive(tx: &mut Tx, id: JobId, attempts: i32, now: DateTime<Utc>) -> Result<(), StoreError> {
+    sqlx::query!(
+        "UPDATE jobs SET state = 'queued', lease_token = NULL, worker_id = NULL, runnable_at = $3, ended_at = NULL,
+             max_attempts = attempts + $2, progress = 0, status = NULL
+         WHERE id = $1 AND state IN ('failed', 'cancelled')",
+        id.0,
+        attempts,
+        now,
+    )
+    .execute(tx.connection())
+    .await?;
+    tx.wake_workers();
+    Ok(())
+}
+
 /// A job whose lease has run out for the last time, locked; none where there is none. Gangs are looked after by
 /// their seats.
 ///
