@@ -12,6 +12,8 @@ use protocol::{
 };
 use search_spaces::Space;
 
+pub(crate) use deploy::{RUNS, SUSTAINED_SECONDS, UNET_PARTS};
+
 use super::JobRequestError;
 use crate::{
     app::App,
