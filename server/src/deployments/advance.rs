@@ -22,7 +22,7 @@ use crate::{
     job_requests,
     search::{self, evaluator_of},
     store::{
-        StoreError, Tx, candidates,
+        StoreError, candidates,
         deployments::{self, DeploymentRow, StepRow},
         jobs::{self, NewJob},
         searches, signed,
@@ -175,7 +175,7 @@ async fn before(connection: &mut PgConnection, row: &DeploymentRow) -> Result<Be
 }
 
 /// What never changes of a deployment.
-pub(super) struct Start {
+struct Start {
     space: Space,
     weights: Vec<ArtifactRef>,
     base: Vec<ArtifactRef>,

@@ -6,7 +6,7 @@
 pub mod ablations;
 mod advance;
 mod check;
-mod plan;
+pub mod plan;
 mod report;
 mod steering;
 pub mod views;

@@ -13,7 +13,7 @@ use crate::{
     app::App,
     dispatch::MAX_ATTEMPTS,
     store::{
-        StoreError, Tx,
+        Tx,
         deployments::{self, DeploymentRow, StepRow},
         jobs,
     },
@@ -93,6 +93,6 @@ async fn locked(tx: &mut Tx, id: DeploymentId) -> Result<(DeploymentRow, Vec<Ste
     for step in &asked {
         jobs::lock(tx, step.job_id).await?;
     }
-    let steps = deployments::steps(tx.connection(), &[id]).await.map_err(StoreError::from)?;
+    let steps = deployments::steps(tx.connection(), &[id]).await?;
     Ok((row, steps))
 }
