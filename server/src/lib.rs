@@ -18,6 +18,7 @@ pub mod event_hub;
 pub mod job_requests;
 pub mod metrics;
 pub mod plots;
+pub mod report;
 pub mod samples;
 pub mod search;
 pub mod shipped;
