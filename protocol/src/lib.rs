@@ -19,9 +19,7 @@ pub mod problem;
 pub mod searches;
 pub mod tokens;
 
-pub use ids::{
-    AblationId, ArtifactDigest, CandidateId, DeploymentId, JobId, LeaseToken, SearchId, TokenId, WorkerId,
-};
+pub use ids::{AblationId, ArtifactDigest, CandidateId, DeploymentId, JobId, LeaseToken, SearchId, TokenId, WorkerId};
 pub use problem::{FieldProblem, ProblemDocument};
 
 use std::collections::BTreeMap;

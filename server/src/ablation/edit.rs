@@ -35,7 +35,9 @@ pub enum EditError {
 
 /// A recipe with another value of one key.
 pub(super) fn recipe(text: &str, section: &'static str, key: &str, value: Value) -> Result<String, EditError> {
-    let mut table: Table = text.parse().map_err(|error: toml::de::Error| EditError::Recipe(error.to_string()))?;
+    let mut table: Table = text
+        .parse()
+        .map_err(|error: toml::de::Error| EditError::Recipe(error.to_string()))?;
     let found = table.get_mut(section).and_then(Value::as_table_mut);
     found.ok_or(EditError::Section(section))?.insert(key.to_owned(), value);
     toml::to_string(&table).map_err(|error| EditError::Recipe(error.to_string()))
@@ -45,18 +47,16 @@ pub(super) fn recipe(text: &str, section: &'static str, key: &str, value: Value)
 pub(super) fn number(text: &str, section: &str, key: &str) -> Option<f64> {
     let table: Table = text.parse().ok()?;
     let value = table.get(section)?.get(key)?;
-    value.as_float().or_else(|| value.as_integer().map(|number| number as f64))
+    value
+        .as_float()
+        .or_else(|| value.as_integer().map(|number| number as f64))
 }
 
 /// An architecture with `factor` times as many temporal layers, and a space that holds it: text and printed form.
 ///
 /// Depths are rounded so that the layers up to each position come nearest below: their sum is exact for whole factors,
 /// and halving single layers keeps every other one.
-pub(super) fn scaled(
-    space: &Space,
-    architecture: &Architecture,
-    factor: f64,
-) -> Result<(String, String), EditError> {
+pub(super) fn scaled(space: &Space, architecture: &Architecture, factor: f64) -> Result<(String, String), EditError> {
     let mut before = 0.0;
     let mut layers = Vec::new();
     for (position, layer) in space.positions.iter().zip(space.layers(architecture)) {
@@ -78,7 +78,10 @@ pub(super) fn scaled(
     if layers.iter().all(Option::is_none) {
         return Err(EditError::Empty);
     }
-    let text = with_depths(&space.source, layers.iter().flatten().map(|layer| layer.depth).collect())?;
+    let text = with_depths(
+        &space.source,
+        layers.iter().flatten().map(|layer| layer.depth).collect(),
+    )?;
     let wider = Space::parse(&text).map_err(|error| EditError::Space(error.to_string()))?;
     let printed = wider.print(&holding(&wider, &layers)?);
     Ok((text, printed))

@@ -63,7 +63,10 @@ mod tests {
         assert!(!is_resolved(found, false));
         assert!(is_resolved(figure(-10.0, 5.0), false));
         assert!(!is_resolved(figure(9.999, 5.0), false));
-        assert!(!is_resolved(figure(1.0, 0.0), false), "an error that is not known is not zero");
+        assert!(
+            !is_resolved(figure(1.0, 0.0), false),
+            "an error that is not known is not zero"
+        );
         assert!(is_resolved(figure(1.0, 0.0), true));
     }
 }

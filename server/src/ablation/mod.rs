@@ -19,11 +19,7 @@ pub const MOST_SEEDS: u32 = 20;
 
 /// Steps that the baseline of a table does, whose recipes it needs.
 #[must_use]
-pub fn baseline_steps(
-    table: protocol::ablations::AblationKind,
-    goes_on: bool,
-    is_measured: bool,
-) -> Vec<DeployStep> {
+pub fn baseline_steps(table: protocol::ablations::AblationKind, goes_on: bool, is_measured: bool) -> Vec<DeployStep> {
     use protocol::ablations::AblationKind::{Figure6, Table3, Table4, Table5};
     match table {
         Table3 if is_measured => vec![DeployStep::TrainFinal, DeployStep::Export, DeployStep::ProfileModel],

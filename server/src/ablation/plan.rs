@@ -191,8 +191,11 @@ impl Planner<'_> {
             let edited = set(&edited, "noise_mean", Value::Float(f64::from(mean)))?;
             let data = if share > 0.0 { "images and videos" } else { "videos" };
             let row = plan.rows.len();
-            plan.rows
-                .push(vec![heads.to_owned(), data.to_owned(), mean.to_string().replace('-', "−")]);
+            plan.rows.push(vec![
+                heads.to_owned(),
+                data.to_owned(),
+                mean.to_string().replace('-', "−"),
+            ]);
             for seed in self.seeds() {
                 let name = format!("{heads} heads, {data}, m = {mean}");
                 plan.parts
@@ -226,7 +229,12 @@ impl Planner<'_> {
             ..Plan::default()
         };
         let recipe = self.request.settings.recipes.joint.clone().unwrap_or_default();
-        for (name, stage) in [("none", None), ("down", Some("down")), ("middle", Some("mid")), ("up", Some("up"))] {
+        for (name, stage) in [
+            ("none", None),
+            ("down", Some("down")),
+            ("middle", Some("mid")),
+            ("up", Some("up")),
+        ] {
             let row = plan.rows.len();
             plan.rows.push(words([name]));
             let architecture = match stage {
@@ -234,7 +242,8 @@ impl Planner<'_> {
                 None => self.printed.clone(),
             };
             if stage.is_some() && architecture == self.printed {
-                plan.notes.push(format!("{name}: the model has no temporal layers there."));
+                plan.notes
+                    .push(format!("{name}: the model has no temporal layers there."));
                 continue;
             }
             let train = |seed| Part {
@@ -366,9 +375,13 @@ mod tests {
                 ("adversarial", "image_share"),
                 ("adversarial", "noise_mean"),
             ];
-            let keys = keys.iter().filter_map(|(section, key)| Some(format!("{key}={}", value(section, key)?)));
+            let keys = keys
+                .iter()
+                .filter_map(|(section, key)| Some(format!("{key}={}", value(section, key)?)));
             let steps: Vec<&str> = part.settings.steps.iter().map(|step| step.as_str()).collect();
-            let after = part.after.map_or(String::new(), |after| format!(" after `{}`", plan.parts[after].cell));
+            let after = part
+                .after
+                .map_or(String::new(), |after| format!(" after `{}`", plan.parts[after].cell));
             format!(
                 "{} | {} | {} | {}{}{after}",
                 part.cell,
@@ -380,7 +393,12 @@ mod tests {
         };
         let rows: Vec<String> = plan.rows.iter().map(|row| row.join(", ")).collect();
         let parts: Vec<String> = plan.parts.iter().map(line).collect();
-        format!("{}\n\n{}\n\n{}", rows.join("\n"), parts.join("\n"), plan.notes.join("\n"))
+        format!(
+            "{}\n\n{}\n\n{}",
+            rows.join("\n"),
+            parts.join("\n"),
+            plan.notes.join("\n")
+        )
     }
 
     #[test]
@@ -423,6 +441,10 @@ mod tests {
         request.settings.after = Some(protocol::DeploymentId::default());
         let plan = plan(&request, &space, &architecture).unwrap();
         assert_eq!(plan.parts.len(), 2);
-        assert!(plan.parts.iter().all(|part| part.after.is_none() && part.settings.after.is_some()));
+        assert!(
+            plan.parts
+                .iter()
+                .all(|part| part.after.is_none() && part.settings.after.is_some())
+        );
     }
 }

@@ -61,7 +61,10 @@ mod tests {
     #[test]
     fn scores_are_shares_of_the_baselines() {
         let cell = |value: Option<f64>| AblationCell {
-            figure: value.map(|value| Figure { value, standard_error: 0.1 }),
+            figure: value.map(|value| Figure {
+                value,
+                standard_error: 0.1,
+            }),
             ..AblationCell::default()
         };
         let column = |name: &str, evaluator: Option<&str>| AblationColumn {

@@ -155,7 +155,9 @@ fn columns(kind: AblationKind, scores: &[String], rows: &[Row], plan: &Plan) -> 
     };
     let of_paper = paper::columns(kind);
     let mut columns: Vec<AblationColumn> = of_paper.iter().map(|(name, metric)| column(name, metric)).collect();
-    let own = scores.iter().filter(|score| !of_paper.iter().any(|(_, metric)| metric == score));
+    let own = scores
+        .iter()
+        .filter(|score| !of_paper.iter().any(|(_, metric)| metric == score));
     columns.extend(own.map(|score| column(&score.replace('_', " "), score)));
     if kind == AblationKind::Table3 {
         columns.push(AblationColumn {
@@ -166,9 +168,10 @@ fn columns(kind: AblationKind, scores: &[String], rows: &[Row], plan: &Plan) -> 
             .parts
             .iter()
             .filter_map(|part| match part.aim {
-                Aim::Measure { parts, .. } => {
-                    Some((parts, part.settings.profile.as_ref().map_or("", |profile| &profile.device)))
-                }
+                Aim::Measure { parts, .. } => Some((
+                    parts,
+                    part.settings.profile.as_ref().map_or("", |profile| &profile.device),
+                )),
                 _ => None,
             })
             .collect();
@@ -237,7 +240,11 @@ fn plain(metric: &str, figure: Figure) -> String {
 
 fn signed(metric: &str, figure: Figure) -> String {
     let text = plain(metric, figure);
-    if text.starts_with('−') { text } else { format!("+{text}") }
+    if text.starts_with('−') {
+        text
+    } else {
+        format!("+{text}")
+    }
 }
 
 /// What a reader must know of the figures.
@@ -334,7 +341,11 @@ mod tests {
                 let paper = paper.map_or(String::new(), |paper| format!(" (paper {paper})"));
                 format!("{}{paper}", cell.text)
             });
-            lines.push(format!("{}: {}", row.settings.join(", "), cells.collect::<Vec<_>>().join(" | ")));
+            lines.push(format!(
+                "{}: {}",
+                row.settings.join(", "),
+                cells.collect::<Vec<_>>().join(" | ")
+            ));
         }
         lines.extend(table.notes.clone());
         lines.join("\n")
@@ -357,19 +368,31 @@ mod tests {
                 Aim::Measure { row, parts } => {
                     let too_large = row == 4 && parts < 4;
                     let outcome = if too_large {
-                        GraphOutcome::OutOfMemory { detail: "9 GiB".to_owned() }
+                        GraphOutcome::OutOfMemory {
+                            detail: "9 GiB".to_owned(),
+                        }
                     } else {
                         GraphOutcome::Measured(Default::default())
                     };
                     let metrics: Metrics = [
                         ("latency_ms".to_owned(), figure(10.0 * (1.0 + row as f64), 0.1)),
-                        ("peak_memory_bytes".to_owned(), figure(1_048_576.0 * 8.0 / f64::from(parts), 0.0)),
+                        (
+                            "peak_memory_bytes".to_owned(),
+                            figure(1_048_576.0 * 8.0 / f64::from(parts), 0.0),
+                        ),
                     ]
                     .into();
                     Outcome::ProfileModel(ProfileModelOutcome {
-                        runtime: RuntimeName { name: "onnxruntime".to_owned(), version: "1".to_owned() },
+                        runtime: RuntimeName {
+                            name: "onnxruntime".to_owned(),
+                            version: "1".to_owned(),
+                        },
                         metrics: if too_large { Metrics::new() } else { metrics },
-                        graphs: vec![GraphProfile { name: "unet.0".to_owned(), file_bytes: 1, outcome }],
+                        graphs: vec![GraphProfile {
+                            name: "unet.0".to_owned(),
+                            file_bytes: 1,
+                            outcome,
+                        }],
                     })
                 }
                 _ => continue,
@@ -405,7 +428,12 @@ mod tests {
         for kind in AblationKind::ALL {
             let table = fill(kind, &planned(kind, 1), &known(), &Results::new());
             assert!(!table.rows.is_empty());
-            assert!(table.rows.iter().all(|row| row.cells.iter().all(|cell| cell.text.is_empty())));
+            assert!(
+                table
+                    .rows
+                    .iter()
+                    .all(|row| row.cells.iter().all(|cell| cell.text.is_empty()))
+            );
             assert!(table.rows.iter().all(|row| row.cells.len() == table.columns.len()));
         }
     }

@@ -58,7 +58,9 @@ async fn create(
 )]
 async fn list(State(app): State<Arc<App>>, Query(window): Query<Window>) -> Result<Json<Page<AblationView>>, Problem> {
     let limit = window.limit()?;
-    let rows = page(app.store.ablations(window.after()?, limit + 1).await?, limit, |row| row.id);
+    let rows = page(app.store.ablations(window.after()?, limit + 1).await?, limit, |row| {
+        row.id
+    });
     let mut items = Vec::with_capacity(rows.items.len());
     for row in rows.items {
         items.push(ablations::view(&app, row.id).await?);

@@ -161,12 +161,14 @@ fn table(found: &AblationTable) -> std::io::Result<()> {
     });
     let mut table = render::table(factors.chain(heads).collect::<Vec<_>>());
     for row in &found.rows {
-        let cells = row.cells.iter().enumerate().map(|(index, cell)| {
-            match row.paper.get(index).copied().flatten() {
+        let cells = row
+            .cells
+            .iter()
+            .enumerate()
+            .map(|(index, cell)| match row.paper.get(index).copied().flatten() {
                 Some(paper) => format!("{}\npaper: {paper}", cell.text),
                 None => cell.text.clone(),
-            }
-        });
+            });
         table.add_row(row.settings.iter().cloned().chain(cells).collect::<Vec<_>>());
     }
     render::say(&table.to_string())?;

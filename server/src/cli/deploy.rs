@@ -179,7 +179,10 @@ pub(super) async fn list(args: DeploymentsArgs, file: &ConfigFile) -> anyhow::Re
     let client = args.remote.client(file)?;
     let mut table = render::table(["id", "architecture", "cell", "state", "steps", "says"]);
     for deployment in client.deployments(args.cells).await? {
-        let done = deployment.steps.iter().filter(|step| step.state == Some(JobState::Succeeded));
+        let done = deployment
+            .steps
+            .iter()
+            .filter(|step| step.state == Some(JobState::Succeeded));
         table.add_row([
             deployment.id.to_string(),
             deployment.architecture.clone(),

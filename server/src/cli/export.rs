@@ -68,7 +68,9 @@ pub(super) async fn export(args: ExportArgs, file: &ConfigFile) -> anyhow::Resul
         }
     } else {
         let evaluation = Space::parse(&space).ok().and_then(|space| space.evaluation);
-        let steps = args.sample_steps.or(evaluation.as_ref().map(|usual| usual.sample_steps));
+        let steps = args
+            .sample_steps
+            .or(evaluation.as_ref().map(|usual| usual.sample_steps));
         let guidance = args.guidance.or(evaluation.as_ref().map(|usual| usual.guidance));
         ExportSubject::Model {
             base: base::upload_found(&client, args.base.folder(&space)?).await?,

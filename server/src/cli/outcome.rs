@@ -146,7 +146,10 @@ pub(super) fn print(result: &JobResult) -> std::io::Result<()> {
             }
         }
         Outcome::ProfileModel(found) => {
-            render::say(&format!("measured with {} {}", found.runtime.name, found.runtime.version))?;
+            render::say(&format!(
+                "measured with {} {}",
+                found.runtime.name, found.runtime.version
+            ))?;
             figures(&found.metrics)?;
             for graph in &found.graphs {
                 render::say(&format!("{}  {}", graph.name, measured(&graph.outcome)))?;
@@ -176,7 +179,11 @@ fn measured(outcome: &GraphOutcome) -> String {
             let mut warm = found.warm_ms.clone();
             warm.sort_by(f64::total_cmp);
             let median = warm.get(warm.len() / 2).map_or(String::new(), |median| {
-                format!("median {} of {} runs, ", render::value("latency_ms", *median), warm.len())
+                format!(
+                    "median {} of {} runs, ",
+                    render::value("latency_ms", *median),
+                    warm.len()
+                )
             });
             format!(
                 "{median}first run {}, load {}",

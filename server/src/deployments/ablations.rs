@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{
     ablation::{self, MOST_SEEDS, Plan, Results},
-    aside::aside,
     app::App,
+    aside::aside,
     job_requests::check::Check,
     plots::{self, Format},
     search::read_space,
@@ -70,7 +70,10 @@ pub async fn submit(app: &Arc<App>, new: &NewAblation) -> Result<AblationId, Dep
                 check.wrong("settings.after", message);
             }
             Some(_) if matches!(new.table, AblationKind::Table3 | AblationKind::Figure6) => {
-                check.wrong("settings.after", "found one; this table trains all of its models itself");
+                check.wrong(
+                    "settings.after",
+                    "found one; this table trains all of its models itself",
+                );
             }
             Some(_) => {}
         }
@@ -204,7 +207,13 @@ fn state(rows: &[DeploymentRow]) -> DeploymentState {
 fn part(row: DeploymentRow, found: &[StepRow]) -> AblationPart {
     let own = found.iter().filter(|step| step.deployment_id == row.id);
     let done: f64 = own
-        .map(|step| if step.state == JobState::Succeeded { 1.0 } else { step.progress })
+        .map(|step| {
+            if step.state == JobState::Succeeded {
+                1.0
+            } else {
+                step.progress
+            }
+        })
         .sum();
     AblationPart {
         progress: (done / steps(&row.settings).len().max(1) as f64).clamp(0.0, 1.0),
@@ -245,7 +254,10 @@ async fn table(
 
 /// What the evaluator of a space tells, the whole first.
 fn scores(space: &Space) -> Vec<String> {
-    let dimensions = space.evaluation.iter().flat_map(|evaluation| evaluation.dimensions.keys());
+    let dimensions = space
+        .evaluation
+        .iter()
+        .flat_map(|evaluation| evaluation.dimensions.keys());
     std::iter::once(metric::QUALITY.to_owned())
         .chain(dimensions.cloned())
         .collect()

@@ -213,7 +213,11 @@ impl Start {
 }
 
 fn job(row: &DeploymentRow, space: &Space, step: DeployStep, input: JobInput) -> NewJob {
-    let profile = row.settings.profile.as_ref().filter(|_| step == DeployStep::ProfileModel);
+    let profile = row
+        .settings
+        .profile
+        .as_ref()
+        .filter(|_| step == DeployStep::ProfileModel);
     let trains = matches!(step, DeployStep::TrainFinal | DeployStep::Distill);
     NewJob {
         id: JobId::new(),

@@ -175,7 +175,10 @@ async fn after(app: &App, check: &mut Check<'_>, new: &NewDeployment) -> Result<
     ];
     for (step, needed) in needs {
         let is_trained = needed == DeployStep::TrainFinal && made.contains(&DeployStep::Distill);
-        if plan::steps(&new.settings).contains(&step) && !made.contains(&needed) && !(is_trained && step != DeployStep::Distill) {
+        if plan::steps(&new.settings).contains(&step)
+            && !made.contains(&needed)
+            && !(is_trained && step != DeployStep::Distill)
+        {
             let message = format!("{step} starts from {needed}, which is neither here nor before (`settings.after`)");
             check.wrong("settings.steps", message);
         }

@@ -199,7 +199,10 @@ fn input(plan: &Plan<'_>, step: DeployStep, made: &Made<'_>) -> Result<JobInput,
             // A candidate's latency is that of one clip a pass.
             let is_single = matches!(
                 &found.input,
-                JobInput::Export(ExportInput { subject: ExportSubject::Model { batch: 1, .. }, .. })
+                JobInput::Export(ExportInput {
+                    subject: ExportSubject::Model { batch: 1, .. },
+                    ..
+                })
             );
             JobInput::ProfileModel(ProfileModelInput {
                 manifest: exported.manifest.clone(),
@@ -249,7 +252,9 @@ fn export(plan: &Plan<'_>, made: &Made<'_>) -> Result<ExportInput, String> {
             architecture: plan.architecture.to_owned(),
             weights,
             base: plan.base.to_vec(),
-            decoder: decoder.map_or_else(Vec::new, |found| found.files(&[ArtifactRole::Base, ArtifactRole::Weights])),
+            decoder: decoder.map_or_else(Vec::new, |found| {
+                found.files(&[ArtifactRole::Base, ArtifactRole::Weights])
+            }),
             unet_parts: wish.unet_parts,
             batch: wish.batch,
             sample_steps: wish

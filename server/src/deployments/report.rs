@@ -11,8 +11,8 @@ use protocol::{
 
 use super::{DeploymentError, advance::results, check::origin, plan::Found, views};
 use crate::{
-    aside::aside,
     app::App,
+    aside::aside,
     report::{self, Clip, ClipKind, Device, Report},
     store::jobs,
 };
@@ -54,10 +54,10 @@ pub async fn report(app: &App, id: DeploymentId) -> Result<String, DeploymentErr
         state: view.state,
         state_reason: view.state_reason,
         steps,
-        device: device.map(|device| Device {
-            name: device.name,
-            description: device.description,
-            memory_bytes: device.memory_bytes,
+        device: device.map(|shown| Device {
+            name: shown.device.name,
+            description: shown.device.description,
+            memory_bytes: shown.device.memory_bytes,
         }),
         before: clips(app, &found, DeployStep::TrainFinal).await?,
         after: clips(app, &found, DeployStep::Distill).await?,
@@ -86,25 +86,21 @@ pub async fn report(app: &App, id: DeploymentId) -> Result<String, DeploymentErr
     Ok(aside(move || report::page(&report)).await)
 }
 
-fn outcome<T>(
-    found: &BTreeMap<DeployStep, Found>,
-    step: DeployStep,
-    read: impl Fn(Outcome) -> Option<T>,
-) -> Option<T> {
+fn outcome<T>(found: &BTreeMap<DeployStep, Found>, step: DeployStep, read: impl Fn(Outcome) -> Option<T>) -> Option<T> {
     read(found.get(&step)?.result.outcome.clone())
 }
 
 /// Animations that a step made, as far as a page may hold them.
-async fn clips(
-    app: &App,
-    found: &BTreeMap<DeployStep, Found>,
-    step: DeployStep,
-) -> Result<Vec<Clip>, DeploymentError> {
-    let files = found.get(&step).map_or(&[][..], |found| found.result.artifacts.as_slice());
+async fn clips(app: &App, found: &BTreeMap<DeployStep, Found>, step: DeployStep) -> Result<Vec<Clip>, DeploymentError> {
+    let files = found
+        .get(&step)
+        .map_or(&[][..], |found| found.result.artifacts.as_slice());
     let shown = |file: &&ArtifactRef| file.role == ArtifactRole::Animation && file.bytes <= LARGEST_CLIP;
     let mut clips = Vec::new();
     for file in files.iter().filter(shown).take(MOST_CLIPS) {
-        let Some(kind) = ClipKind::of(&file.media_type) else { continue };
+        let Some(kind) = ClipKind::of(&file.media_type) else {
+            continue;
+        };
         clips.push(Clip {
             name: file.name.clone(),
             kind,

@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use protocol::{
-    DeploymentId,
-    deployments::DeploymentState,
-    jobs::JobState,
-};
+use protocol::{DeploymentId, deployments::DeploymentState, jobs::JobState};
 
 use super::{DeploymentError, check::start};
 use crate::{

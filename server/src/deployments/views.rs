@@ -64,7 +64,11 @@ fn step(row: &StepRow) -> StepView {
         step: row.step,
         state: Some(row.state),
         job_id: Some(row.job_id),
-        progress: if row.state == JobState::Succeeded { 1.0 } else { row.progress },
+        progress: if row.state == JobState::Succeeded {
+            1.0
+        } else {
+            row.progress
+        },
         status: row.status.clone(),
         metrics: found.unwrap_or(&row.metrics.0).clone(),
     }

@@ -68,7 +68,10 @@ pub(super) async fn store(
         candidates::set_out_of_memory(tx, id, &report::storable(report::tail(&detail))).await?;
     } else {
         let mut verified: Metrics = candidate.verified.0;
-        let measured = outcome.metrics.iter().filter(|(name, _)| PREDICTED.contains(&name.as_str()));
+        let measured = outcome
+            .metrics
+            .iter()
+            .filter(|(name, _)| PREDICTED.contains(&name.as_str()));
         let before = verified.clone();
         verified.extend(measured.map(|(name, figure)| (name.clone(), *figure)));
         if verified != before {

@@ -104,7 +104,11 @@ impl RadarPicture {
             ))?;
             let (x, y) = self.place(0, share, pen);
             let style = pen.text(11, FAINT_INK).pos(Pos::new(HPos::Left, VPos::Bottom));
-            area.draw(&Text::new(tick((share * 100.0).round() / 100.0), (x + pen.px(4), y), style))?;
+            area.draw(&Text::new(
+                tick((share * 100.0).round() / 100.0),
+                (x + pen.px(4), y),
+                style,
+            ))?;
         }
         for (axis, name) in self.radar.axes.iter().enumerate() {
             let spoke = vec![self.at(axis, 0.0, pen), self.at(axis, RADIUS, pen)];
@@ -138,7 +142,10 @@ impl Picture for RadarPicture {
             let found = format!("{} scores are known; a radar needs three", self.radar.axes.len());
             return area.draw(&Text::new(found, (pen.px(28), pen.px(48)), pen.text(13, FAINT_INK)));
         }
-        let subtitle = format!("shares of the first model's scores · scored by {}", self.radar.evaluator);
+        let subtitle = format!(
+            "shares of the first model's scores · scored by {}",
+            self.radar.evaluator
+        );
         area.draw(&Text::new(subtitle, (pen.px(28), pen.px(48)), pen.text(13, FAINT_INK)))?;
         self.net(area, pen)?;
         for (index, (name, ring)) in self.radar.rings.iter().enumerate() {
@@ -147,7 +154,11 @@ impl Picture for RadarPicture {
             let line = vec![legend, (legend.0 + pen.px(24), legend.1)];
             area.draw(&PathElement::new(line, colour.stroke_width(pen.size(2))))?;
             let is_known = ring.iter().any(Option::is_some);
-            let name = if is_known { name.clone() } else { format!("{name} (not known)") };
+            let name = if is_known {
+                name.clone()
+            } else {
+                format!("{name} (not known)")
+            };
             let style = pen.text(13, INK).pos(Pos::new(HPos::Left, VPos::Center));
             area.draw(&Text::new(name, (legend.0 + pen.px(34), legend.1), style))?;
             let points: Vec<Option<(i32, i32)>> = ring
@@ -162,7 +173,9 @@ impl Picture for RadarPicture {
                 area.draw(&PathElement::new(closed, colour.stroke_width(pen.size(2))))?;
             }
             for (axis, (point, share)) in points.iter().zip(ring).enumerate() {
-                let (Some(point), Some((share, error))) = (point, share) else { continue };
+                let (Some(point), Some((share, error))) = (point, share) else {
+                    continue;
+                };
                 let bar = vec![
                     self.place(axis, share - error, pen),
                     self.place(axis, share + error, pen),
@@ -182,7 +195,9 @@ mod tests {
     fn sample() -> Radar {
         let ring = |shares: [f64; 4]| shares.map(|share| Some((share, 0.02))).to_vec();
         Radar {
-            axes: ["Quality", "Overall consistency", "Object class", "Color"].map(str::to_owned).to_vec(),
+            axes: ["Quality", "Overall consistency", "Object class", "Color"]
+                .map(str::to_owned)
+                .to_vec(),
             rings: vec![
                 ("all temporal layers".to_owned(), ring([1.0; 4])),
                 ("without down".to_owned(), ring([0.95, 0.97, 0.9, 1.02])),

@@ -60,7 +60,11 @@ mod tests {
     #[test]
     fn text_cannot_become_markup() {
         let mut page = Page::default();
-        page.raw("<p title=\"").text("\" onload='x'").raw("\">").text("<script>&</script>").raw("</p>");
+        page.raw("<p title=\"")
+            .text("\" onload='x'")
+            .raw("\">")
+            .text("<script>&</script>")
+            .raw("</p>");
         assert_eq!(
             page.finish(),
             "<p title=\"&quot; onload=&#39;x&#39;\">&lt;script&gt;&amp;&lt;/script&gt;</p>"

@@ -14,13 +14,11 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use chrono::{DateTime, Utc};
 use protocol::{
     deployments::{DeployStep, DeploymentState},
-    jobs::{
-        CompressDecoderOutcome, DistillOutcome, ExportOutcome, JobState, ProfileModelOutcome, TrainFinalOutcome,
-    },
+    jobs::{CompressDecoderOutcome, DistillOutcome, ExportOutcome, JobState, ProfileModelOutcome, TrainFinalOutcome},
 };
 
 use markup::Page;
-use text::{Unit, figure, milliseconds, number};
+use text::{Unit, milliseconds, number};
 
 /// Everything that a page shows.
 #[derive(Debug, Clone)]
@@ -117,7 +115,8 @@ pub fn page(report: &Report) -> String {
     let mut page = Page::default();
     page.raw("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n<meta name=\"referrer\" content=\"no-referrer\">\n<title>");
     page.text(&report.name).raw(" on a device</title>\n<style>\n");
-    page.raw(include_str!("style.css")).raw("</style></head>\n<body><main>\n");
+    page.raw(include_str!("style.css"))
+        .raw("</style></head>\n<body><main>\n");
     header(&mut page, report);
     if let Some(profile) = &report.profile {
         stack::section(&mut page, report, profile);
@@ -148,12 +147,16 @@ fn header(page: &mut Page, report: &Report) {
     if let Some(device) = &report.device {
         page.raw(" on <strong>").text(&device.name).raw("</strong>");
         if !device.description.is_empty() {
-            page.raw(" <span class=\"soft\">(").text(&device.description).raw(")</span>");
+            page.raw(" <span class=\"soft\">(")
+                .text(&device.description)
+                .raw(")</span>");
         }
     }
     page.raw("</p>\n");
     if report.state != DeploymentState::Done {
-        page.raw("<p>The deployment is <strong>").text(report.state.as_str()).raw("</strong>");
+        page.raw("<p>The deployment is <strong>")
+            .text(report.state.as_str())
+            .raw("</strong>");
         if let Some(reason) = &report.state_reason {
             page.raw(": ").text(reason);
         }
@@ -167,7 +170,11 @@ fn header(page: &mut Page, report: &Report) {
             Some(JobState::Queued | JobState::Leased) => ("open", "… "),
             None => ("none", ""),
         };
-        page.raw("<li class=\"").text(class).raw("\">").text(mark).text(&step.as_str().replace('_', " "));
+        page.raw("<li class=\"")
+            .text(class)
+            .raw("\">")
+            .text(mark)
+            .text(&step.as_str().replace('_', " "));
         if *seconds > 0.0 {
             page.raw(" · ").text(&text::duration(*seconds));
         }
@@ -185,7 +192,12 @@ fn tiles(page: &mut Page, report: &Report) {
     let trained = report.training.as_ref().map(|found| &found.metrics);
     let exported = report.export.as_ref().map(|found| &found.metrics);
     let tiles = [
-        (profiled, "pipeline_latency_ms", "a clip, from text to frames", Unit::Milliseconds),
+        (
+            profiled,
+            "pipeline_latency_ms",
+            "a clip, from text to frames",
+            Unit::Milliseconds,
+        ),
         (profiled, "latency_ms", "one pass of the UNet", Unit::Milliseconds),
         (profiled, "peak_memory_bytes", "peak memory", Unit::Bytes),
         (distilled, "quality", "quality after distillation", Unit::Plain),
@@ -215,7 +227,10 @@ fn clips(page: &mut Page, report: &Report) {
     }
     page.raw("<section><h2>Samples</h2>\n");
     let (before, after) = match &report.distillation {
-        Some(_) => ("Before distillation: many steps, guided", "After distillation: few steps, not guided"),
+        Some(_) => (
+            "Before distillation: many steps, guided",
+            "After distillation: few steps, not guided",
+        ),
         None => ("After final training", ""),
     };
     for (name, clips) in [(before, &report.before), (after, &report.after)] {
@@ -235,7 +250,9 @@ fn clips(page: &mut Page, report: &Report) {
 }
 
 fn footer(page: &mut Page, report: &Report) {
-    page.raw("<footer><p>Rows and bars marked <span class=\"mark\">the paper</span> are SnapGen-V's (arXiv 2412.10494): ");
+    page.raw(
+        "<footer><p>Rows and bars marked <span class=\"mark\">the paper</span> are SnapGen-V's (arXiv 2412.10494): ",
+    );
     page.text(paper::SCALE);
     page.raw(", scored by VBench. They are of another scale than ours and stand here for the form of the result, not to be outdone.</p>\n<p>Candidate ");
     page.text(&report.candidate).raw(" · ");

@@ -55,7 +55,10 @@ impl Stack {
         if unet_ms <= 0.0 || pass <= 0.0 {
             return None;
         }
-        let parts: Vec<f64> = medians.iter().map(|part| part / pass * unet_ms / steps as f64).collect();
+        let parts: Vec<f64> = medians
+            .iter()
+            .map(|part| part / pass * unet_ms / steps as f64)
+            .collect();
         Some(Self {
             text_ms,
             steps: if steps * parts.len() > MOST_SEGMENTS {
@@ -74,8 +77,14 @@ pub(super) fn section(page: &mut Page, report: &Report, profile: &ProfileModelOu
         page.raw("<p>The pipeline could not be measured whole; the table of the device below says which graph is missing.</p></section>\n");
         return;
     };
-    let parameters = report.training.as_ref().and_then(|found| found.metrics.get("parameters"));
-    let device = report.device.as_ref().map_or("the device", |device| device.name.as_str());
+    let parameters = report
+        .training
+        .as_ref()
+        .and_then(|found| found.metrics.get("parameters"));
+    let device = report
+        .device
+        .as_ref()
+        .map_or("the device", |device| device.name.as_str());
     let scale = match parameters {
         Some(count) => format!("{device}, {} parameters", text::number(count.value, text::Unit::Count)),
         None => device.to_owned(),
@@ -86,27 +95,50 @@ pub(super) fn section(page: &mut Page, report: &Report, profile: &ProfileModelOu
     bar(page, 112.0, "the paper", paper::SCALE, &paper);
     page.raw("</svg>\n<ul class=\"key\"><li><i class=\"k-text\"></i>text encoder</li><li><i class=\"k-unet\"></i>UNet, each step by its parts</li><li><i class=\"k-decoder\"></i>decoder</li></ul>\n<figcaption>Each bar is drawn to its own total: the two are of different scale. A step of ours takes ");
     page.text(&milliseconds(ours.steps.first().map_or(0.0, |step| step.iter().sum())));
-    page.raw(", of the paper's ").text(&milliseconds(paper::PARTS_MS.iter().sum()));
+    page.raw(", of the paper's ")
+        .text(&milliseconds(paper::PARTS_MS.iter().sum()));
     page.raw(".</figcaption></figure>\n");
     table(page, &ours, &paper);
     page.raw("</section>\n");
 }
 
 fn bar(page: &mut markup::Page, top: f64, whose: &str, scale: &str, stack: &Stack) {
-    page.raw("<text class=\"b\" x=\"0\" y=\"").at(top + 16.0).raw("\">").text(whose);
-    page.raw("</text><text class=\"s\" x=\"78\" y=\"").at(top + 16.0).raw("\">").text(scale);
-    page.raw("</text><text class=\"b\" text-anchor=\"end\" x=\"960\" y=\"").at(top + 16.0).raw("\">");
+    page.raw("<text class=\"b\" x=\"0\" y=\"")
+        .at(top + 16.0)
+        .raw("\">")
+        .text(whose);
+    page.raw("</text><text class=\"s\" x=\"78\" y=\"")
+        .at(top + 16.0)
+        .raw("\">")
+        .text(scale);
+    page.raw("</text><text class=\"b\" text-anchor=\"end\" x=\"960\" y=\"")
+        .at(top + 16.0)
+        .raw("\">");
     page.text(&milliseconds(stack.total_ms())).raw("</text>\n");
     let per_ms = WIDTH / stack.total_ms();
     let mut x = 0.0;
     let mut segment = |page: &mut markup::Page, class: &str, ms: f64, name: &str| {
         let width = ms * per_ms;
-        page.raw("<rect class=\"").text(class).raw("\" x=\"").at(x).raw("\" y=\"").at(top + 28.0);
-        page.raw("\" width=\"").at((width - 1.0).max(0.6)).raw("\" height=\"").at(BAR).raw("\" rx=\"3\"><title>");
+        page.raw("<rect class=\"")
+            .text(class)
+            .raw("\" x=\"")
+            .at(x)
+            .raw("\" y=\"")
+            .at(top + 28.0);
+        page.raw("\" width=\"")
+            .at((width - 1.0).max(0.6))
+            .raw("\" height=\"")
+            .at(BAR)
+            .raw("\" rx=\"3\"><title>");
         page.text(name).raw(": ").text(&milliseconds(ms)).raw("</title></rect>");
         if width > 58.0 {
-            page.raw("<text class=\"w\" text-anchor=\"middle\" x=\"").at(x + width / 2.0).raw("\" y=\"");
-            page.at(top + 28.0 + BAR / 2.0 + 4.0).raw("\">").text(&milliseconds(ms)).raw("</text>");
+            page.raw("<text class=\"w\" text-anchor=\"middle\" x=\"")
+                .at(x + width / 2.0)
+                .raw("\" y=\"");
+            page.at(top + 28.0 + BAR / 2.0 + 4.0)
+                .raw("\">")
+                .text(&milliseconds(ms))
+                .raw("</text>");
         }
         page.raw("\n");
         x += width;
@@ -128,7 +160,11 @@ fn table(page: &mut Page, ours: &Stack, paper: &Stack) {
     }
     page.raw("</tr></thead><tbody>\n");
     for (name, stack) in [("ours", ours), ("the paper", paper)] {
-        page.raw(if name == "ours" { "<tr><th scope=\"row\">" } else { "<tr class=\"theirs\"><th scope=\"row\">" });
+        page.raw(if name == "ours" {
+            "<tr><th scope=\"row\">"
+        } else {
+            "<tr class=\"theirs\"><th scope=\"row\">"
+        });
         page.text(name).raw("</th>");
         let unet: f64 = stack.steps.iter().flatten().sum();
         let step: f64 = stack.steps.first().map_or(0.0, |step| step.iter().sum());

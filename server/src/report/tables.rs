@@ -17,7 +17,12 @@ const MOST_NODES: usize = 8;
 pub(super) fn steps(page: &mut Page, found: &DistillOutcome) {
     page.raw("<section><h2>Steps of a sample</h2>\n<p class=\"soft\">In the form of the paper's Table 5.</p>\n");
     ours(page, &found.table, &found.evaluator);
-    theirs(page, &paper::TABLE_5_HEADS, &paper::TABLE_5, "the paper's Table 5, VBench, percent");
+    theirs(
+        page,
+        &paper::TABLE_5_HEADS,
+        &paper::TABLE_5,
+        "the paper's Table 5, VBench, percent",
+    );
     page.raw("</section>\n");
 }
 
@@ -25,17 +30,24 @@ pub(super) fn steps(page: &mut Page, found: &DistillOutcome) {
 pub(super) fn decoder(page: &mut Page, found: &CompressDecoderOutcome) {
     page.raw("<section><h2>The decoder</h2>\n<p class=\"soft\">In the form of the paper's Table A1.");
     if let Some(faster) = found.metrics.get("speed_up") {
-        page.raw(" The compressed decoder is <strong>").text(&number(faster.value, Unit::Times));
+        page.raw(" The compressed decoder is <strong>")
+            .text(&number(faster.value, Unit::Times));
         page.raw("</strong> as fast as the original one.");
     }
     page.raw("</p>\n");
     ours(page, &found.table, "against the clips that were encoded");
-    theirs(page, &paper::TABLE_A1_HEADS, &paper::TABLE_A1, "the paper's Table A1, 17 frames on its phone");
+    theirs(
+        page,
+        &paper::TABLE_A1_HEADS,
+        &paper::TABLE_A1,
+        "the paper's Table A1, 17 frames on its phone",
+    );
     page.raw("</section>\n");
 }
 
 fn ours(page: &mut Page, table: &ResultTable, scale: &str) {
-    page.raw("<div class=\"wide\"><table><caption><span class=\"mark\">ours</span> ").text(&table.title);
+    page.raw("<div class=\"wide\"><table><caption><span class=\"mark\">ours</span> ")
+        .text(&table.title);
     page.raw(" · ").text(scale).raw("</caption><thead><tr>");
     for head in &table.columns {
         page.head(head);
@@ -52,7 +64,8 @@ fn ours(page: &mut Page, table: &ResultTable, scale: &str) {
 }
 
 fn theirs<const N: usize>(page: &mut Page, heads: &[&str; N], rows: &[[&str; N]], scale: &str) {
-    page.raw("<div class=\"wide\"><table><caption><span class=\"mark\">the paper</span> ").text(scale);
+    page.raw("<div class=\"wide\"><table><caption><span class=\"mark\">the paper</span> ")
+        .text(scale);
     page.raw("</caption><thead><tr>");
     for head in heads {
         page.head(head);
@@ -77,13 +90,29 @@ pub(super) fn device(page: &mut Page, report: &Report, found: &ProfileModelOutco
             page.raw(", ").text(&device.description);
         }
         if let Some(memory) = device.memory_bytes {
-            page.raw(", ").text(&number(memory as f64, Unit::Bytes)).raw(" of memory");
+            page.raw(", ")
+                .text(&number(memory as f64, Unit::Bytes))
+                .raw(" of memory");
         }
         page.raw(", ");
     }
-    page.text(&found.runtime.name).raw(" ").text(&found.runtime.version).raw(".</p>\n");
+    page.text(&found.runtime.name)
+        .raw(" ")
+        .text(&found.runtime.version)
+        .raw(".</p>\n");
     page.raw("<div class=\"wide\"><table><thead><tr>");
-    let heads = ["graph", "files", "load", "compile", "first run", "warm, median", "5 to 95 %", "sustained", "peak memory", "thermal"];
+    let heads = [
+        "graph",
+        "files",
+        "load",
+        "compile",
+        "first run",
+        "warm, median",
+        "5 to 95 %",
+        "sustained",
+        "peak memory",
+        "thermal",
+    ];
     for head in heads {
         page.head(head);
     }
@@ -112,31 +141,45 @@ fn row(page: &mut Page, graph: &GraphProfile) {
 fn measured(page: &mut Page, figures: &GraphFigures) {
     let time = |value: Option<f64>| value.map(milliseconds).unwrap_or_default();
     page.cell(&milliseconds(figures.load_ms));
-    page.cell(&time(figures.compile_ms)).cell(&milliseconds(figures.cold_ms));
+    page.cell(&time(figures.compile_ms))
+        .cell(&milliseconds(figures.cold_ms));
     page.cell(&time(median(&figures.warm_ms)));
     let spread = quantile(&figures.warm_ms, 0.05).zip(quantile(&figures.warm_ms, 0.95));
     page.cell(&spread.map_or(String::new(), |(low, high)| {
         format!("{} to {}", milliseconds(low), milliseconds(high))
     }));
     page.cell(&time(median(&figures.sustained_ms)));
-    page.cell(&figures.peak_memory_bytes.map_or(String::new(), |bytes| number(bytes, Unit::Bytes)));
+    page.cell(
+        &figures
+            .peak_memory_bytes
+            .map_or(String::new(), |bytes| number(bytes, Unit::Bytes)),
+    );
     page.cell(&figures.thermal.join(" → "));
 }
 
 fn refused(page: &mut Page, what: &str, detail: &str) {
-    page.raw("<td colspan=\"8\"><strong>").text(what).raw("</strong>: ").text(detail).raw("</td>");
+    page.raw("<td colspan=\"8\"><strong>")
+        .text(what)
+        .raw("</strong>: ")
+        .text(detail)
+        .raw("</td>");
 }
 
 /// The nodes that take longest.
 fn nodes(page: &mut Page, graph: &GraphProfile) {
-    let GraphOutcome::Measured(figures) = &graph.outcome else { return };
+    let GraphOutcome::Measured(figures) = &graph.outcome else {
+        return;
+    };
     if figures.nodes.is_empty() {
         return;
     }
     let whole: f64 = figures.nodes.iter().map(|node| node.mean_ms).sum();
     let mut slowest: Vec<_> = figures.nodes.iter().collect();
     slowest.sort_by(|a, b| b.mean_ms.total_cmp(&a.mean_ms));
-    page.raw("<h3>").text(&graph.name).raw(": the slowest of ").text(&figures.nodes.len().to_string());
+    page.raw("<h3>")
+        .text(&graph.name)
+        .raw(": the slowest of ")
+        .text(&figures.nodes.len().to_string());
     page.raw(" nodes</h3><div class=\"wide\"><table><thead><tr>");
     for head in ["node", "operator", "ran on", "a run", "share"] {
         page.head(head);
@@ -145,7 +188,8 @@ fn nodes(page: &mut Page, graph: &GraphProfile) {
     for node in slowest.into_iter().take(MOST_NODES) {
         page.raw("<tr>").cell(&node.name).cell(&node.operator).cell(&node.unit);
         page.cell(&milliseconds(node.mean_ms));
-        page.cell(&format!("{:.0} %", node.mean_ms / whole.max(f64::MIN_POSITIVE) * 100.0)).raw("</tr>\n");
+        page.cell(&format!("{:.0} %", node.mean_ms / whole.max(f64::MIN_POSITIVE) * 100.0))
+            .raw("</tr>\n");
     }
     page.raw("</tbody></table></div>\n");
 }
@@ -153,7 +197,8 @@ fn nodes(page: &mut Page, graph: &GraphProfile) {
 /// What was exported, and how near it is to what it was exported from.
 pub(super) fn graphs(page: &mut Page, found: &ExportOutcome) {
     let manifest = &found.manifest;
-    page.raw("<section><h2>The graphs</h2>\n<p>ONNX opset ").text(&manifest.opset.to_string());
+    page.raw("<section><h2>The graphs</h2>\n<p>ONNX opset ")
+        .text(&manifest.opset.to_string());
     page.raw(", ").text(match manifest.precision {
         protocol::jobs::ExportPrecision::F32 => "single precision",
         protocol::jobs::ExportPrecision::F16 => "half precision",
@@ -168,7 +213,14 @@ pub(super) fn graphs(page: &mut Page, found: &ExportOutcome) {
         page.raw(", ").text(&figure(bytes, Unit::Bytes));
     }
     page.raw(".</p>\n<div class=\"wide\"><table><thead><tr>");
-    for head in ["graph", "parameters", "inputs", "outputs", "error against libtorch", "files"] {
+    for head in [
+        "graph",
+        "parameters",
+        "inputs",
+        "outputs",
+        "error against libtorch",
+        "files",
+    ] {
         page.head(head);
     }
     page.raw("</tr></thead><tbody>\n");

@@ -18,7 +18,10 @@ const GIF: &[u8] = b"GIF89a\x01\x00\x01\x00\x80\x00\x00\xff\xff\xff\x00\x00\x00!
 
 fn metrics(figures: &[(&str, f64, f64)]) -> Metrics {
     let figure = |(name, value, standard_error): &(&str, f64, f64)| {
-        let figure = Figure { value: *value, standard_error: *standard_error };
+        let figure = Figure {
+            value: *value,
+            standard_error: *standard_error,
+        };
         ((*name).to_owned(), figure)
     };
     figures.iter().map(figure).collect()
@@ -91,9 +94,15 @@ fn profiled(name: &str, median: f64) -> GraphProfile {
 }
 
 pub(super) fn whole() -> Report {
-    let clip = |name: &str| Clip { name: name.to_owned(), kind: ClipKind::Gif, bytes: GIF.to_vec() };
+    let clip = |name: &str| Clip {
+        name: name.to_owned(),
+        kind: ClipKind::Gif,
+        bytes: GIF.to_vec(),
+    };
     let mut too_large = profiled("spatial_decoder", 1.0);
-    too_large.outcome = GraphOutcome::OutOfMemory { detail: "9 GiB <asked for>".to_owned() };
+    too_large.outcome = GraphOutcome::OutOfMemory {
+        detail: "9 GiB <asked for>".to_owned(),
+    };
     Report {
         name: "Moving shapes <on> \"two\" CPU cores".to_owned(),
         architecture: "c1.-.s1.s3.c1".to_owned(),
@@ -167,7 +176,10 @@ pub(super) fn whole() -> Report {
             },
         }),
         profile: Some(ProfileModelOutcome {
-            runtime: RuntimeName { name: "onnxruntime-cpu-1t".to_owned(), version: "1.22.0".to_owned() },
+            runtime: RuntimeName {
+                name: "onnxruntime-cpu-1t".to_owned(),
+                version: "1.22.0".to_owned(),
+            },
             metrics: metrics(&[
                 ("text_latency_ms", 1.5, 0.02),
                 ("latency_ms", 15.0, 0.1),
@@ -175,10 +187,18 @@ pub(super) fn whole() -> Report {
                 ("pipeline_latency_ms", 71.5, 0.5),
                 ("peak_memory_bytes", 9.5e6, 0.0),
             ]),
-            graphs: vec![profiled("text_encoder", 1.5), profiled("unet.0", 5.0), profiled("unet.1", 10.0), too_large],
+            graphs: vec![
+                profiled("text_encoder", 1.5),
+                profiled("unet.0", 5.0),
+                profiled("unet.1", 10.0),
+                too_large,
+            ],
         }),
         before: vec![clip("a red circle moves left.gif")],
-        after: vec![clip("a red circle moves left.gif"), clip("\"><script>alert(1)</script>.gif")],
+        after: vec![
+            clip("a red circle moves left.gif"),
+            clip("\"><script>alert(1)</script>.gif"),
+        ],
         made_at: DateTime::UNIX_EPOCH,
     }
 }
@@ -224,7 +244,10 @@ fn the_stack_adds_up_to_the_pipeline() {
     let stack = stack::Stack::of(&report, report.profile.as_ref().unwrap()).unwrap();
     assert!((stack.total_ms() - 71.5).abs() < 1e-9);
     assert_eq!(stack.steps.len(), 4);
-    assert!((stack.steps[0][1] / stack.steps[0][0] - 2.0).abs() < 1e-9, "as the parts' medians");
+    assert!(
+        (stack.steps[0][1] / stack.steps[0][0] - 2.0).abs() < 1e-9,
+        "as the parts' medians"
+    );
 }
 
 #[test]

@@ -38,7 +38,11 @@ pub(super) fn figure(figure: &Figure, unit: Unit) -> String {
     if figure.standard_error == 0.0 {
         return number(figure.value, unit);
     }
-    format!("{} ± {}", number(figure.value, unit), number(figure.standard_error, unit))
+    format!(
+        "{} ± {}",
+        number(figure.value, unit),
+        number(figure.standard_error, unit)
+    )
 }
 
 /// A time, in seconds where it is long.
@@ -81,7 +85,10 @@ mod tests {
         assert_eq!(number(11.24, Unit::Times), "11.2×");
         assert_eq!(number(-0.0123, Unit::Plain), "−0.0123");
         assert_eq!(number(0.0, Unit::Plain), "0");
-        let found = Figure { value: 20.0, standard_error: 0.5 };
+        let found = Figure {
+            value: 20.0,
+            standard_error: 0.5,
+        };
         assert_eq!(figure(&found, Unit::Milliseconds), "20.0 ms ± 0.500 ms");
     }
 

@@ -54,8 +54,16 @@ pub(super) async fn step(step: &mut Move<'_>) -> Result<bool, SearchError> {
     }
     let asked = jobs::measuring(step.tx.connection(), step.search.id).await?;
     let wanted = |kind: JobKind| -> Vec<Block> {
-        let of_kind: BTreeSet<Block> = asked.iter().filter(|job| job.kind == kind).flat_map(blocks_of).collect();
-        missing.iter().filter(|block| !of_kind.contains(block)).cloned().collect()
+        let of_kind: BTreeSet<Block> = asked
+            .iter()
+            .filter(|job| job.kind == kind)
+            .flat_map(blocks_of)
+            .collect();
+        missing
+            .iter()
+            .filter(|block| !of_kind.contains(block))
+            .cloned()
+            .collect()
     };
     let supply = match Supply::of(step.tx.connection(), &space, &runtime).await? {
         Ok(supply) => supply,

@@ -13,7 +13,10 @@ use protocol::{
 };
 use search_spaces::{Estimate, Space, hypervolume::hypervolume, metric, pareto};
 
-use super::{SearchError, advance::Move, containment::contain, context::Context, profiling, proposing, proposing::Candidates, views};
+use super::{
+    SearchError, advance::Move, containment::contain, context::Context, profiling, proposing, proposing::Candidates,
+    views,
+};
 use crate::{
     app::App,
     dispatch::MAX_ATTEMPTS,

@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+mod ablations;
+mod deployments;
 mod gangs;
+mod graphs;
 mod harness;
 mod job_requests;
 mod leases;

@@ -189,7 +189,12 @@ impl Check<'_> {
         }
     }
 
-    pub(crate) fn within<T: PartialOrd + Display>(&mut self, field: impl Into<String>, found: T, allowed: RangeInclusive<T>) {
+    pub(crate) fn within<T: PartialOrd + Display>(
+        &mut self,
+        field: impl Into<String>,
+        found: T,
+        allowed: RangeInclusive<T>,
+    ) {
         if !allowed.contains(&found) {
             self.wrong(
                 field,
