@@ -125,7 +125,7 @@ pub struct NewDeployment {
 }
 
 /// What is done to a candidate, and how.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DeploymentSettings {
     /// Steps to do; all where it is empty, the profile only where `profile` names a device.
@@ -164,6 +164,24 @@ pub struct DeploymentSettings {
     /// Memory that each worker that trains must have, in bytes.
     #[serde(default)]
     pub memory_bytes: u64,
+}
+
+impl Default for DeploymentSettings {
+    fn default() -> Self {
+        Self {
+            steps: Vec::new(),
+            after: None,
+            recipes: DeployRecipes::default(),
+            parts: None,
+            dataset: None,
+            scoring: Scoring::default(),
+            export: ExportWish::default(),
+            profile: None,
+            seed: 0,
+            ranks: one_rank(),
+            memory_bytes: 0,
+        }
+    }
 }
 
 /// Recipes as TOML, each needed where its step is done.

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 mod ablations;
+mod deploy_requests;
 mod deployments;
 mod gangs;
 mod graphs;
