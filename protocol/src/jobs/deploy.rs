@@ -1,8 +1,6 @@
 //! Jobs that take a point of the front to the device: final training, distillation to few steps, compression of the
 //! decoder, export, and the profile of the exported model.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -102,9 +100,18 @@ pub struct DistillOutcome {
     pub evaluator: String,
     /// The columns of the paper's Table 5: the distilled model at 1, 2 and 4 steps beside the diffusion model.
     pub table: ResultTable,
-    /// `quality` with its dimensions of the distilled model by steps of a sample: what the table prints.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub by_steps: BTreeMap<u32, Metrics>,
+    /// The distilled model's figures by steps of a sample: what the table prints.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by_steps: Vec<ScoredSteps>,
+}
+
+/// A model's scores at some number of steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ScoredSteps {
+    /// Euler steps of a sample.
+    pub steps: u32,
+    /// `quality` with its dimensions.
+    pub metrics: Metrics,
 }
 
 /// A VAE whose decoder to compress (Appendix B).

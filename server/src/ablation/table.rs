@@ -102,8 +102,8 @@ fn take(rows: &mut [Row], aim: Aim, found: &BTreeMap<DeployStep, Outcome>) {
                 return;
             };
             for (row, steps) in rows.iter_mut().zip(STEPS) {
-                if let Some(metrics) = found.by_steps.get(&steps) {
-                    row.add(metrics);
+                if let Some(scored) = found.by_steps.iter().find(|scored| scored.steps == steps) {
+                    row.add(&scored.metrics);
                     row.evaluators.insert(found.evaluator.clone());
                 }
             }
@@ -277,7 +277,7 @@ mod tests {
         ablations::NewAblation,
         deployments::{DeployRecipes, DeploymentSettings, ProfileWish},
         devices::RuntimeName,
-        jobs::{DistillOutcome, GraphProfile, ResultTable, TrainFinalOutcome},
+        jobs::{DistillOutcome, GraphProfile, ResultTable, ScoredSteps, TrainFinalOutcome},
     };
     use search_spaces::Space;
 
@@ -416,7 +416,12 @@ mod tests {
                 metrics: at(0.7),
                 evaluator: "built-in shapes 1".to_owned(),
                 table: ResultTable::default(),
-                by_steps: [(1, at(0.3)), (2, at(0.69)), (4, at(0.7))].into(),
+                by_steps: [(1, 0.3), (2, 0.69), (4, 0.7)]
+                    .map(|(steps, quality)| ScoredSteps {
+                        steps,
+                        metrics: at(quality),
+                    })
+                    .to_vec(),
             });
             results.insert(part.cell.clone(), [(DeployStep::Distill, outcome)].into());
         }

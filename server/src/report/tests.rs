@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-
 use chrono::DateTime;
 use protocol::{
     Figure, Metrics,
@@ -148,7 +146,7 @@ pub(super) fn whole() -> Report {
                     &["distilled", "1", "0.410", "0.600"],
                 ],
             ),
-            by_steps: BTreeMap::new(),
+            by_steps: Vec::new(),
         }),
         decoder: Some(CompressDecoderOutcome {
             metrics: metrics(&[("speed_up", 6.2, 0.1)]),

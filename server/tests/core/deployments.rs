@@ -12,7 +12,7 @@ use protocol::{
     jobs::{
         CompressDecoderOutcome, DeviceSeconds, DistillOutcome, ExportManifest, ExportOutcome, ExportSubject,
         ExportedGraph, GraphFigures, GraphOutcome, GraphProfile, JobInput, JobKind, JobResult, JobState, Outcome,
-        ProfileModelOutcome, ResultTable, SamplerGrid, TrainFinalOutcome,
+        ProfileModelOutcome, ResultTable, SamplerGrid, ScoredSteps, TrainFinalOutcome,
     },
     leases::{FailureReport, LeasedJob, ResultReport},
     searches::{NewSearch, SearchState},
@@ -205,12 +205,12 @@ async fn found(t: &Harness, input: &JobInput) -> (Vec<ArtifactRef>, Outcome) {
                 metrics: scores(0.68 + shift),
                 evaluator: "built-in shapes".to_owned(),
                 table: ResultTable::default(),
-                by_steps: [
-                    (1, scores(0.3 + shift)),
-                    (2, scores(0.675 + shift)),
-                    (4, scores(0.68 + shift)),
-                ]
-                .into(),
+                by_steps: [(1, 0.3), (2, 0.675), (4, 0.68)]
+                    .map(|(steps, quality)| ScoredSteps {
+                        steps,
+                        metrics: scores(quality + shift),
+                    })
+                    .to_vec(),
             };
             (files, Outcome::Distill(outcome))
         }
