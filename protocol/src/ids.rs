@@ -57,6 +57,14 @@ uuid_id!(
     JobId
 );
 uuid_id!(
+    /// Names a deployment: a candidate on its way to a device.
+    DeploymentId
+);
+uuid_id!(
+    /// Names an ablation: deployments that fill a table.
+    AblationId
+);
+uuid_id!(
     /// Names a running worker process; a restarted worker is a new one.
     WorkerId
 );

@@ -6,7 +6,9 @@
 //! the project's one vocabulary: `quality`, `latency_ms`, `peak_memory_bytes`, `parameters`,
 //! `pipeline_latency_ms`, or a column of a table.
 
+pub mod ablations;
 pub mod artifacts;
+pub mod deployments;
 pub mod devices;
 pub mod events;
 pub mod ids;
@@ -17,7 +19,7 @@ pub mod problem;
 pub mod searches;
 pub mod tokens;
 
-pub use ids::{ArtifactDigest, CandidateId, JobId, LeaseToken, SearchId, TokenId, WorkerId};
+pub use ids::{AblationId, ArtifactDigest, CandidateId, DeploymentId, JobId, LeaseToken, SearchId, TokenId, WorkerId};
 pub use problem::{FieldProblem, ProblemDocument};
 
 use std::collections::BTreeMap;

@@ -1,6 +1,7 @@
 //! A typed client of the REST interface, for the commands and the demo.
 
 mod artifacts;
+mod deployments;
 mod transport;
 
 use std::{fmt::Display, str::FromStr, time::Duration};

@@ -1,5 +1,6 @@
 //! The coordinator and the `temponas` command.
 
+pub mod ablation;
 pub mod api;
 pub mod app;
 pub mod artifacts;
@@ -10,12 +11,14 @@ pub mod client;
 pub mod config;
 pub mod coordinator;
 pub mod demo;
+pub mod deployments;
 pub mod dispatch;
 pub mod embedded_postgres;
 pub mod event_hub;
 pub mod job_requests;
 pub mod metrics;
 pub mod plots;
+pub mod report;
 pub mod samples;
 pub mod search;
 pub mod shipped;

@@ -33,8 +33,8 @@ pub struct TrainFinalInput {
     pub space: String,
     /// The architecture in printed form.
     pub architecture: String,
-    /// What to start from: a candidate's temporal layers, or all layers of an earlier final training; fresh temporal
-    /// layers on the backbone where it is empty.
+    /// What to start from: a candidate's temporal layers, or all layers of an earlier final training; layers that the
+    /// architecture has not are left out. Fresh temporal layers on the backbone where it is empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub weights: Vec<ArtifactRef>,
     /// Files of the trained parts and latents to train on, to lay out under their names; those the worker ships where
@@ -100,6 +100,18 @@ pub struct DistillOutcome {
     pub evaluator: String,
     /// The columns of the paper's Table 5: the distilled model at 1, 2 and 4 steps beside the diffusion model.
     pub table: ResultTable,
+    /// The distilled model's figures by steps of a sample: what the table prints.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by_steps: Vec<ScoredSteps>,
+}
+
+/// A model's scores at some number of steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ScoredSteps {
+    /// Euler steps of a sample.
+    pub steps: u32,
+    /// `quality` with its dimensions.
+    pub metrics: Metrics,
 }
 
 /// A VAE whose decoder to compress (Appendix B).
@@ -233,6 +245,9 @@ pub struct ExportOutcome {
 pub struct ExportManifest {
     /// Version of ONNX's operators.
     pub opset: u32,
+    /// Version of what wrote them: one version writes one graph for a block.
+    #[serde(default)]
+    pub exporter: String,
     /// Number format.
     pub precision: ExportPrecision,
     /// In the order in which they run; of blocks, in the order in which they were asked for.

@@ -15,8 +15,8 @@ use crate::{
 pub use deploy::{
     CompressDecoderInput, CompressDecoderOutcome, DistillInput, DistillOutcome, ExportFormat, ExportInput,
     ExportManifest, ExportOutcome, ExportPrecision, ExportSubject, ExportedGraph, GraphFigures, GraphOutcome,
-    GraphProfile, NodeFigures, ProfileModelInput, ProfileModelOutcome, ProfileTarget, SamplerGrid, Scoring, TensorSpec,
-    TrainFinalInput, TrainFinalOutcome,
+    GraphProfile, NodeFigures, ProfileModelInput, ProfileModelOutcome, ProfileTarget, SamplerGrid, ScoredSteps,
+    Scoring, TensorSpec, TrainFinalInput, TrainFinalOutcome,
 };
 pub use model::{
     BenchmarkInput, BenchmarkOutcome, Bucket, EncodeLatentsInput, EncodeLatentsOutcome, PictureScoring,

@@ -14,7 +14,7 @@ pub struct JobRequest {
     /// new; the coordinator draws one where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<JobId>,
-    /// What to do: `encode_latents`, `prune_backbone` or `benchmark`.
+    /// What to do; every kind but those that a search alone asks for.
     pub input: JobInput,
     /// The device it must run on; any where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]

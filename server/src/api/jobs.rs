@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     app::App,
+    deployments,
     dispatch::{self, DispatchError, Rules},
     job_requests::{self, JobRequestError},
     search,
@@ -80,7 +81,7 @@ async fn list(State(app): State<Arc<App>>, Query(listed): Query<Listed>) -> Resu
     )))
 }
 
-/// Asks for a job that belongs to no search: encoding clips, pruning a backbone, scoring a model.
+/// Asks for a job that belongs to no search: one that makes a model, scores it, or takes it to a device.
 #[utoipa::path(
     post, path = "/v1/jobs", tag = "jobs", request_body = JobRequest, security(("token" = ["researcher"])),
     responses(
@@ -107,6 +108,7 @@ async fn create(
 )]
 async fn cancel(State(app): State<Arc<App>>, Path(id): Path<JobId>) -> Result<Json<JobView>, Problem> {
     job_requests::cancel(&app.store, id, app.clock.now()).await?;
+    deployments_go_on(&app, id).await;
     get(State(app), Path(id)).await
 }
 
@@ -160,6 +162,8 @@ async fn result(
 ) -> Result<Json<JobView>, Problem> {
     let search = dispatch::succeed(&app.store, id, &report, app.clock.now()).await?;
     advance(&app, search).await;
+    recalibrate(&app, id).await;
+    deployments_go_on(&app, id).await;
     get(State(app), Path(id)).await
 }
 
@@ -179,6 +183,7 @@ async fn failure(
 ) -> Result<Json<JobView>, Problem> {
     let search = dispatch::fail(&app.store, Rules::of(&app.config), id, &report, app.clock.now()).await?;
     advance(&app, search).await;
+    deployments_go_on(&app, id).await;
     get(State(app), Path(id)).await
 }
 
@@ -232,6 +237,30 @@ async fn advance(app: &Arc<App>, search: Option<SearchId>) {
             search.id = id,
             error = &error as &dyn std::error::Error,
             "a search could not be advanced"
+        );
+    }
+}
+
+/// As [`advance`], of the search whose candidate's exported model the job measured.
+async fn recalibrate(app: &Arc<App>, job: JobId) {
+    let learned = async {
+        match app.store.search_measured_by(job).await? {
+            Some(search) => search::recalibrate(app, search).await,
+            None => Ok(()),
+        }
+    };
+    if let Err(error) = learned.await {
+        tracing::error!(job.id = %job, error = &error as &dyn std::error::Error, "a search could not learn from it");
+    }
+}
+
+/// As [`advance`], of the deployment whose step the job is.
+async fn deployments_go_on(app: &Arc<App>, job: JobId) {
+    if let Err(error) = deployments::advance_of(app, job).await {
+        tracing::error!(
+            job.id = %job,
+            error = &error as &dyn std::error::Error,
+            "a deployment could not be advanced"
         );
     }
 }

@@ -22,8 +22,10 @@ use tower_http::{
 use tracing::Span;
 use utoipa_axum::router::OpenApiRouter;
 
+mod ablations;
 pub mod artifacts;
 mod candidates;
+mod deployments;
 mod devices;
 pub mod docs;
 mod estimates;
@@ -55,17 +57,20 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ANSWER_TIME: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Routes that wait by design, or take as long as their bytes take to move.
-const UNHURRIED: [&str; 4] = [
+const UNHURRIED: [&str; 5] = [
     "/v1/leases",
     "/v1/jobs/{id}/rendezvous",
     "/v1/searches/{id}/events",
+    "/v1/deployments/{id}/events",
     "/v1/artifacts/{digest}",
 ];
 
 /// Every route that asks who is there, with its description.
 fn resources() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::with_openapi(docs::outline())
+        .merge(ablations::routes())
         .merge(artifacts::routes())
+        .merge(deployments::routes())
         .merge(estimates::routes())
         .merge(events::routes())
         .merge(candidates::routes())

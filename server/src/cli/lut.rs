@@ -351,6 +351,13 @@ async fn profile(client: &Client, device: &str, wish: &ProfileRequest, watch: bo
     }
     if watch {
         until_measured(client, &queued.jobs).await?;
+        // For a runtime that runs graphs these jobs only exported them: measuring follows.
+        let mut left = client.profile(device, wish).await?;
+        while left.queued + left.waiting > 0 {
+            until_measured(client, &left.jobs).await?;
+            tokio::time::sleep(LOOK_AGAIN).await;
+            left = client.profile(device, wish).await?;
+        }
     }
     Ok(())
 }

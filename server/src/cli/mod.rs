@@ -1,15 +1,21 @@
 //! The `temponas` command: one file a command.
 
+mod ablate;
 mod base;
 mod bench_search;
+mod compress_decoder;
 mod demo;
+mod deploy;
 mod encode;
 mod evaluate;
+mod export;
 mod front;
 mod jobs;
 mod list;
 mod lut;
+mod model_args;
 mod outcome;
+mod progress;
 mod prune;
 mod recommend;
 mod render;
@@ -17,6 +23,7 @@ mod serve;
 mod steer;
 mod submit;
 mod token;
+mod train_final;
 mod watch;
 
 use std::{
@@ -100,6 +107,27 @@ enum Command {
     Prune(prune::PruneArgs),
     /// Score a trained model on the dimensions of VBench
     Evaluate(evaluate::EvaluateArgs),
+    /// Take a candidate to a device: final training, distillation, compression of the decoder, export, profile, and a
+    /// report of it all
+    Deploy(Box<deploy::DeployArgs>),
+    /// List deployments
+    Deployments(deploy::DeploymentsArgs),
+    /// One deployment with its steps: show it, follow it, take it up again, write its report
+    Deployment(deploy::DeploymentArgs),
+    /// Fill a table of the paper over a candidate: several trainings of each cell
+    Ablate(Box<ablate::AblateArgs>),
+    /// One ablation with its table: show it, follow it, take it up again
+    Ablation(ablate::AblationArgs),
+    /// Train a found model to its end, on images and videos
+    TrainFinal(train_final::TrainFinalArgs),
+    /// Distil a trained model to few steps without guidance
+    Distill(train_final::DistillArgs),
+    /// Make the VAE's decoder small and fast
+    CompressDecoder(compress_decoder::CompressDecoderArgs),
+    /// Write a model, or the blocks of a space, as graphs that run without libtorch
+    Export(export::ExportArgs),
+    /// Measure an exported model on a device
+    ProfileModel(export::ProfileModelArgs),
     /// Look-up tables of measured blocks
     Lut(lut::LutArgs),
     /// Access tokens, directly in the coordinator's database
@@ -198,6 +226,16 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Encode(args) => return encode::run(args, &file).await,
         Command::Prune(args) => return prune::run(args, &file).await,
         Command::Evaluate(args) => return evaluate::run(args, &file).await,
+        Command::Deploy(args) => return deploy::deploy(*args, &file).await,
+        Command::Deployments(args) => deploy::list(args, &file).await?,
+        Command::Deployment(args) => return deploy::show(args, &file).await,
+        Command::Ablate(args) => return ablate::ablate(*args, &file).await,
+        Command::Ablation(args) => return ablate::show(args, &file).await,
+        Command::TrainFinal(args) => return train_final::train_final(args, &file).await,
+        Command::Distill(args) => return train_final::distill(args, &file).await,
+        Command::CompressDecoder(args) => return compress_decoder::run(args, &file).await,
+        Command::Export(args) => return export::export(args, &file).await,
+        Command::ProfileModel(args) => return export::profile_model(args, &file).await,
         Command::Lut(args) => lut::run(args, &file).await?,
         Command::Token(args) => token::run(args, &file).await?,
         Command::Demo(args) => return demo::run(args, &file).await,

@@ -6,7 +6,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use protocol::{
     JobId, Metrics,
-    jobs::{JobRequest, JobResult, JobState, JobView, Outcome, ResultTable},
+    jobs::{GraphOutcome, JobRequest, JobResult, JobState, JobView, Outcome, ResultTable},
 };
 
 use super::render;
@@ -145,7 +145,16 @@ pub(super) fn print(result: &JobResult) -> std::io::Result<()> {
                 render::say(&format!("{}  error {:.1e}", graph.name, graph.largest_relative_error))?;
             }
         }
-        Outcome::ProfileModel(found) => figures(&found.metrics)?,
+        Outcome::ProfileModel(found) => {
+            render::say(&format!(
+                "measured with {} {}",
+                found.runtime.name, found.runtime.version
+            ))?;
+            figures(&found.metrics)?;
+            for graph in &found.graphs {
+                render::say(&format!("{}  {}", graph.name, measured(&graph.outcome)))?;
+            }
+        }
         Outcome::Evaluate(found) => {
             render::say(&format!("scored by {}", found.evaluator))?;
             figures(&found.metrics)?;
@@ -161,6 +170,30 @@ pub(super) fn print(result: &JobResult) -> std::io::Result<()> {
         ))?;
     }
     Ok(())
+}
+
+/// How measuring a graph ended, in a line.
+fn measured(outcome: &GraphOutcome) -> String {
+    match outcome {
+        GraphOutcome::Measured(found) => {
+            let mut warm = found.warm_ms.clone();
+            warm.sort_by(f64::total_cmp);
+            let median = warm.get(warm.len() / 2).map_or(String::new(), |median| {
+                format!(
+                    "median {} of {} runs, ",
+                    render::value("latency_ms", *median),
+                    warm.len()
+                )
+            });
+            format!(
+                "{median}first run {}, load {}",
+                render::value("latency_ms", found.cold_ms),
+                render::value("latency_ms", found.load_ms)
+            )
+        }
+        GraphOutcome::OutOfMemory { detail } => format!("out of memory: {detail}"),
+        GraphOutcome::Unsupported { detail } => format!("not supported: {detail}"),
+    }
 }
 
 fn figures(metrics: &Metrics) -> std::io::Result<()> {

@@ -6,8 +6,10 @@
 
 mod figures;
 mod gangs;
+mod graphs;
 mod holder;
 mod lease;
+mod models;
 mod reaper;
 mod report;
 

@@ -8,16 +8,16 @@ use protocol::{
     devices::RuntimeName,
     events::EventBody,
     jobs::{
-        BenchmarkOutcome, CompressDecoderOutcome, DistillOutcome, EvaluateOutcome, ExportOutcome, JobInput, JobResult,
-        JobState, LookupOutcome, Outcome, ProfileModelOutcome, ProfileOutcome, PruneBackboneOutcome, TrainFinalOutcome,
-        VerifyOutcome,
+        BenchmarkOutcome, CompressDecoderOutcome, DistillOutcome, EvaluateOutcome, JobInput, JobResult, JobState,
+        LookupOutcome, Outcome, ProfileOutcome, PruneBackboneOutcome, TrainFinalOutcome, VerifyOutcome,
     },
     leases::{FailureReport, Heartbeat, HeartbeatReply, ResultReport},
 };
 use search_spaces::Space;
 
 use super::{
-    DispatchError, ERROR_LIMIT, Ending, LOG_LIMIT, Rules, at_fault, figures, holder::Holder, put_back, tell_candidate,
+    DispatchError, ERROR_LIMIT, Ending, LOG_LIMIT, Rules, at_fault, figures, graphs, holder::Holder, models, put_back,
+    tell_candidate,
 };
 use crate::{
     samples,
@@ -262,10 +262,13 @@ async fn store_outcome(tx: &mut Tx, job: &JobRow, result: &JobResult, now: DateT
         | (JobInput::TrainFinal(_), Outcome::TrainFinal(TrainFinalOutcome { metrics, .. }))
         | (JobInput::Distill(_), Outcome::Distill(DistillOutcome { metrics, .. }))
         | (JobInput::CompressDecoder(_), Outcome::CompressDecoder(CompressDecoderOutcome { metrics, .. }))
-        | (JobInput::Export(_), Outcome::Export(ExportOutcome { metrics, .. }))
-        | (JobInput::ProfileModel(_), Outcome::ProfileModel(ProfileModelOutcome { metrics, .. }))
         | (JobInput::Benchmark(_), Outcome::Benchmark(BenchmarkOutcome { metrics, .. })) => {
             figures::require_figures(job.id, metrics)
+        }
+        (JobInput::Export(input), Outcome::Export(outcome)) => graphs::store(tx, job, input, outcome, now).await,
+        (JobInput::ProfileModel(input), Outcome::ProfileModel(outcome)) => {
+            require_runtime(job, &outcome.runtime)?;
+            models::store(tx, job, input, outcome).await
         }
         (input, _) => Err(at_fault(
             job.id,
@@ -276,7 +279,7 @@ async fn store_outcome(tx: &mut Tx, job: &JobRow, result: &JobResult, now: DateT
 }
 
 /// The space of a job, which its search was accepted with.
-async fn space(job: &JobRow, text: &str) -> Result<Space, StoreError> {
+pub(super) async fn space(job: &JobRow, text: &str) -> Result<Space, StoreError> {
     let space = search::read_space(text).await;
     space.map_err(|error| StoreError::inconsistent("jobs", job.id, error))
 }
@@ -377,7 +380,7 @@ async fn store_samples(
 }
 
 /// Text of a program that failed, whatever it wrote: U+0000 cannot be stored.
-fn storable(text: &str) -> String {
+pub(super) fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
@@ -391,7 +394,7 @@ fn head(error: &str) -> &str {
 }
 
 /// The end of a log, cut at a character.
-fn tail(log: &str) -> &str {
+pub(super) fn tail(log: &str) -> &str {
     let mut start = log.len().saturating_sub(LOG_LIMIT);
     while !log.is_char_boundary(start) {
         start += 1;

@@ -1,17 +1,18 @@
-//! Jobs that someone asks for by themselves: making a model what a search starts from, and scoring one.
+//! Jobs that someone asks for by themselves: making a model what a search starts from, scoring one, taking one to a
+//! device.
 
-mod check;
+pub(crate) mod check;
 
 use chrono::{DateTime, Utc};
 use protocol::{
     FieldProblem, JobId, SearchId,
-    jobs::{JobInput, JobRequest, JobState},
+    jobs::{DistillInput, JobInput, JobRequest, JobState, TrainFinalInput},
 };
 
 use crate::{
     app::App,
     dispatch::MAX_ATTEMPTS,
-    search::SearchError,
+    search::{SearchError, evaluator_of, read_space},
     store::{
         Store, StoreError,
         jobs::{self, NewJob},
@@ -66,14 +67,8 @@ pub async fn submit(app: &App, request: JobRequest) -> Result<JobId, JobRequestE
         id: request.id.unwrap_or_default(),
         search_id: None,
         candidate_id: None,
-        ranks: match &request.input {
-            JobInput::PruneBackbone(input) => i32::try_from(input.ranks).unwrap_or(i32::MAX),
-            _ => 1,
-        },
-        evaluator: match &request.input {
-            JobInput::Benchmark(input) => Some(input.evaluator.clone()),
-            _ => None,
-        },
+        ranks: ranks(&request.input),
+        evaluator: evaluator(&request.input).await?,
         input: request.input,
         device: request.device,
         runtime: None,
@@ -92,6 +87,29 @@ pub async fn submit(app: &App, request: JobRequest) -> Result<JobId, JobRequestE
     jobs::insert(&mut tx, &job, now).await?;
     tx.commit(now).await?;
     Ok(job.id)
+}
+
+/// Workers that do a job together.
+pub(crate) fn ranks(input: &JobInput) -> i32 {
+    let ranks = match input {
+        JobInput::PruneBackbone(input) => input.ranks,
+        JobInput::TrainFinal(input) => input.ranks,
+        JobInput::Distill(input) => input.ranks,
+        _ => 1,
+    };
+    i32::try_from(ranks).unwrap_or(i32::MAX)
+}
+
+/// Who must score: of a trained model the evaluator of its space.
+pub(crate) async fn evaluator(input: &JobInput) -> Result<Option<String>, SearchError> {
+    match input {
+        JobInput::Benchmark(input) => Ok(Some(input.evaluator.clone())),
+        JobInput::TrainFinal(TrainFinalInput { space, .. }) | JobInput::Distill(DistillInput { space, .. }) => {
+            let space = read_space(space).await?;
+            Ok(Some(evaluator_of(&space).to_owned()))
+        }
+        _ => Ok(None),
+    }
 }
 
 /// Ends a job that belongs to no search; whoever does it learns so by its next heartbeat. Asking again changes nothing.

@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use super::{advance, advance_all, lookup};
 use crate::{
     app::App,
+    deployments,
     dispatch::{self, Rules},
 };
 
@@ -44,14 +45,20 @@ where
     }
 }
 
-/// Advances every running search, at once and then now and again: a coordinator may have died between taking
-/// a result and moving its search on.
+/// Advances every running search and deployment, at once and then now and again: a coordinator may have died between
+/// taking a result and moving on, and jobs that are given up belong to deployments too.
 async fn sweep(app: Arc<App>) {
     loop {
         if let Err(error) = advance_all(&app, &app.store).await {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "running searches could not be looked at"
+            );
+        }
+        if let Err(error) = deployments::advance_all(&app).await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "running deployments could not be looked at"
             );
         }
         tokio::time::sleep(app.config.sweep).await;

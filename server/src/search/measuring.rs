@@ -7,7 +7,8 @@ use protocol::luts::{self as wire, BlockSet, ProfileReply, ProfileRequest};
 use search_spaces::{Block, Space, UnetConfig, work};
 
 use super::{
-    SearchError, profiling,
+    SearchError,
+    profiling::{self, Asker, Supply},
     submission::{self, invalid, short},
 };
 use crate::{
@@ -51,7 +52,7 @@ pub async fn measure(app: &App, device: &str, wish: &ProfileRequest) -> Result<P
         lut.insert(entry.key.block, entry.state);
     }
     let mut tx = app.store.begin().await?;
-    let open = jobs::open_profiles(tx.connection(), device).await?;
+    let open = jobs::open_measurements(tx.connection(), device).await?;
     let waiting: BTreeSet<Block> = open
         .iter()
         .filter(|open| open.space == text)
@@ -62,19 +63,30 @@ pub async fn measure(app: &App, device: &str, wish: &ProfileRequest) -> Result<P
     let mut missing: Vec<Block> = blocks.into_iter().filter(|block| !waiting.contains(block)).collect();
     let macs = |block: &Block| work(block, profiling::dtype(&space)).map(|work| work.macs);
     missing.sort_by_key(|block| (macs(block), block.clone()));
+    let (queued_blocks, heaviest) = (missing.len(), missing.last().and_then(macs));
+    let supply = Supply::of(tx.connection(), &space, &runtime).await?;
+    let supply = supply.map_err(|reason| invalid("space", reason))?;
+    let asker = Asker {
+        search: None,
+        space: text,
+        device,
+        runtime: &runtime,
+    };
+    let (ready, without_graph) = supply.part(missing);
+    let mut new = asker.profile_jobs(ready);
+    new.extend(asker.export_jobs(without_graph, supply.precision()));
     let mut queued = Vec::new();
-    for batch in missing.chunks(profiling::BATCH) {
-        let job = profiling::profile_job(None, text, device, &runtime, batch);
+    for job in new {
         jobs::insert(&mut tx, &job, now).await?;
         queued.push(job.id);
     }
     tx.commit(now).await?;
     Ok(ProfileReply {
         jobs: queued,
-        queued: missing.len() as u64,
+        queued: queued_blocks as u64,
         known: known.len() as u64,
-        waiting: (asked - known.len() - missing.len()) as u64,
-        heaviest_macs: missing.last().and_then(macs),
+        waiting: (asked - known.len() - queued_blocks) as u64,
+        heaviest_macs: heaviest,
     })
 }
 

@@ -33,11 +33,13 @@ pub use context::Caches;
 pub use estimate::estimate;
 pub use front::front;
 pub use measuring::{FIGURE_3_SIZES, measure};
-pub(crate) use profiling::dtype as profiled_dtype;
+pub(crate) use profiling::{Asker, dtype as profiled_dtype};
+pub(crate) use proposing::evaluator_of;
 pub use recommendation::{Within, recommend};
 pub use steering::{Steering, steer};
 pub use submission::{Submitted, parse_space, read_space, submit};
 pub(crate) use submission::{is_plain_name, short as shortened};
+pub use verification::recalibrate;
 
 use crate::{artifacts::ArtifactError, store::StoreError};
 

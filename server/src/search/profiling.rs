@@ -1,30 +1,44 @@
 //! Measuring what the device's table lacks.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use lut::Lut;
 use protocol::{
     JobId, SearchId,
     devices::RuntimeName,
-    jobs::{JobInput, JobKind, JobState, ProfileInput},
+    jobs::{
+        ExportInput, ExportPrecision, ExportSubject, ExportedGraph, JobInput, JobKind, JobState, ProfileInput,
+        ProfileTarget,
+    },
+    luts as wire,
     searches::SearchState,
 };
 use search_spaces::{Block, Dtype, Space};
+use sqlx::PgConnection;
 
 use super::{SearchError, advance::Move};
 use crate::{
     dispatch::MAX_ATTEMPTS,
     samples,
     store::{
-        StoreError, jobs,
-        jobs::NewJob,
+        StoreError, graphs,
+        jobs::{self, Measuring, NewJob},
         luts::{self, LutFilter},
         searches::SearchRow,
     },
 };
 
 /// Blocks that one job measures: so much is lost with a killed worker.
-pub(super) const BATCH: usize = 8;
+const BATCH: usize = 8;
 
-/// Queues profile jobs for what is missing; goes on when nothing is.
+/// Blocks that one job exports: a graph is written in a moment.
+const EXPORT_BATCH: usize = 64;
+
+/// Family of the runtimes that run graphs and cannot build blocks themselves.
+const GRAPH_RUNTIME: &str = "onnxruntime";
+
+/// Queues profile jobs for what is missing, and first exports where the device's runtime needs graphs; goes on when
+/// nothing is missing.
 pub(super) async fn step(step: &mut Move<'_>) -> Result<bool, SearchError> {
     let space = step.caches.space(step.search).await?;
     let Some((device, runtime)) = target(step.search, &space) else {
@@ -38,17 +52,124 @@ pub(super) async fn step(step: &mut Move<'_>) -> Result<bool, SearchError> {
         step.go(SearchState::Eliminating, None).await?;
         return Ok(true);
     }
-    let states = jobs::states(step.tx.connection(), step.search.id, JobKind::Profile).await?;
-    if states.is_empty() {
-        for blocks in missing.chunks(BATCH) {
-            let search = Some(step.search.id);
-            let job = profile_job(search, &step.search.space, &device, &runtime, blocks);
-            jobs::insert(step.tx, &job, step.now).await?;
+    let asked = jobs::measuring(step.tx.connection(), step.search.id).await?;
+    let wanted = |kind: JobKind| -> Vec<Block> {
+        let of_kind: BTreeSet<Block> = asked
+            .iter()
+            .filter(|job| job.kind == kind)
+            .flat_map(blocks_of)
+            .collect();
+        missing
+            .iter()
+            .filter(|block| !of_kind.contains(block))
+            .cloned()
+            .collect()
+    };
+    let supply = match Supply::of(step.tx.connection(), &space, &runtime).await? {
+        Ok(supply) => supply,
+        Err(reason) => {
+            step.go(SearchState::Failed, Some(&reason)).await?;
+            return Ok(false);
         }
-    } else if let Some(reason) = dead_end(step, &states, &missing).await? {
+    };
+    let of_search = Asker {
+        search: Some(step.search.id),
+        space: &step.search.space,
+        device: &device,
+        runtime: &runtime,
+    };
+    let mut new = Vec::new();
+    let (ready, _) = supply.part(wanted(JobKind::Profile));
+    new.extend(of_search.profile_jobs(ready));
+    let (_, without_graph) = supply.part(wanted(JobKind::Export));
+    new.extend(of_search.export_jobs(without_graph, supply.precision()));
+    if new.is_empty() && !asked.iter().any(|job| is_open(job.state)) {
+        let reason = dead_end(step, &asked, &missing).await?;
         step.go(SearchState::Failed, Some(&reason)).await?;
     }
+    for job in &new {
+        jobs::insert(step.tx, job, step.now).await?;
+    }
     Ok(false)
+}
+
+fn is_open(state: JobState) -> bool {
+    matches!(state, JobState::Queued | JobState::Leased)
+}
+
+/// Blocks that a job measures or exports.
+fn blocks_of(job: &Measuring) -> Vec<Block> {
+    let blocks = match &job.input.0 {
+        JobInput::Profile(input) => input.blocks.as_slice(),
+        JobInput::Export(ExportInput {
+            subject: ExportSubject::Blocks { blocks, .. },
+            ..
+        }) => blocks,
+        _ => &[],
+    };
+    blocks.iter().map(samples::lut_block).collect()
+}
+
+/// What a runtime needs of a block before it can measure it.
+pub(super) enum Supply {
+    /// Nothing: it builds blocks itself.
+    Blocks,
+    /// Its graph: those that are there, and what new ones are written in.
+    Graphs(BTreeMap<(String, String), ExportedGraph>, ExportPrecision),
+}
+
+impl Supply {
+    /// What a runtime needs; else why it can measure no blocks of the space.
+    pub(super) async fn of(
+        connection: &mut PgConnection,
+        space: &Space,
+        runtime: &RuntimeName,
+    ) -> Result<Result<Self, String>, StoreError> {
+        if !runtime.name.starts_with(GRAPH_RUNTIME) {
+            return Ok(Ok(Self::Blocks));
+        }
+        let dtype = dtype(space);
+        let precision = match dtype {
+            Dtype::F32 => ExportPrecision::F32,
+            Dtype::F16 => ExportPrecision::F16,
+            Dtype::Bf16 => {
+                return Ok(Err(format!(
+                    "{} measures graphs, which are written in f32 or f16; the space runs in bf16",
+                    runtime.name
+                )));
+            }
+        };
+        let graphs = graphs::newest(connection, dtype.as_str()).await?;
+        Ok(Ok(Self::Graphs(graphs, precision)))
+    }
+
+    /// Blocks that can be measured, each with what it needs, and those whose graph has to be exported first.
+    pub(super) fn part(&self, blocks: Vec<Block>) -> (Vec<(wire::Block, Option<ExportedGraph>)>, Vec<Block>) {
+        let (mut ready, mut without_graph) = (Vec::new(), Vec::new());
+        for block in blocks {
+            let graph = match self {
+                Self::Blocks => None,
+                Self::Graphs(graphs, _) => {
+                    let key = (block.operator.clone(), block.shape.to_string());
+                    let Some(graph) = graphs.get(&key) else {
+                        without_graph.push(block);
+                        continue;
+                    };
+                    Some(graph.clone())
+                }
+            };
+            ready.push((samples::wire_block(&block), graph));
+        }
+        (ready, without_graph)
+    }
+
+    /// What new graphs are written in.
+    pub(super) fn precision(&self) -> ExportPrecision {
+        match self {
+            Self::Blocks => ExportPrecision::default(),
+            Self::Graphs(_, precision) => *precision,
+        }
+    }
 }
 
 /// Device and runtime whose table the space needs; none where it has no blocks to measure.
@@ -91,44 +212,76 @@ pub(super) async fn table(
     Ok(lut)
 }
 
-/// A job that measures blocks on a device, for a search or for whoever asked.
-pub(super) fn profile_job(
-    search: Option<SearchId>,
-    space: &str,
-    device: &str,
-    runtime: &RuntimeName,
-    blocks: &[Block],
-) -> NewJob {
-    NewJob {
-        id: JobId::new(),
-        search_id: search,
-        candidate_id: None,
-        input: JobInput::Profile(ProfileInput {
-            space: space.to_owned(),
-            blocks: blocks.iter().map(samples::wire_block).collect(),
-            graphs: Vec::new(),
-        }),
-        device: Some(device.to_owned()),
-        runtime: Some(runtime.clone()),
-        ranks: 1,
-        evaluator: None,
-        memory_bytes: 0,
-        max_attempts: MAX_ATTEMPTS,
+/// Who wants blocks of a space measured, and where.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asker<'a> {
+    /// The search; none where someone asked.
+    pub search: Option<SearchId>,
+    /// Text of the space file.
+    pub space: &'a str,
+    /// The device.
+    pub device: &'a str,
+    /// The runtime.
+    pub runtime: &'a RuntimeName,
+}
+
+impl Asker<'_> {
+    /// Jobs that measure blocks, each with its graph where the runtime needs one.
+    pub(crate) fn profile_jobs(&self, blocks: Vec<(wire::Block, Option<ExportedGraph>)>) -> Vec<NewJob> {
+        let batches = blocks.chunks(BATCH).map(|batch| {
+            let input = ProfileInput {
+                space: self.space.to_owned(),
+                blocks: batch.iter().map(|(block, _)| block.clone()).collect(),
+                graphs: batch.iter().filter_map(|(_, graph)| graph.clone()).collect(),
+            };
+            NewJob {
+                device: Some(self.device.to_owned()),
+                runtime: Some(self.runtime.clone()),
+                ..self.job(JobInput::Profile(input))
+            }
+        });
+        batches.collect()
+    }
+
+    /// Jobs that export blocks for the device, on any worker that can.
+    pub(super) fn export_jobs(&self, blocks: Vec<Block>, precision: ExportPrecision) -> Vec<NewJob> {
+        let batches = blocks.chunks(EXPORT_BATCH).map(|batch| {
+            let subject = ExportSubject::Blocks {
+                space: self.space.to_owned(),
+                blocks: batch.iter().map(samples::wire_block).collect(),
+                profile_on: Some(ProfileTarget {
+                    device: self.device.to_owned(),
+                    runtime: self.runtime.clone(),
+                }),
+            };
+            self.job(JobInput::Export(ExportInput {
+                subject,
+                precision,
+                formats: Vec::new(),
+                seed: 0,
+            }))
+        });
+        batches.collect()
+    }
+
+    fn job(&self, input: JobInput) -> NewJob {
+        NewJob {
+            id: JobId::new(),
+            search_id: self.search,
+            candidate_id: None,
+            input,
+            device: None,
+            runtime: None,
+            ranks: 1,
+            evaluator: None,
+            memory_bytes: 0,
+            max_attempts: MAX_ATTEMPTS,
+        }
     }
 }
 
 /// Why profiling cannot go on: every job has ended and blocks are still missing.
-async fn dead_end(
-    step: &mut Move<'_>,
-    states: &[(JobId, Option<protocol::CandidateId>, JobState)],
-    missing: &[Block],
-) -> Result<Option<String>, StoreError> {
-    if states
-        .iter()
-        .any(|(_, _, state)| matches!(state, JobState::Queued | JobState::Leased))
-    {
-        return Ok(None);
-    }
+async fn dead_end(step: &mut Move<'_>, asked: &[Measuring], missing: &[Block]) -> Result<String, StoreError> {
     let blocks = missing
         .iter()
         .take(3)
@@ -136,10 +289,10 @@ async fn dead_end(
         .collect::<Vec<_>>()
         .join(", ");
     let mut reason = format!("{} blocks could not be measured, among them {blocks}", missing.len());
-    if let Some((failed, _, _)) = states.iter().find(|(_, _, state)| *state == JobState::Failed) {
-        for (attempt, error) in jobs::errors(step.tx.connection(), *failed).await? {
-            reason.push_str(&format!("; job {failed}, attempt {attempt}: {error}"));
+    if let Some(failed) = asked.iter().find(|job| job.state == JobState::Failed) {
+        for (attempt, error) in jobs::errors(step.tx.connection(), failed.id).await? {
+            reason.push_str(&format!("; job {}, attempt {attempt}: {error}", failed.id));
         }
     }
-    Ok(Some(reason))
+    Ok(reason)
 }

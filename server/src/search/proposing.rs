@@ -179,6 +179,12 @@ async fn insert(
     Ok(())
 }
 
+/// Who scores models of a space.
+pub(crate) fn evaluator_of(space: &Space) -> &str {
+    let evaluation = space.evaluation.as_ref();
+    evaluation.map_or(OWN_EVALUATOR, |evaluation| evaluation.evaluator.as_str())
+}
+
 /// Inserts a candidate and, unless it is infeasible, the job that evaluates it.
 pub(super) async fn insert_with_job(
     step: &mut Move<'_>,
@@ -194,7 +200,7 @@ pub(super) async fn insert_with_job(
             .map_or(0.0, |figure| figure.value);
         let input = evaluation(step, space, new, parent);
         let evaluation = space.evaluation.as_ref();
-        let evaluator = evaluation.map_or(OWN_EVALUATOR, |evaluation| evaluation.evaluator.as_str());
+        let evaluator = evaluator_of(space);
         let job = NewJob {
             id: JobId::new(),
             search_id: Some(step.search.id),

@@ -1,17 +1,24 @@
 //! Measuring finalists whole: a table is an estimate, and the best within budget is picked by its error too.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use lut::{Calibration, Pair};
 use protocol::{
-    CandidateId, Figure, JobId, Metrics,
+    CandidateId, Figure, JobId, Metrics, SearchId,
     jobs::{JobInput, JobKind, JobState, VerifyInput},
     searches::{CalibrationView, CandidateState, SearchState},
 };
 use search_spaces::{Estimate, Space, hypervolume::hypervolume, metric, pareto};
 
-use super::{SearchError, advance::Move, context::Context, profiling, proposing, proposing::Candidates, views};
+use super::{
+    SearchError, advance::Move, containment::contain, context::Context, profiling, proposing, proposing::Candidates,
+    views,
+};
 use crate::{
+    app::App,
     dispatch::MAX_ATTEMPTS,
     store::{
         StoreError,
@@ -56,6 +63,37 @@ pub(super) async fn step(step: &mut Move<'_>) -> Result<bool, SearchError> {
         step.go(SearchState::Done, Some(&reason)).await?;
     }
     Ok(false)
+}
+
+/// Has a search learn from figures that were measured whole, whatever state it is in; one that runs does so by itself.
+/// Doing it again changes nothing.
+///
+/// # Errors
+/// When the store fails.
+pub async fn recalibrate(app: &Arc<App>, id: SearchId) -> Result<(), SearchError> {
+    let mover = Arc::clone(app);
+    let moves = async move {
+        let now = mover.clock.now();
+        let mut tx = mover.store.begin().await?;
+        let search = searches::lock(tx.connection(), id)
+            .await?
+            .ok_or(SearchError::NotFound(id))?;
+        if search.state != SearchState::Done {
+            return Ok(());
+        }
+        let mut step = Move {
+            tx: &mut tx,
+            search: &search,
+            caches: &mover.searches,
+            artifacts: &mover.artifacts,
+            now,
+        };
+        let context = step.context().await?;
+        take_over(&mut step, &context).await?;
+        tx.commit(now).await?;
+        Ok(())
+    };
+    contain(app, id, moves).await
 }
 
 /// Takes new measurements over into the corrections of predictions; answers all candidates.

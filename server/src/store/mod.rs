@@ -4,9 +4,11 @@ use sqlx::{PgPool, Postgres, pool::PoolConnection};
 
 pub mod artifacts;
 pub mod candidates;
+pub mod deployments;
 pub mod devices;
 pub mod events;
 pub mod fronts;
+pub mod graphs;
 pub mod health;
 pub mod jobs;
 pub mod luts;

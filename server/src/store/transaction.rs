@@ -13,6 +13,7 @@ pub struct Tx {
     inner: Transaction<'static, Postgres>,
     told: BTreeMap<SearchId, Told>,
     jobs_changed: bool,
+    news: bool,
 }
 
 #[derive(Default)]
@@ -27,6 +28,7 @@ impl Tx {
             inner,
             told: BTreeMap::new(),
             jobs_changed: false,
+            news: false,
         }
     }
 
@@ -35,11 +37,18 @@ impl Tx {
         &mut self.inner
     }
 
-    /// Appends an event to the search's stream at commit; what belongs to no search has no stream.
+    /// Appends an event to the search's stream at commit; what belongs to no search has no stream, and only wakes
+    /// whoever follows a deployment.
     pub fn tell(&mut self, search: impl Into<Option<SearchId>>, event: EventBody) {
-        if let Some(search) = search.into() {
-            self.told.entry(search).or_default().events.push(event);
+        match search.into() {
+            Some(search) => self.told.entry(search).or_default().events.push(event),
+            None => self.news = true,
         }
+    }
+
+    /// Wakes whoever follows a deployment.
+    pub fn wake_followers(&mut self) {
+        self.news = true;
     }
 
     /// Notes at commit that a worker took a job of the search, for fairness.
@@ -63,7 +72,7 @@ impl Tx {
     /// When Postgres is away; nothing happened then.
     pub async fn commit(mut self, now: DateTime<Utc>) -> Result<(), StoreError> {
         let told = std::mem::take(&mut self.told);
-        let any_events = told.values().any(|told| !told.events.is_empty());
+        let any_events = self.news || told.values().any(|told| !told.events.is_empty());
         for (search, Told { events, served }) in told {
             self.append(search, &events, served, now).await?;
         }

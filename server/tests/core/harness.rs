@@ -129,6 +129,16 @@ impl Harness {
     }
 
     pub(crate) async fn worker_with(&self, device: &str, kinds: &[JobKind], evaluators: &[&str]) -> WorkerId {
+        self.worker_running(device, kinds, evaluators, runtime()).await
+    }
+
+    pub(crate) async fn worker_running(
+        &self,
+        device: &str,
+        kinds: &[JobKind],
+        evaluators: &[&str],
+        runtime: RuntimeName,
+    ) -> WorkerId {
         let worker = WorkerRegistration {
             id: WorkerId::new(),
             name: format!("worker on {device}"),
@@ -137,7 +147,7 @@ impl Harness {
                 description: String::new(),
                 memory_bytes: Some(1 << 30),
             },
-            runtime: Some(runtime()),
+            runtime: Some(runtime),
             kinds: kinds.to_vec(),
             evaluators: evaluators.iter().map(|name| (*name).to_owned()).collect(),
             memory_bytes: 1 << 30,

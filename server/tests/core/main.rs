@@ -2,7 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+mod ablations;
+mod deploy_requests;
+mod deployments;
 mod gangs;
+mod graphs;
 mod harness;
 mod job_requests;
 mod leases;

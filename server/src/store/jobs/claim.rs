@@ -70,13 +70,13 @@ pub async fn choose(
                WHERE t.expires_at > $1 AND t.done_at IS NULL AND j.state IN ('queued', 'leased')
                  AND t.attempt = j.handovers + CASE WHEN j.state = 'queued' THEN 1 ELSE 0 END
            ), busy AS (
-               SELECT count(*) > 0 AS used, coalesce(bool_or(h.kind IN ('profile', 'verify')), false) AS held
+               SELECT count(*) > 0 AS used, coalesce(bool_or(h.kind IN ('profile', 'verify', 'profile_model')), false) AS held
                FROM held h JOIN workers w ON w.id = h.worker_id WHERE w.device = $4
            ), waiting AS (
                SELECT EXISTS (
                    SELECT FROM jobs j LEFT JOIN searches s ON s.id = j.search_id
                    WHERE j.state IN ('queued', 'leased') AND j.runnable_at <= $1 AND j.attempts < j.max_attempts
-                     AND j.kind IN ('profile', 'verify') AND j.device = $4
+                     AND j.kind IN ('profile', 'verify', 'profile_model') AND j.device = $4
                      AND (j.search_id IS NULL OR s.state IN ('profiling', 'verifying'))
                      AND EXISTS (SELECT FROM workers w
                                  WHERE w.device = $4 AND w.last_seen >= $3 AND worker_takes(w, j))
@@ -98,7 +98,7 @@ pub async fn choose(
            WHERE j.state IN ('queued', 'leased') AND j.runnable_at <= $1 AND j.attempts < j.max_attempts
              AND (j.search_id IS NULL OR s.state IN ('profiling', 'searching', 'verifying'))
              AND worker_takes(me, j)
-             AND CASE WHEN j.kind IN ('profile', 'verify') THEN NOT busy.used
+             AND CASE WHEN j.kind IN ('profile', 'verify', 'profile_model') THEN NOT busy.used
                       WHEN j.kind = 'lookup' THEN true
                       ELSE NOT busy.held AND (g.id IS NOT NULL OR NOT waiting.exclusive) END
              AND CASE WHEN j.ranks = 1 THEN true

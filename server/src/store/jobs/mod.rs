@@ -5,8 +5,9 @@ use protocol::{
     CandidateId, JobId, LeaseToken, SearchId, WorkerId,
     artifacts::ArtifactRef,
     devices::RuntimeName,
-    jobs::{JobInput, JobKind, JobResult, JobState, ProfileInput},
+    jobs::{ExportInput, ExportSubject, JobInput, JobKind, JobResult, JobState, ProfileInput},
     leases::Heartbeat,
+    luts::Block,
 };
 use sqlx::{PgConnection, types::Json};
 
@@ -273,6 +274,25 @@ pub async fn cancel_open(tx: &mut Tx, search: SearchId, now: DateTime<Utc>) -> R
     Ok(cancelled)
 }
 
+/// Queues an ended job again for as many attempts more; the next one goes on from its checkpoint.
+///
+/// # Errors
+/// When Postgres is away.
+pub async fn revive(tx: &mut Tx, id: JobId, attempts: i32, now: DateTime<Utc>) -> Result<(), StoreError> {
+    sqlx::query!(
+        "UPDATE jobs SET state = 'queued', lease_token = NULL, worker_id = NULL, runnable_at = $3, ended_at = NULL,
+             max_attempts = attempts + $2, progress = 0, status = NULL
+         WHERE id = $1 AND state IN ('failed', 'cancelled')",
+        id.0,
+        attempts,
+        now,
+    )
+    .execute(tx.connection())
+    .await?;
+    tx.wake_workers();
+    Ok(())
+}
+
 /// A job whose lease has run out for the last time, locked; none where there is none. Gangs are looked after by
 /// their seats.
 ///
@@ -334,21 +354,83 @@ pub async fn profile_seconds(
     Ok((row.blocks > 0).then(|| (row.seconds, super::unsigned(row.blocks))))
 }
 
-/// What the open profile jobs of a device ask for.
+/// Blocks of a space that a job measures, or exports to be measured.
+#[derive(Debug, Clone)]
+pub struct OpenMeasurement {
+    /// Text of the space file.
+    pub space: String,
+    /// The blocks.
+    pub blocks: Vec<Block>,
+}
+
+/// What open jobs measure on a device, or export for it.
 ///
 /// # Errors
 /// When Postgres is away.
-pub async fn open_profiles(connection: &mut PgConnection, device: &str) -> Result<Vec<ProfileInput>, StoreError> {
+pub async fn open_measurements(
+    connection: &mut PgConnection,
+    device: &str,
+) -> Result<Vec<OpenMeasurement>, StoreError> {
     let inputs = sqlx::query_scalar!(
         r#"SELECT input AS "input: Json<JobInput>" FROM jobs
-           WHERE kind = 'profile' AND device = $1 AND state IN ('queued', 'leased')"#,
+           WHERE state IN ('queued', 'leased')
+             AND ((kind = 'profile' AND device = $1)
+                  OR (kind = 'export' AND input #>> '{subject,profile_on,device}' = $1))"#,
         device,
     )
     .fetch_all(connection)
     .await?;
-    let profiles = inputs.into_iter().filter_map(|input| match input.0 {
-        JobInput::Profile(profile) => Some(profile),
+    let measurements = inputs.into_iter().filter_map(|input| match input.0 {
+        JobInput::Profile(ProfileInput { space, blocks, .. })
+        | JobInput::Export(ExportInput {
+            subject: ExportSubject::Blocks { space, blocks, .. },
+            ..
+        }) => Some(OpenMeasurement { space, blocks }),
         _ => None,
     });
-    Ok(profiles.collect())
+    Ok(measurements.collect())
+}
+
+/// A job of a search that measures blocks or exports them to be measured.
+#[derive(Debug, Clone)]
+pub struct Measuring {
+    /// The job.
+    pub id: JobId,
+    /// `profile` or `export`.
+    pub kind: JobKind,
+    /// Its state.
+    pub state: JobState,
+    /// What it is to do.
+    pub input: Json<JobInput>,
+}
+
+/// Jobs of a search that measure blocks or export them.
+///
+/// # Errors
+/// When Postgres is away.
+pub async fn measuring(connection: &mut PgConnection, search: SearchId) -> Result<Vec<Measuring>, StoreError> {
+    let query = sqlx::query_as!(
+        Measuring,
+        r#"SELECT id AS "id: JobId", kind AS "kind: JobKind", state AS "state: JobState",
+               input AS "input: Json<JobInput>"
+           FROM jobs WHERE search_id = $1 AND kind IN ('profile', 'export') ORDER BY id"#,
+        search.0,
+    );
+    Ok(query.fetch_all(connection).await?)
+}
+
+impl crate::store::Store {
+    /// The search of the candidate whose exported model a job measures, if it is such a job.
+    ///
+    /// # Errors
+    /// When Postgres is away.
+    pub async fn search_measured_by(&self, job: JobId) -> Result<Option<SearchId>, StoreError> {
+        let query = sqlx::query_scalar!(
+            r#"SELECT c.search_id AS "id: SearchId" FROM jobs j
+               JOIN candidates c ON c.id = (j.input ->> 'candidate_id')::uuid
+               WHERE j.id = $1 AND j.kind = 'profile_model'"#,
+            job.0
+        );
+        Ok(query.fetch_optional(self.pool()).await?)
+    }
 }
