@@ -14,6 +14,7 @@ pub mod jobs;
 mod lease;
 pub mod lut_accuracy;
 pub mod models;
+pub mod onnx;
 pub mod optimizer;
 pub mod parity;
 pub mod profile;

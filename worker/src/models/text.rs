@@ -5,9 +5,10 @@
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, nn};
 
-use super::attention::attend_to_earlier;
+use super::attention::{attend_to_earlier, merge_heads, split_heads};
 use super::norm::{Start, layer_norm, linear};
 use super::tokenizer::Tokenizer;
+use crate::onnx::{Graph, Value};
 
 /// Sizes of a [`TextEncoder`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +90,22 @@ impl TextEncoder {
         }
         xs.apply(&self.final_layer_norm)
     }
+
+    /// [`Self::forward`] as part of a graph; `tokens` are integers.
+    pub fn export(&self, graph: &mut Graph, tokens: &Value) -> Value {
+        let length = tokens.size(1);
+        let table = graph.weight(&self.token_embedding);
+        let places = graph.weight(&self.position_embedding.narrow(0, 0, length));
+        let embedded = graph.rows(&table, tokens);
+        let mut xs = graph.add(&embedded, &places);
+        // What may not be seen: far below any score, and a number in binary16 too.
+        let later = Tensor::full([length, length], -30_000.0, (Kind::Float, Device::Cpu)).triu(1);
+        let later = graph.table(&later);
+        for (i, layer) in self.layers.iter().enumerate() {
+            xs = graph.within(i, |graph| layer.export(graph, &xs, &later));
+        }
+        xs.through(graph, &self.final_layer_norm)
+    }
 }
 
 /// The hidden state at each caption's first `end` token.
@@ -144,6 +161,20 @@ impl Layer {
         let [q, k, v] = [&self.q_proj, &self.k_proj, &self.v_proj].map(|project| split(xs.apply(project)));
         let mixed = attend_to_earlier(&q, &k, &v);
         mixed.transpose(1, 2).flatten(2, 3).apply(&self.out_proj)
+    }
+
+    fn export(&self, graph: &mut Graph, xs: &Value, later: &Value) -> Value {
+        let normed = xs.through(graph, &self.layer_norm1);
+        let [q, k, v] = [&self.q_proj, &self.k_proj, &self.v_proj].map(|project| {
+            let projected = normed.through(graph, project);
+            split_heads(graph, &projected, self.heads)
+        });
+        let mixed = graph.attend(&q, &k, &v, Some(later));
+        let mixed = merge_heads(graph, &mixed).through(graph, &self.out_proj);
+        let xs = graph.add(xs, &mixed);
+        let hidden = xs.through(graph, &self.layer_norm2).through(graph, &self.fc1);
+        let hidden = graph.quick_gelu(&hidden).through(graph, &self.fc2);
+        graph.add(&xs, &hidden)
     }
 }
 

@@ -10,7 +10,7 @@ use tch::{Tensor, nn, nn::Module};
 
 use super::blocks::{Downsample, Head, Layer, MidBlock, TimeEmbedding, Upsample};
 use super::chain::Chain;
-use super::norm::conv2d;
+use super::norm::{Conv2d, conv2d};
 use super::resnet::ResnetConfig;
 use super::segment::Segment;
 use super::temporal::{Clip, TemporalConfig, TemporalStack};
@@ -30,7 +30,7 @@ pub const TEMPORAL: &str = "temporal";
 #[derive(Debug)]
 pub struct UNet {
     time_embedding: TimeEmbedding,
-    conv_in: nn::Conv2D,
+    conv_in: Conv2d,
     down: Vec<DownLevel>,
     mid: Option<Segment<MidBlock>>,
     mid_temporal: Option<Segment<TemporalStack>>,
@@ -175,7 +175,7 @@ impl UNet {
 }
 
 /// The first convolution: `[b, c, t, h, w]` to `[b * t, channels, h, w]`.
-pub(crate) fn conv_in(conv: &nn::Conv2D, xs: &Tensor) -> Tensor {
+pub(crate) fn conv_in(conv: &Conv2d, xs: &Tensor) -> Tensor {
     xs.transpose(1, 2).flatten(0, 1).through(conv)
 }
 

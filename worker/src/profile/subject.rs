@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor, nn, nn::Module};
 use crate::assets::Recipe;
 use crate::models::blocks::{Downsample, Head, Layer, MidBlock, TimeEmbedding, Upsample};
 use crate::models::chain::Chain;
-use crate::models::norm::conv2d;
+use crate::models::norm::{Conv2d, conv2d};
 use crate::models::published;
 use crate::models::resnet::ResnetConfig;
 use crate::models::seeded::{normal, seed_weights};
@@ -52,7 +52,7 @@ pub struct Subject {
 #[derive(Debug)]
 enum Kernel {
     TimeEmbedding(TimeEmbedding),
-    ConvIn(nn::Conv2D),
+    ConvIn(Conv2d),
     Down(Layer),
     Up(Layer),
     Mid(Box<MidBlock>),
