@@ -31,6 +31,11 @@ impl TimeEmbedding {
 }
 
 impl TimeEmbedding {
+    /// Width of what comes out.
+    pub(crate) fn outputs(&self) -> i64 {
+        self.linear_2.ws.size()[0]
+    }
+
     /// `[width / 2]`, float32.
     fn frequencies(&self, device: Device) -> Tensor {
         let half = self.width / 2;

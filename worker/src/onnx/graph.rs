@@ -78,6 +78,12 @@ impl Value {
         }
     }
 
+    /// Its name in the graph.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Sizes, outermost first.
     #[must_use]
     pub fn shape(&self) -> &[i64] {

@@ -36,6 +36,9 @@ mod runtime;
 mod verify;
 mod write;
 
+#[cfg(test)]
+mod tests;
+
 pub use graph::{Dtype, Graph, Precision, Value};
 pub use layers::Export;
 pub use operators::Geometry;
