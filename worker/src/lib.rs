@@ -6,6 +6,7 @@ pub mod checkpoint;
 pub mod client;
 pub mod data;
 pub mod distributed;
+pub mod export_check;
 #[cfg(test)]
 mod fake_coordinator;
 pub mod flow;
@@ -17,6 +18,7 @@ pub mod models;
 pub mod onnx;
 pub mod optimizer;
 pub mod parity;
+mod process;
 pub mod profile;
 pub mod proxy_check;
 pub mod prune;

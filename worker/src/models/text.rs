@@ -199,6 +199,18 @@ impl Text {
         }
     }
 
+    /// The encoder alone.
+    #[must_use]
+    pub const fn encoder(&self) -> &TextEncoder {
+        &self.encoder
+    }
+
+    /// Tokens of a caption, and how many the tokenizer knows.
+    #[must_use]
+    pub fn sizes(&self) -> (i64, i64) {
+        (self.tokens, self.tokenizer.size())
+    }
+
     /// Embeddings of captions by token; the empty caption is the null text of guidance.
     ///
     /// # Shapes

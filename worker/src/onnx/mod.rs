@@ -28,6 +28,7 @@
 //! The operators are those of opset 17: the first with layer norm as one operator, and the newest that all of ONNX
 //! Runtime's providers for phones and our reader for Core ML take whole.
 
+mod coreml;
 mod graph;
 mod layers;
 mod operators;
@@ -39,6 +40,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+pub use coreml::{CoreMl, CoreMlError};
 pub use graph::{Dtype, Graph, Precision, Value};
 pub use layers::Export;
 pub use operators::Geometry;

@@ -43,7 +43,24 @@ impl Inputs {
         }
     }
 
+    /// The same with other tensors under the names of [`Self::named`].
+    #[must_use]
+    pub fn with(mut self, named: &[(String, Tensor)]) -> Self {
+        for (name, tensor) in named {
+            let tensor = tensor.shallow_clone();
+            match name.as_str() {
+                "xs" => self.xs = tensor,
+                "skip" => self.skip = Some(tensor),
+                "time" => self.time = tensor,
+                "text" => self.text = tensor,
+                _ => {}
+            }
+        }
+        self
+    }
+
     /// The tensors under the names that they have in [`Subject::export`]'s graph.
+    #[must_use]
     pub fn named(&self) -> Vec<(&'static str, &Tensor)> {
         let skip = self.skip.iter().map(|skip| ("skip", skip));
         [("xs", &self.xs), ("time", &self.time), ("text", &self.text)]
