@@ -76,7 +76,8 @@ full-size: build ## training and sampling steps of the 0.6B model: parameters, m
 	@$(PROGRAMS)/temponas-worker full-size $(ARGS)
 
 export-check: build ## operators, the small model and the full-size UNet in ONNX Runtime against libtorch (minutes, 12 GB); ARGS="--small-only"
-	@$(WITH_ONNXRUNTIME) $(PROGRAMS)/temponas-worker export-check $(ARGS)
+	@$(WITH_ONNXRUNTIME) TEMPONAS_COREML_PYTHON=$$(scripts/coreml-env) && export TEMPONAS_COREML_PYTHON && \
+	    $(PROGRAMS)/temponas-worker export-check $(ARGS)
 
 vbench-check: build ## score sampled clips with the published package vbench, and compare with our own computation; ARGS="--prompts 75"
 	@TEMPONAS_FFMPEG=$$(scripts/ffmpeg) && export TEMPONAS_FFMPEG && \

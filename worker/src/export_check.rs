@@ -15,7 +15,7 @@ use tch::{Device, Kind, Tensor, nn};
 use crate::models::UNet;
 use crate::models::seeded::{normal, seed_all_weights};
 use crate::models::unet::PassSizes;
-use crate::onnx::{INLINE_BYTES, LIBRARY, Precision, Runtime, Tolerance};
+use crate::onnx::{CoreMl, Graph, INLINE_BYTES, LIBRARY, Precision, Runtime, Tolerance};
 use crate::profile::Subject;
 
 const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::F16];
@@ -51,6 +51,10 @@ pub struct ExportCheckArgs {
     /// ONNX Runtime's library.
     #[arg(long, env = LIBRARY)]
     onnxruntime: Option<PathBuf>,
+    /// Python of an environment with the package `coremltools`: operators and the small model are then converted to Core
+    /// ML packages, too.
+    #[arg(long, env = "TEMPONAS_COREML_PYTHON")]
+    coreml_python: Option<PathBuf>,
     /// Folder in which graphs are written for the while; 4 GB for the large one.
     #[arg(long, default_value_os_t = std::env::temp_dir())]
     folder: PathBuf,
@@ -67,6 +71,8 @@ pub fn command(args: &ExportCheckArgs) -> anyhow::Result<()> {
         runtime: Runtime::find(args.onnxruntime.as_deref())?,
         folder: tempfile::tempdir_in(&args.folder).with_context(|| args.folder.display().to_string())?,
         threads: args.threads,
+        coreml: args.coreml_python.as_deref().map(CoreMl::probe).transpose()?,
+        packages: 0,
         worst: [0.0; 2],
     };
     println!(
@@ -104,7 +110,7 @@ pub fn command(args: &ExportCheckArgs) -> anyhow::Result<()> {
     let all = Operator::ALL.map(|operator| Some(TemporalLayer { operator, depth: 1 }));
     let all: Vec<_> = all.into_iter().cycle().take(config.positions().len()).collect();
     for parts in [1, 2] {
-        check.unet(&small.name, config, &all, parts)?;
+        check.unet(&small.name, config, &all, parts, true)?;
     }
     if !args.small_only {
         let large = read(&args.large)?;
@@ -118,7 +124,11 @@ pub fn command(args: &ExportCheckArgs) -> anyhow::Result<()> {
                 .clone()
         };
         let layers = large.layers(&large.architecture(&args.architecture)?);
-        check.unet(&large.name, &config, &layers, args.parts)?;
+        check.unet(&large.name, &config, &layers, args.parts, false)?;
+    }
+    match &check.coreml {
+        Some(_) => println!("{} Core ML packages saved and validated", check.packages),
+        None => println!("no Core ML packages: no --coreml-python"),
     }
     let [f32, f16] = check.worst;
     println!("worst relative error fp32 {f32:.2e}, fp16 {f16:.2e}");
@@ -134,6 +144,8 @@ struct Check {
     runtime: Runtime,
     folder: tempfile::TempDir,
     threads: usize,
+    coreml: Option<CoreMl>,
+    packages: usize,
     worst: [f64; 2],
 }
 
@@ -143,31 +155,19 @@ impl Check {
         let subject = Subject::drawn(space, block, SEED).map_err(|problem| anyhow!("{block}: {problem}"))?;
         let mut errors = [0.0; 2];
         let mut parameters = 0;
+        let said = |problem: String| anyhow!("{block}: {problem}");
+        let inputs = subject.inputs().map_err(said)?;
+        let named: Vec<(String, Tensor)> = inputs
+            .named()
+            .into_iter()
+            .map(|(name, tensor)| (name.to_owned(), rounded(tensor)))
+            .collect();
+        let expected = BTreeMap::from([("ys".to_owned(), subject.forward(inputs.with(&named)))]);
+        let named = named.into_iter().collect();
         for (error, precision) in errors.iter_mut().zip(PRECISIONS) {
-            let inputs = subject.inputs().map_err(|problem| anyhow!("{block}: {problem}"))?;
-            let inputs: Vec<(String, Tensor)> = inputs
-                .named()
-                .iter()
-                .map(|(name, tensor)| ((*name).to_owned(), rounded(tensor)))
-                .collect();
-            let given = subject
-                .inputs()
-                .map_err(|problem| anyhow!("{block}: {problem}"))?
-                .with(&inputs);
-            let expected = subject.forward(given);
-            let graph = subject
-                .export(&block.operator, precision)
-                .map_err(|problem| anyhow!("{block}: {problem}"))?;
-            let written = graph.write(self.folder.path(), INLINE_BYTES)?;
-            parameters = written.parameters;
-            let inputs: Vec<(&str, &Tensor)> = inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-            *error = self.runtime.verify(
-                &written,
-                &inputs,
-                &[("ys", &expected)],
-                Tolerance::of(precision),
-                self.threads,
-            )?;
+            let graph = subject.export(&block.operator, precision).map_err(said)?;
+            parameters = graph.parameters();
+            *error = self.held(&graph, &named, &expected, true)?;
         }
         let shape = &block.shape;
         let size = |name: &str| shape.get(name).unwrap_or(1);
@@ -189,6 +189,7 @@ impl Check {
         config: &UnetConfig,
         layers: &[Option<TemporalLayer>],
         parts: u32,
+        packaged: bool,
     ) -> anyhow::Result<()> {
         let vs = nn::VarStore::new(Device::Cpu);
         let unet = UNet::new(&vs.root(), config, layers);
@@ -210,8 +211,8 @@ impl Check {
         for (wide, narrow) in f32.graphs.iter().zip(&f16.graphs) {
             let started = Instant::now();
             let mut errors = [0.0; 2];
-            for (error, (graph, precision)) in errors.iter_mut().zip([wide, narrow].into_iter().zip(PRECISIONS)) {
-                *error = self.part(graph, &known, precision)?;
+            for (error, graph) in errors.iter_mut().zip([wide, narrow]) {
+                *error = self.held(graph, &known, &known, packaged)?;
             }
             let [_, _, t, h, w] = sizes.latents;
             let name = format!("{space} {} of {parts} {t}x{h}x{w}", wide.name());
@@ -220,17 +221,32 @@ impl Check {
         Ok(())
     }
 
-    fn part(
-        &self,
-        graph: &crate::onnx::Graph,
-        known: &BTreeMap<String, Tensor>,
-        precision: Precision,
+    /// Writes a graph, holds it to libtorch, and converts it where that is asked for.
+    fn held(
+        &mut self,
+        graph: &Graph,
+        inputs: &BTreeMap<String, Tensor>,
+        expected: &BTreeMap<String, Tensor>,
+        packaged: bool,
     ) -> anyhow::Result<f64> {
+        fn named(tensors: &BTreeMap<String, Tensor>) -> Vec<(&str, &Tensor)> {
+            tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect()
+        }
+        let tolerance = Tolerance::of(graph.precision());
         let written = graph.write(self.folder.path(), INLINE_BYTES)?;
-        let known: Vec<(&str, &Tensor)> = known.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        let (inputs, expected) = (named(inputs), named(expected));
         let error = self
             .runtime
-            .verify(&written, &known, &known, Tolerance::of(precision), self.threads)?;
+            .verify(&written, &inputs, &expected, tolerance, self.threads)?;
+        // A package is in binary16 whatever the graph is in.
+        if let Some(coreml) = self
+            .coreml
+            .as_ref()
+            .filter(|_| packaged && graph.precision() == Precision::F16)
+        {
+            std::fs::remove_file(coreml.package(&written, &mut || true)?)?;
+            self.packages += 1;
+        }
         for file in written.files() {
             std::fs::remove_file(file)?;
         }
