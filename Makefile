@@ -3,13 +3,14 @@
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup build page demo test test-page bench bench-search lut-accuracy proxy-check prune-check parity full-size vbench-check assets data-emoji data-footage encode-check lint openapi
+.PHONY: help setup build page demo test test-page bench bench-search lut-accuracy proxy-check prune-check parity full-size export-check vbench-check assets data-emoji data-footage encode-check lint openapi
 
 export TEMPONAS_CACHE ?= $(HOME)/.cache/temponas
 
 PROGRAMS := $(or $(CARGO_TARGET_DIR),target)/debug
 # Read when a recipe runs, after `setup`, so that only those who start Postgres look for it.
 WITH_POSTGRES = TEMPONAS_POSTGRES_BIN=$$(scripts/postgres) && export TEMPONAS_POSTGRES_BIN &&
+WITH_ONNXRUNTIME = ORT_DYLIB_PATH=$$(scripts/onnxruntime) && export ORT_DYLIB_PATH &&
 WITH_FFMPEG = TEMPONAS_FFMPEG=$$(scripts/ffmpeg) && export TEMPONAS_FFMPEG &&
 NPM := npm --prefix web --no-audit --no-fund
 PAGE_SOURCES := $(shell find web/src web/public -type f 2>/dev/null) $(wildcard web/*.html web/*.ts web/*.js web/*.json)
@@ -20,9 +21,10 @@ PAGE_TEST = scripts/browser >/dev/null && exec scripts/with-coordinator $(PROGRA
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 
-setup: ## check prerequisites, lay out libtorch and CLIP's vocabulary, find or fetch Postgres
+setup: ## check prerequisites, lay out libtorch, ONNX Runtime and CLIP's vocabulary, find or fetch Postgres
 	@scripts/prerequisites
 	@scripts/libtorch >/dev/null
+	@scripts/onnxruntime >/dev/null
 	@scripts/postgres >/dev/null
 	@scripts/clip-vocabulary >/dev/null
 
@@ -42,12 +44,13 @@ build: page ## build the page and all programs
 	cargo build --workspace
 
 demo: build $(if $(filter emoji,$(DATA)),data-emoji) ## search on this machine and show it; ONCE=1 ends with the search, DATA=emoji takes real clips, PORT=8080
-	@$(WITH_POSTGRES) exec $(PROGRAMS)/temponas demo $(if $(DATA),--data $(DATA)) $(if $(filter-out 0,$(ONCE)),--once) $(if $(PORT),--port $(PORT))
+	@$(WITH_POSTGRES) $(WITH_ONNXRUNTIME) exec $(PROGRAMS)/temponas demo $(if $(DATA),--data $(DATA)) $(if $(filter-out 0,$(ONCE)),--once) $(if $(PORT),--port $(PORT))
 
 test: ## run all tests; the last line is their sum
 	@scripts/prerequisites
 	@scripts/vbench-env >/dev/null || echo 'the tests that score with the package vbench will be skipped' >&2
-	@$(WITH_POSTGRES) $(WITH_FFMPEG) INSTA_UPDATE=no scripts/test-summary \
+	@scripts/coreml-env >/dev/null || echo 'the tests that write Core ML packages will be skipped' >&2
+	@$(WITH_POSTGRES) $(WITH_ONNXRUNTIME) $(WITH_FFMPEG) INSTA_UPDATE=no scripts/test-summary \
 	    --do  build    'make build' \
 	    --run scripts  'python3 -B -m unittest discover --start-directory scripts --pattern "test_*.py"' \
 	    --run rust     'scripts/with-postgres cargo test --workspace --no-fail-fast' \
@@ -71,6 +74,10 @@ proxy-check: build ## does the score carry a signal? (long)
 
 full-size: build ## training and sampling steps of the 0.6B model: parameters, memory, speed (minutes, 10 GB); ARGS="--device cuda:0 --frames 15 --size 64 --steps 50"
 	@$(PROGRAMS)/temponas-worker full-size $(ARGS)
+
+export-check: build ## operators, the small model and the full-size UNet in ONNX Runtime against libtorch (minutes, 12 GB); ARGS="--small-only"
+	@$(WITH_ONNXRUNTIME) TEMPONAS_COREML_PYTHON=$$(scripts/coreml-env) && export TEMPONAS_COREML_PYTHON && \
+	    $(PROGRAMS)/temponas-worker export-check $(ARGS)
 
 vbench-check: build ## score sampled clips with the published package vbench, and compare with our own computation; ARGS="--prompts 75"
 	@TEMPONAS_FFMPEG=$$(scripts/ffmpeg) && export TEMPONAS_FFMPEG && \

@@ -102,3 +102,14 @@ def extract(wheels, into, place):
                     target.chmod(0o755)
                 taken.add(member.filename)
     return taken
+
+
+def link_for_cargo(name, folder):
+    """.cargo/config.toml points into this link, so that a plain `cargo build` or `cargo test` finds the library."""
+    link = Path(__file__).resolve().parent.parent / ".cargo" / name
+    target = folder.resolve()
+    if link.is_symlink() and Path(os.readlink(link)) == target:
+        return
+    fresh = link.with_name(f".{name}.{os.getpid()}")
+    fresh.symlink_to(target)
+    os.replace(fresh, link)

@@ -217,6 +217,21 @@ class Setup(unittest.TestCase):
         image = (SCRIPTS.parent / "deploy" / "Dockerfile.worker").read_text()
         self.assertEqual(set(re.findall(r"(?:libtorch-|torch==)([\d.]+\d)", image)), {"2.11.0"})
 
+    def test_a_library_that_is_no_onnx_runtime_is_named(self):
+        result = run(SCRIPTS / "onnxruntime", env=dict(os.environ, ORT_DYLIB_PATH="/nowhere/lib.so"))
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("/nowhere/lib.so is no ONNX Runtime", result.stderr)
+
+    def test_the_image_has_the_onnx_runtime_of_the_script(self):
+        image = (SCRIPTS.parent / "deploy" / "Dockerfile.worker").read_text()
+        found = set(re.findall(r"onnxruntime-([\d.]+\d)", image))
+        self.assertEqual(found, {load("onnxruntime").VERSION})
+
+    def test_an_environment_without_coremltools_is_named(self):
+        result = run(SCRIPTS / "coreml-env", env=dict(os.environ, TEMPONAS_COREML_PYTHON="/nowhere/python"))
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("TEMPONAS_COREML_PYTHON is /nowhere/python, which cannot import coremltools", result.stderr)
+
     def test_an_environment_without_vbench_is_named(self):
         result = run(SCRIPTS / "vbench-env", env=dict(os.environ, TEMPONAS_VBENCH_PYTHON="/nowhere/python"))
         self.assertEqual(result.returncode, 1)

@@ -6,6 +6,7 @@ pub mod checkpoint;
 pub mod client;
 pub mod data;
 pub mod distributed;
+pub mod export_check;
 #[cfg(test)]
 mod fake_coordinator;
 pub mod flow;
@@ -14,8 +15,10 @@ pub mod jobs;
 mod lease;
 pub mod lut_accuracy;
 pub mod models;
+pub mod onnx;
 pub mod optimizer;
 pub mod parity;
+mod process;
 pub mod profile;
 pub mod proxy_check;
 pub mod prune;

@@ -14,7 +14,8 @@ use temponas_worker::jobs::Settings;
 use temponas_worker::runtime::Worker;
 use temponas_worker::scoring::vbench::{self, Environment};
 use temponas_worker::{
-    assets, distributed, full_size, lut_accuracy, parity, profile, proxy_check, prune, prune_check, shim,
+    assets, distributed, export_check, full_size, lut_accuracy, onnx, parity, profile, proxy_check, prune, prune_check,
+    shim,
 };
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
@@ -57,6 +58,8 @@ enum Command {
     DataParallel(distributed::DataParallelArgs),
     /// Take training and sampling steps with the model at the paper's size.
     FullSize(full_size::FullSizeArgs),
+    /// Export operators, the small model and the full-size UNet, and compare ONNX Runtime with libtorch.
+    ExportCheck(export_check::ExportCheckArgs),
     /// Run our side of a comparison with other implementations: what `make parity` calls.
     Parity(parity::ParityArgs),
 }
@@ -83,7 +86,7 @@ struct RunArgs {
         long,
         env = "TEMPONAS_KINDS",
         value_delimiter = ',',
-        default_value = "evaluate,profile,verify,encode_latents,prune_backbone,benchmark"
+        default_value = "evaluate,profile,verify,encode_latents,prune_backbone,benchmark,export"
     )]
     kinds: Vec<JobKind>,
     /// Evaluators that this worker brings: what scores a space or a benchmark must be among them.
@@ -108,6 +111,13 @@ struct RunArgs {
     /// Hours that the package may take for one dimension.
     #[arg(long, env = "TEMPONAS_VBENCH_HOURS", default_value_t = 12)]
     vbench_hours: u32,
+    /// ONNX Runtime's library, for jobs that export graphs; `scripts/onnxruntime` fetches it.
+    #[arg(long, env = onnx::LIBRARY)]
+    onnxruntime: Option<PathBuf>,
+    /// Python of an environment with the package `coremltools`: this worker then exports Core ML packages too;
+    /// `scripts/coreml-env` makes one.
+    #[arg(long, env = "TEMPONAS_COREML_PYTHON")]
+    coreml_python: Option<PathBuf>,
     /// End when standard input is closed: for a parent that must not leave workers behind.
     #[arg(long)]
     stop_on_stdin_eof: bool,
@@ -134,6 +144,7 @@ fn main() -> anyhow::Result<()> {
         Command::LutAccuracy(args) => lut_accuracy::command(&args),
         Command::DataParallel(args) => distributed::command(&args),
         Command::FullSize(args) => full_size::command(&args, device_of(&args.device, cuda)?),
+        Command::ExportCheck(args) => export_check::command(&args),
         Command::Parity(args) => parity::command(&args),
     }
 }
@@ -170,6 +181,8 @@ async fn run(args: RunArgs, cuda: bool) -> anyhow::Result<()> {
         data: args.data_dir.unwrap_or_else(|| args.cache_dir.join("datasets")),
         memory_bytes,
         vbench,
+        onnxruntime: args.onnxruntime,
+        coreml: args.coreml_python,
     };
     let registration = WorkerRegistration {
         id: WorkerId::new(),

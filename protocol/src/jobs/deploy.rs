@@ -250,7 +250,8 @@ pub struct ExportManifest {
     pub exporter: String,
     /// Number format.
     pub precision: ExportPrecision,
-    /// In the order in which they run; of blocks, in the order in which they were asked for.
+    /// In the order in which they run; of blocks, in the order in which they were asked for. An input of a graph that an
+    /// earlier one gives out is that, by its name.
     pub graphs: Vec<ExportedGraph>,
     /// How the UNet is stepped; absent of blocks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -273,6 +274,9 @@ pub struct ExportedGraph {
     pub files: Vec<ArtifactRef>,
     /// Scalars of its weights.
     pub parameters: u64,
+    /// Runs of it that one batch of clips takes: passes of the UNet, chunks and slices of the decoders.
+    #[serde(default = "one_rank")]
+    pub runs: u32,
     /// Largest |ONNX Runtime − libtorch| over largest |libtorch|, of its worst output.
     pub largest_relative_error: f64,
 }

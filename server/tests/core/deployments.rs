@@ -233,6 +233,7 @@ async fn found(t: &Harness, input: &JobInput) -> (Vec<ArtifactRef>, Outcome) {
                 inputs: Vec::new(),
                 outputs: Vec::new(),
                 files: vec![file.clone()],
+                runs: 1,
                 parameters: 1,
                 largest_relative_error: 0.0,
             };

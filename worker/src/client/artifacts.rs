@@ -1,8 +1,8 @@
 //! Artifacts: kept in a folder by digest, sent and fetched piece by piece, so that the disk bounds their size and not the
 //! memory.
 
-use std::io::SeekFrom;
-use std::path::PathBuf;
+use std::io::{Read, SeekFrom};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use protocol::ArtifactDigest;
@@ -44,6 +44,29 @@ impl Client {
             role,
             digest,
             name: name.to_owned(),
+            media_type: media_type.to_owned(),
+            bytes,
+        })
+    }
+
+    /// As [`Self::keep`] for a file of any size, under its own name: the cache links to it where the disk can.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or be put into the cache.
+    pub fn keep_file(&self, role: ArtifactRole, media_type: &str, file: &Path) -> Result<ArtifactRef, ClientError> {
+        let disk = |path: &Path| {
+            let path = path.to_owned();
+            move |source| ClientError::Disk { path, source }
+        };
+        let (digest, bytes) = digest_of_file(file).map_err(disk(file))?;
+        let path = self.place(&digest);
+        if !path.exists() {
+            link_or_copy(file, &path).map_err(disk(&path))?;
+        }
+        Ok(ArtifactRef {
+            role,
+            digest,
+            name: file.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             media_type: media_type.to_owned(),
             bytes,
         })
@@ -192,6 +215,33 @@ impl Download {
 async fn in_time<T>(next: impl Future<Output = T>) -> Result<T, ClientError> {
     let silent = |_| ClientError::Unreachable(format!("nothing came for {} s", PATIENCE.as_secs()));
     tokio::time::timeout(PATIENCE, next).await.map_err(silent)
+}
+
+/// SHA-256 of a file, and its length.
+fn digest_of_file(path: &Path) -> std::io::Result<(ArtifactDigest, u64)> {
+    let mut file = std::fs::File::open(path)?;
+    let (mut digest, mut bytes, mut piece) = (Sha256::new(), 0, vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut piece)? {
+            0 => break,
+            read => {
+                digest.update(&piece[..read]);
+                bytes += read as u64;
+            }
+        }
+    }
+    let digest = hexadecimal(digest).parse().map_err(std::io::Error::other)?;
+    Ok((digest, bytes))
+}
+
+/// Puts a file that never changes in a second place, at once and whole.
+fn link_or_copy(file: &Path, place: &Path) -> std::io::Result<()> {
+    let mut copy = temporary_beside(place)?;
+    if std::fs::hard_link(file, place).is_err() {
+        std::io::copy(&mut std::fs::File::open(file)?, &mut copy)?;
+        persist(copy, place)?;
+    }
+    Ok(())
 }
 
 /// SHA-256 of bytes.

@@ -28,7 +28,7 @@ use busy::Busy;
 
 /// Temporal layers with which the backbone of `snapgen-v` comes to the paper's 0.6B: its two parts of 644 and 626.5 MB in
 /// half precision are 635M parameters, of which the backbone has 327M.
-const ARCHITECTURE: &str = "c1.s1.c3x3.c3x3.c3x3.c3x2.c1";
+pub(crate) const ARCHITECTURE: &str = "c1.s1.c3x3.c3x3.c3x3.c3x2.c1";
 
 /// Take training and sampling steps with the model at the paper's size.
 #[derive(Debug, Args)]

@@ -8,7 +8,7 @@ use protocol::jobs::{
     BenchmarkInput, BenchmarkOutcome, DeviceSeconds, JobResult, Outcome, ResultTable, VBENCH_EVALUATOR,
 };
 use search_spaces::vbench::{Dimension, table_1_cells, table_2_cells};
-use search_spaces::{BUILT_IN_DIMENSIONS, Evaluation};
+use search_spaces::{BUILT_IN_DIMENSIONS, Evaluation, TemporalLayer, UnetConfig};
 use tch::{Tensor, nn};
 
 use super::scoring::{Scoring, figures};
@@ -38,16 +38,7 @@ pub(super) fn run(context: &JobContext, input: &BenchmarkInput) -> Result<JobRes
     context.progress(0.0, "reading trained parts")?;
     let root = context.assets(&evaluation.dataset, &input.base)?;
     let assets = Assets::open(&root, &evaluation.dataset, context.settings.device).map_err(JobError::attempt)?;
-    let vs = nn::VarStore::new(context.settings.device);
-    let unet = UNet::new(&vs.root(), unet, &space.layers(&architecture));
-    seed_weights(&vs, 0);
-    assets.load_backbone(&vs).map_err(JobError::attempt)?;
-    let mut saved = BTreeMap::new();
-    for artifact in &input.weights {
-        let tensors = decode_tensors(&context.fetch(artifact)?);
-        saved.extend(tensors.map_err(|error| JobError::Input(format!("{}: {error}", artifact.name)))?);
-    }
-    load(&vs, &saved).map_err(JobError::Input)?;
+    let (vs, unet) = trained(context, &assets, unet, &space.layers(&architecture), &input.weights)?;
     let parameters: usize = vs.variables().values().map(Tensor::numel).sum();
     context.log(&format!(
         "{}: {}, {parameters} parameters",
@@ -95,6 +86,27 @@ pub(super) fn run(context: &JobContext, input: &BenchmarkInput) -> Result<JobRes
             tables,
         }),
     })
+}
+
+/// A UNet with the backbone's weights and the saved ones over them, where the parts are.
+pub(super) fn trained(
+    context: &JobContext,
+    assets: &Assets,
+    config: &UnetConfig,
+    layers: &[Option<TemporalLayer>],
+    weights: &[ArtifactRef],
+) -> Result<(nn::VarStore, UNet), JobError> {
+    let vs = nn::VarStore::new(assets.device());
+    let unet = UNet::new(&vs.root(), config, layers);
+    seed_weights(&vs, 0);
+    assets.load_backbone(&vs).map_err(JobError::attempt)?;
+    let mut saved = BTreeMap::new();
+    for artifact in weights {
+        let tensors = decode_tensors(&context.fetch(artifact)?);
+        saved.extend(tensors.map_err(|error| JobError::Input(format!("{}: {error}", artifact.name)))?);
+    }
+    load(&vs, &saved).map_err(JobError::Input)?;
+    Ok((vs, unet))
 }
 
 /// The space's evaluation with what the job asks for instead.

@@ -40,6 +40,10 @@ pub struct Settings {
     pub memory_bytes: u64,
     /// Where the published package `vbench` runs.
     pub vbench: Option<Environment>,
+    /// ONNX Runtime's library; where it is absent, that of `ORT_DYLIB_PATH`.
+    pub onnxruntime: Option<PathBuf>,
+    /// Python of an environment with the package `coremltools`.
+    pub coreml: Option<PathBuf>,
 }
 
 /// What a job tells for its heartbeats, and whether it should go on.
@@ -296,6 +300,14 @@ impl JobContext {
             .map_err(JobError::attempt)
     }
 
+    /// As [`Self::keep`] for a file of any size.
+    ///
+    /// # Errors
+    /// Where it cannot be read or kept.
+    pub fn keep_file(&self, role: ArtifactRole, media_type: &str, file: &Path) -> Result<ArtifactRef, JobError> {
+        self.client.keep_file(role, media_type, file).map_err(JobError::attempt)
+    }
+
     /// Sends a kept artifact now: one that a checkpoint names must be there when the checkpoint is. One that cannot be
     /// sent goes with the result.
     pub fn send_ahead(&self, artifact: &ArtifactRef) {
@@ -343,6 +355,40 @@ impl JobContext {
             let place = root.join(dataset).join(&part.name);
             if !place.exists() {
                 lay_out(&self.fetch_file(part).map_err(JobError::attempt)?, &place).map_err(JobError::attempt)?;
+            }
+        }
+        Ok(root)
+    }
+}
+
+impl JobContext {
+    /// As [`Self::assets`] with some files in the place of those of the same name.
+    ///
+    /// # Errors
+    /// As [`Self::assets`].
+    pub fn assets_with(
+        &self,
+        dataset: &str,
+        base: &[ArtifactRef],
+        instead: &[ArtifactRef],
+    ) -> Result<PathBuf, JobError> {
+        if instead.is_empty() {
+            return self.assets(dataset, base);
+        }
+        let is_replaced = |name: &str| instead.iter().any(|part| part.name == name);
+        let kept = base.iter().filter(|part| !is_replaced(&part.name));
+        let parts: Vec<ArtifactRef> = kept.chain(instead).cloned().collect();
+        let root = self.assets(dataset, &parts)?;
+        if base.is_empty() {
+            // What ships stands beside what replaces a part of it.
+            let shipped = self.settings.assets.join(dataset);
+            for entry in std::fs::read_dir(&shipped).map_err(JobError::attempt)? {
+                let file = entry.map_err(JobError::attempt)?.path();
+                let name = file.file_name().unwrap_or_default();
+                let place = root.join(dataset).join(name);
+                if file.is_file() && !place.exists() && !is_replaced(&name.to_string_lossy()) {
+                    lay_out(&file, &place).map_err(JobError::attempt)?;
+                }
             }
         }
         Ok(root)
@@ -398,6 +444,8 @@ impl JobContext {
             data: cache.join("datasets"),
             memory_bytes: 0,
             vbench: None,
+            onnxruntime: None,
+            coreml: None,
         };
         let client = Client::new("http://127.0.0.1:1", None, cache).unwrap();
         Self::new(settings, Arc::default(), None, client)

@@ -6,6 +6,7 @@ mod costs;
 mod diary;
 mod encode_latents;
 mod evaluate;
+mod export;
 mod gang;
 mod profile;
 mod prune_backbone;
@@ -69,11 +70,11 @@ pub fn run(context: &JobContext, input: &JobInput) -> Result<JobResult, JobError
         JobInput::EncodeLatents(input) => encode_latents::run(context, input),
         JobInput::PruneBackbone(input) => prune_backbone::run(context, input),
         JobInput::Benchmark(input) => benchmark::run(context, input),
+        JobInput::Export(input) => export::run(context, input),
         JobInput::Lookup(_)
         | JobInput::TrainFinal(_)
         | JobInput::Distill(_)
         | JobInput::CompressDecoder(_)
-        | JobInput::Export(_)
         | JobInput::ProfileModel(_) => Err(JobError::Input(format!("this worker takes no {} jobs", input.kind()))),
     });
     catch_unwind(work).unwrap_or_else(|panic| Err(JobError::Attempt(format!("panicked: {}", message_of(&*panic)))))

@@ -53,7 +53,7 @@ pub(super) fn result(context: &JobContext, outcome: Outcome) -> JobResult {
     }
 }
 
-fn block(block: &protocol::luts::Block) -> Block {
+pub(super) fn block(block: &protocol::luts::Block) -> Block {
     let shape: Shape = block.shape.iter().map(|(name, size)| (name.clone(), *size)).collect();
     Block {
         operator: block.operator.clone(),

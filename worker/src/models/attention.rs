@@ -5,6 +5,7 @@ use tch::{Tensor, nn};
 use super::chain::Chain;
 use super::norm::{QK_EPS, RmsNorm, Start, linear};
 use super::rotary::Rotary;
+use crate::onnx::{Graph, Value};
 
 /// Sizes of an [`Attention`].
 #[derive(Debug, Clone, Copy)]
@@ -86,6 +87,51 @@ impl Attention {
         attended.then(|h| h.transpose(1, 2).flatten(2, 3)).through(&self.to_out) // [batch, tokens, channels]
     }
 
+    /// [`Self::forward`] as part of a graph.
+    ///
+    /// Where positions are turned, the channels of each head of queries and keys are taken up with the first of each
+    /// pair in front: a product does not care about the order of its channels, and halves are cheaper to part than
+    /// pairs.
+    pub fn export(&self, graph: &mut Graph, xs: &Value, context: &Value, turn: Turn<'_>) -> Value {
+        let (on_queries, on_keys) = match turn {
+            Turn::None => (None, None),
+            Turn::Queries(rotary) => (Some(rotary), None),
+            Turn::Both(rotary) => (Some(rotary), Some(rotary)),
+        };
+        let by_halves = on_queries.is_some();
+        let heads_of = |graph: &mut Graph, xs: &Value, which: usize, rotary: Option<&Rotary>| {
+            let ordered = |weight: &Tensor| {
+                if by_halves {
+                    halves_first(weight, self.heads)
+                } else {
+                    weight.shallow_clone()
+                }
+            };
+            let projection = [&self.to_q, &self.to_k][which];
+            let projected = graph.linear(xs, &ordered(&projection.ws), None);
+            let mut heads = split_heads(graph, &projected, self.heads);
+            if let Some(norms) = &self.norms {
+                let norm = &norms[which];
+                let weight = if by_halves {
+                    halves_first(&norm.weight, 1)
+                } else {
+                    norm.weight.shallow_clone()
+                };
+                heads = graph.rms_norm(&heads, &weight, norm.eps);
+            }
+            match rotary {
+                Some(rotary) => rotary.export(graph, &heads),
+                None => heads,
+            }
+        };
+        let q = heads_of(graph, xs, 0, on_queries);
+        let k = heads_of(graph, context, 1, on_keys);
+        let v = context.through(graph, &self.to_v);
+        let v = split_heads(graph, &v, self.heads);
+        let attended = graph.attend(&q, &k, &v, None);
+        merge_heads(graph, &attended).through(graph, &self.to_out)
+    }
+
     /// Heads of projected queries (`which` 0) or keys (1), normalised.
     fn heads_of(&self, projected: Tensor, which: usize) -> Tensor {
         let heads = projected.then(|x| self.split(x));
@@ -106,6 +152,24 @@ fn place(heads: Tensor, rotary: Option<&Rotary>) -> Tensor {
         Some(rotary) => heads.then(|x| rotary.apply(x)),
         None => heads,
     }
+}
+
+/// Rows of a weight `[heads · d, …]` with the even channels of each head before its odd ones.
+fn halves_first(weight: &Tensor, heads: i64) -> Tensor {
+    let by_pair = weight.unflatten(0, [heads, -1, 2]); // [heads, d / 2, 2, …]
+    by_pair.transpose(1, 2).flatten(0, 2)
+}
+
+/// `[batch, n, channels]` to `[batch, heads, n, head_dim]`.
+pub(crate) fn split_heads(graph: &mut Graph, xs: &Value, heads: i64) -> Value {
+    let apart = graph.unflatten(xs, -1, &[heads, -1]);
+    graph.swap(&apart, 1, 2)
+}
+
+/// The reverse of [`split_heads`].
+pub(crate) fn merge_heads(graph: &mut Graph, xs: &Value) -> Value {
+    let beside = graph.swap(xs, 1, 2);
+    graph.flatten(&beside, 2, 3)
 }
 
 /// `softmax(Q Kᵀ / √d) V`, unmasked, by libtorch's fused kernel where it has one.

@@ -1,11 +1,12 @@
 //! The pieces of the UNet that run one after another; each is one entry of a look-up table.
 
-use tch::{Kind, Tensor, nn};
+use tch::{Device, Kind, Tensor, nn};
 
 use super::chain::Chain;
-use super::norm::{RESNET_EPS, Start, conv2d, group_norm, linear};
+use super::norm::{Conv2d, GroupNorm, RESNET_EPS, Start, conv2d, group_norm, linear};
 use super::resnet::{Resnet, ResnetConfig};
 use super::transformer::{SpatialTransformer, TransformerConfig};
+use crate::onnx::{Dtype, Export, Graph, Value};
 
 /// Time `t` in [0, 1] as a vector: sinusoids of `1000 t`, cosines first, through two linear layers (spec section 1.1).
 ///
@@ -29,16 +30,43 @@ impl TimeEmbedding {
     }
 }
 
+impl TimeEmbedding {
+    /// Width of what comes out.
+    pub(crate) fn outputs(&self) -> i64 {
+        self.linear_2.ws.size()[0]
+    }
+
+    /// `[width / 2]`, float32.
+    fn frequencies(&self, device: Device) -> Tensor {
+        let half = self.width / 2;
+        let exponents = Tensor::arange(half, (Kind::Float, device)) * (-(10_000f64.ln()) / half as f64);
+        exponents.exp()
+    }
+}
+
 impl nn::Module for TimeEmbedding {
     fn forward(&self, time: &Tensor) -> Tensor {
-        let half = self.width / 2;
-        let exponents = Tensor::arange(half, (Kind::Float, time.device())) * (-(10_000f64.ln()) / half as f64);
-        let angles = (time.to_kind(Kind::Float) * 1000.0).outer(&exponents.exp()); // [batch, width / 2]
+        let frequencies = self.frequencies(time.device());
+        let angles = (time.to_kind(Kind::Float) * 1000.0).outer(&frequencies); // [batch, width / 2]
         let sinusoids = Tensor::cat(&[angles.cos(), angles.sin()], -1).to_kind(self.linear_1.ws.kind());
         sinusoids
             .through(&self.linear_1)
             .then(Tensor::silu)
             .through(&self.linear_2)
+    }
+}
+
+/// Takes the time in binary32, whatever the graph's format: angles go to 1000.
+impl Export for TimeEmbedding {
+    fn export(&self, graph: &mut Graph, time: &Value) -> Value {
+        let places = graph.scale(time, 1000.0);
+        let places = graph.reshape(&places, &[time.size(0), 1]);
+        let frequencies = graph.table_of(&self.frequencies(Device::Cpu).unsqueeze(0), Dtype::F32);
+        let angles = graph.mul(&places, &frequencies);
+        let (cos, sin) = (graph.cos(&angles), graph.sin(&angles));
+        let sinusoids = graph.concat(&[&cos, &sin], -1);
+        let hidden = graph.cast(&sinusoids, graph.dtype()).through(graph, &self.linear_1);
+        graph.silu(&hidden).through(graph, &self.linear_2)
     }
 }
 
@@ -78,6 +106,21 @@ impl Layer {
         drop((xs, skip));
         self.forward(&joined, time, text)
     }
+
+    /// [`Self::forward`] as part of a graph.
+    pub fn export(&self, graph: &mut Graph, xs: &Value, time: &Value, text: &Value) -> Value {
+        let hidden = graph.within("resnet", |graph| self.resnet.export(graph, xs, time));
+        match &self.attention {
+            Some(attention) => graph.within("attention", |graph| attention.export(graph, &hidden, text)),
+            None => hidden,
+        }
+    }
+
+    /// [`Self::forward_with_skip`] as part of a graph.
+    pub fn export_with_skip(&self, graph: &mut Graph, xs: &Value, skip: &Value, time: &Value, text: &Value) -> Value {
+        let joined = graph.concat(&[xs, skip], 1);
+        self.export(graph, &joined, time, text)
+    }
 }
 
 /// The middle: residual block, spatial transformer, residual block.
@@ -105,11 +148,17 @@ impl MidBlock {
             .forward(xs, time, text)
             .then(|h| self.second.forward(h, time, text))
     }
+
+    /// [`Self::forward`] as part of a graph.
+    pub fn export(&self, graph: &mut Graph, xs: &Value, time: &Value, text: &Value) -> Value {
+        let hidden = graph.within("first", |graph| self.first.export(graph, xs, time, text));
+        graph.within("second", |graph| self.second.export(graph, &hidden, time, text))
+    }
 }
 
 /// Halves height and width: 3×3 convolution of stride 2.
 #[derive(Debug)]
-pub struct Downsample(nn::Conv2D);
+pub struct Downsample(Conv2d);
 
 impl Downsample {
     /// Key `conv` under `vs`.
@@ -124,9 +173,15 @@ impl nn::Module for Downsample {
     }
 }
 
+impl Export for Downsample {
+    fn export(&self, graph: &mut Graph, xs: &Value) -> Value {
+        xs.through(graph, &self.0)
+    }
+}
+
 /// Doubles height and width: nearest neighbour, then a 3×3 convolution.
 #[derive(Debug)]
-pub struct Upsample(nn::Conv2D);
+pub struct Upsample(Conv2d);
 
 impl Upsample {
     /// Key `conv` under `vs`.
@@ -138,13 +193,18 @@ impl Upsample {
     pub fn forward(&self, xs: &Tensor, size: [i64; 2]) -> Tensor {
         xs.upsample_nearest2d(size, None, None).through(&self.0)
     }
+
+    /// [`Self::forward`] as part of a graph.
+    pub fn export(&self, graph: &mut Graph, xs: &Value, size: [i64; 2]) -> Value {
+        graph.resize_nearest(xs, size).through(graph, &self.0)
+    }
 }
 
 /// The head: group norm, SiLU, 3×3 convolution to the latent's channels.
 #[derive(Debug)]
 pub struct Head {
-    norm: nn::GroupNorm,
-    conv: nn::Conv2D,
+    norm: GroupNorm,
+    conv: Conv2d,
 }
 
 impl Head {
@@ -163,10 +223,16 @@ impl nn::Module for Head {
     }
 }
 
+impl Export for Head {
+    fn export(&self, graph: &mut Graph, xs: &Value) -> Value {
+        let hidden = xs.through(graph, &self.norm);
+        graph.silu(&hidden).through(graph, &self.conv)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Device;
 
     /// To an odd size: pixel `i` of 27 comes from ⌊14 i / 27⌋, as in libtorch's own nearest neighbour.
     #[test]

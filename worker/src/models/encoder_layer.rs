@@ -2,8 +2,9 @@
 
 use tch::{Tensor, nn};
 
-use super::attention::{attend, attend_to_earlier};
+use super::attention::{attend, attend_to_earlier, merge_heads, split_heads};
 use super::norm::{Start, layer_norm, linear};
+use crate::onnx::{Graph, Value};
 
 /// What a token attends to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,5 +67,19 @@ impl EncoderLayer {
             Sees::All => attend(&q, &k, &v),
         };
         mixed.transpose(1, 2).flatten(2, 3).apply(&self.out_proj)
+    }
+    /// [`Self::forward`] as part of a graph; `later` is added to the scores where a token sees what stands before it.
+    pub(super) fn export(&self, graph: &mut Graph, xs: &Value, later: Option<&Value>) -> Value {
+        let normed = xs.through(graph, &self.layer_norm1);
+        let [q, k, v] = [&self.q_proj, &self.k_proj, &self.v_proj].map(|project| {
+            let projected = normed.through(graph, project);
+            split_heads(graph, &projected, self.heads)
+        });
+        let mixed = graph.attend(&q, &k, &v, later);
+        let mixed = merge_heads(graph, &mixed).through(graph, &self.out_proj);
+        let xs = graph.add(xs, &mixed);
+        let hidden = xs.through(graph, &self.layer_norm2).through(graph, &self.fc1);
+        let hidden = graph.quick_gelu(&hidden).through(graph, &self.fc2);
+        graph.add(&xs, &hidden)
     }
 }

@@ -2,6 +2,8 @@
 
 use tch::{Kind, Tensor, nn};
 
+use crate::onnx::{Export, Geometry, Graph, Value};
+
 /// Epsilon of group norms in residual blocks and temporal convolutions (spec section 1.1).
 pub const RESNET_EPS: f64 = 1e-5;
 /// Epsilon of the group norm in front of a spatial transformer (spec section 1.1).
@@ -15,8 +17,8 @@ pub const QK_EPS: f64 = 1e-6;
 /// - `xs`: `[…, width]`; output as `xs`. The weight `[width]` is shared by whatever comes before.
 #[derive(Debug)]
 pub struct RmsNorm {
-    weight: Tensor,
-    eps: f64,
+    pub(super) weight: Tensor,
+    pub(super) eps: f64,
 }
 
 impl RmsNorm {
@@ -39,6 +41,12 @@ impl nn::Module for RmsNorm {
     }
 }
 
+impl Export for RmsNorm {
+    fn export(&self, graph: &mut Graph, xs: &Value) -> Value {
+        graph.rms_norm(xs, &self.weight, self.eps)
+    }
+}
+
 /// The format in which statistics of numbers of a `kind` are taken: squares of binary16 overflow, and a mean of bfloat16
 /// squares keeps two digits. libtorch's own norms and its softmax do the same inside.
 fn statistics_kind(kind: Kind) -> Kind {
@@ -48,18 +56,40 @@ fn statistics_kind(kind: Kind) -> Kind {
     }
 }
 
-/// Group norm with the project's epsilon for it.
-pub fn group_norm(vs: nn::Path<'_>, groups: i64, channels: i64, eps: f64) -> nn::GroupNorm {
-    nn::group_norm(
-        vs,
-        groups,
-        channels,
-        nn::GroupNormConfig {
-            eps,
-            ..Default::default()
-        },
-    )
+/// Group norm with weight and bias, and the epsilon that it was made with (Wu & He 2018).
+///
+/// # Shapes
+/// - `xs`: `[n, channels, …]`; output as `xs`
+#[derive(Debug)]
+pub struct GroupNorm {
+    /// `[channels]`.
+    pub ws: Option<Tensor>,
+    /// `[channels]`.
+    pub bs: Option<Tensor>,
+    groups: i64,
+    eps: f64,
 }
+
+impl nn::Module for GroupNorm {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        xs.group_norm(self.groups, self.ws.as_ref(), self.bs.as_ref(), self.eps, true)
+    }
+}
+
+impl Export for GroupNorm {
+    fn export(&self, graph: &mut Graph, xs: &Value) -> Value {
+        graph.group_norm(xs, self.groups, self.eps, self.ws.as_ref(), self.bs.as_ref())
+    }
+}
+
+/// Group norm with the project's epsilon for it.
+pub fn group_norm(vs: nn::Path<'_>, groups: i64, channels: i64, eps: f64) -> GroupNorm {
+    let nn::GroupNorm { ws, bs, .. } = nn::group_norm(vs, groups, channels, Default::default());
+    GroupNorm { ws, bs, groups, eps }
+}
+
+/// Epsilon of every layer norm, which is libtorch's own.
+pub(crate) const LAYER_EPS: f64 = 1e-5;
 
 /// Layer norm over the last dimension, epsilon 1e-5.
 pub fn layer_norm(vs: nn::Path<'_>, width: i64) -> nn::LayerNorm {
@@ -94,14 +124,50 @@ pub fn linear(vs: nn::Path<'_>, inputs: i64, outputs: i64, bias: bool, start: St
     nn::linear(vs, inputs, outputs, config)
 }
 
+/// A square convolution with its stride and zero padding.
+///
+/// # Shapes
+/// - `xs`: `[n, inputs, h, w]`; output `[n, outputs, …]`
+#[derive(Debug)]
+pub struct Conv2d {
+    /// `[outputs, inputs, kernel, kernel]`.
+    pub ws: Tensor,
+    /// `[outputs]`.
+    pub bs: Option<Tensor>,
+    stride: i64,
+    padding: i64,
+}
+
+impl Conv2d {
+    /// A convolution with bias and fresh weights.
+    pub fn new(vs: nn::Path<'_>, inputs: i64, outputs: i64, kernel: i64, stride: i64, padding: i64) -> Self {
+        let nn::Conv2D { ws, bs, .. } = nn::conv2d(vs, inputs, outputs, kernel, Default::default());
+        Self {
+            ws,
+            bs,
+            stride,
+            padding,
+        }
+    }
+}
+
+impl nn::Module for Conv2d {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
+        xs.conv2d(&self.ws, self.bs.as_ref(), stride, padding, [1, 1], 1)
+    }
+}
+
+impl Export for Conv2d {
+    fn export(&self, graph: &mut Graph, xs: &Value) -> Value {
+        let geometry = Geometry::new([self.stride; 2], [self.padding; 2]);
+        graph.conv(xs, &self.ws, self.bs.as_ref(), &geometry)
+    }
+}
+
 /// A square convolution `[n, inputs, h, w] → [n, outputs, h / stride, w / stride]` with bias and zero padding.
-pub fn conv2d(vs: nn::Path<'_>, inputs: i64, outputs: i64, kernel: i64, stride: i64) -> nn::Conv2D {
-    let config = nn::ConvConfig {
-        stride,
-        padding: kernel / 2,
-        ..Default::default()
-    };
-    nn::conv2d(vs, inputs, outputs, kernel, config)
+pub fn conv2d(vs: nn::Path<'_>, inputs: i64, outputs: i64, kernel: i64, stride: i64) -> Conv2d {
+    Conv2d::new(vs, inputs, outputs, kernel, stride, kernel / 2)
 }
 
 /// The weight and bias of a convolution over time (and space), for [`Tensor::conv3d`].
@@ -126,6 +192,13 @@ impl Conv3d {
     }
 }
 
+impl Export for Conv3d {
+    fn export(&self, graph: &mut Graph, xs: &Value) -> Value {
+        let geometry = Geometry::new([1; 3], self.padding);
+        graph.conv(xs, &self.weight, Some(&self.bias), &geometry)
+    }
+}
+
 impl Conv3d {
     /// The same convolution where its kernel is 1×1 in space: as a plane of time against pixels it is about twice as
     /// fast on a processor.
@@ -140,6 +213,14 @@ impl Conv3d {
             1,
         );
         plane.unflatten(3, [h, w])
+    }
+
+    /// [`Self::forward_over_time`] as part of a graph.
+    pub(crate) fn export_over_time(&self, graph: &mut Graph, xs: &Value) -> Value {
+        let plane = graph.flatten(xs, 3, 4);
+        let geometry = Geometry::new([1, 1], [self.padding[0], 0]);
+        let plane = graph.conv(&plane, &self.weight.squeeze_dim(4), Some(&self.bias), &geometry);
+        graph.reshape(&plane, xs.shape())
     }
 }
 

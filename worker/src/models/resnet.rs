@@ -3,7 +3,8 @@
 use tch::{Tensor, nn};
 
 use super::chain::Chain;
-use super::norm::{RESNET_EPS, Start, conv2d, group_norm, linear};
+use super::norm::{Conv2d, GroupNorm, RESNET_EPS, Start, conv2d, group_norm, linear};
+use crate::onnx::{Graph, Value};
 
 /// Sizes of a [`Resnet`].
 #[derive(Debug, Clone, Copy)]
@@ -25,12 +26,12 @@ pub struct ResnetConfig {
 /// - `xs`: `[batch · frames, inputs, h, w]`; `time`: `[batch, time_width]`; output `[batch · frames, outputs, h, w]`
 #[derive(Debug)]
 pub struct Resnet {
-    norm1: nn::GroupNorm,
-    conv1: nn::Conv2D,
+    norm1: GroupNorm,
+    conv1: Conv2d,
     time_emb_proj: nn::Linear,
-    norm2: nn::GroupNorm,
-    conv2: nn::Conv2D,
-    conv_shortcut: Option<nn::Conv2D>,
+    norm2: GroupNorm,
+    conv2: Conv2d,
+    conv_shortcut: Option<Conv2d>,
 }
 
 impl Resnet {
@@ -71,6 +72,30 @@ impl Resnet {
         match &self.conv_shortcut {
             Some(shortcut) => xs.apply(shortcut) + branch,
             None => xs + branch,
+        }
+    }
+
+    /// [`Self::forward`] as part of a graph.
+    pub fn export(&self, graph: &mut Graph, xs: &Value, time: &Value) -> Value {
+        let frames = xs.size(0) / time.size(0).max(1);
+        let time = graph.silu(time).through(graph, &self.time_emb_proj);
+        // Clips of one time need not be told apart.
+        let time = if time.size(0) == 1 {
+            time
+        } else {
+            graph.repeat_each(&time, frames)
+        };
+        let time = graph.reshape(&time, &[time.size(0), time.size(1), 1, 1]);
+        let hidden = xs.through(graph, &self.norm1);
+        let hidden = graph.silu(&hidden).through(graph, &self.conv1);
+        let hidden = graph.add(&hidden, &time).through(graph, &self.norm2);
+        let branch = graph.silu(&hidden).through(graph, &self.conv2);
+        match &self.conv_shortcut {
+            Some(shortcut) => {
+                let xs = xs.through(graph, shortcut);
+                graph.add(&xs, &branch)
+            }
+            None => graph.add(xs, &branch),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use tch::{Device, Kind, Tensor};
 
+use crate::onnx::{Graph, Value};
+
 /// Base of the frequencies.
 const THETA: f64 = 10_000.0;
 
@@ -66,6 +68,18 @@ impl Rotary {
         let mut turned_odd = &odd * &self.cos;
         turned_odd += &even * &self.sin;
         Tensor::stack(&[turned_even, turned_odd], -1).flatten(-2, -1)
+    }
+
+    /// [`Self::apply`] as part of a graph, for channels whose pairs lie in halves: `(x₀, x₂, …, x₁, x₃, …)`; so does
+    /// what comes out.
+    pub(super) fn export(&self, graph: &mut Graph, xs: &Value) -> Value {
+        let (cos, sin) = (graph.table(&self.cos), graph.table(&self.sin));
+        let [even, odd] = graph.halves(xs, -1);
+        let mut turned = |a: &Value, b: &Value| (graph.mul(a, &cos), graph.mul(b, &sin));
+        let (kept, taken) = turned(&even, &odd);
+        let (other, added) = turned(&odd, &even);
+        let (even, odd) = (graph.sub(&kept, &taken), graph.add(&other, &added));
+        graph.concat(&[&even, &odd], -1)
     }
 }
 

@@ -60,6 +60,24 @@ pub fn seed_weights(vs: &nn::VarStore, seed: u64) {
     }
 }
 
+/// As [`seed_weights`], and draws around their value what starts as one value: a trained model has no projection of
+/// zeros and no norm of ones.
+pub fn seed_all_weights(vs: &nn::VarStore, seed: u64) {
+    seed_weights(vs, seed);
+    for (name, mut variable) in vs.variables() {
+        let first = variable.flatten(0, -1).get(0);
+        if bool::try_from(variable.eq_tensor(&first).all()).unwrap_or(false) {
+            let around = normal_from(
+                &mut generator(seed, stream_of(&name)),
+                &variable.size(),
+                variable.device(),
+            ) * 0.1;
+            tch::no_grad(|| variable += around);
+        }
+        let _ = variable.set_requires_grad(false);
+    }
+}
+
 /// Largest absolute difference of two tensors.
 #[cfg(test)]
 pub(crate) fn distance(a: &Tensor, b: &Tensor) -> f64 {

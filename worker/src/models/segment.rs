@@ -27,6 +27,11 @@ impl<T: Send + 'static> Segment<T> {
         Self(Arc::new(Mutex::new(block)))
     }
 
+    /// What `read` makes of the block.
+    pub(crate) fn read<R>(&self, read: impl FnOnce(&T) -> R) -> R {
+        read(&locked(&self.0))
+    }
+
     /// `run(block, inputs)`; the inputs are `run`'s to end, which keeps the peak of a pass without gradients low.
     pub(crate) fn run<const N: usize>(
         &self,

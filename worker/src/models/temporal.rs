@@ -15,12 +15,13 @@
 //!   over one frame and a convolution's centre tap would otherwise change images after training.
 
 use search_spaces::{Operator, TemporalLayer};
-use tch::{Tensor, nn};
+use tch::{Device, Kind, Tensor, nn};
 
 use super::attention::{Attention, AttentionConfig, Turn};
 use super::chain::Chain;
-use super::norm::{Conv3d, RESNET_EPS, Start, group_norm, layer_norm};
+use super::norm::{Conv3d, GroupNorm, RESNET_EPS, Start, group_norm, layer_norm};
 use super::rotary::Rotary;
+use crate::onnx::{Graph, Value};
 
 /// Sizes of a temporal operator.
 #[derive(Debug, Clone, Copy)]
@@ -79,6 +80,17 @@ impl TemporalOperator {
             Self::Attention(attention) => attention.forward(xs, clip),
         }
     }
+
+    /// [`Self::forward`] as part of a graph; `text` as in [`Clip`].
+    pub fn export(&self, graph: &mut Graph, xs: &Value, frames: i64, text: &Value) -> Value {
+        if frames == 1 {
+            return xs.clone();
+        }
+        match self {
+            Self::Conv(conv) => conv.export(graph, xs, frames),
+            Self::Attention(attention) => attention.export(graph, xs, frames, text),
+        }
+    }
 }
 
 /// `depth` operators of one kind, each with its own weights.
@@ -98,6 +110,14 @@ impl TemporalStack {
     /// The layers one after another; shape as in [`TemporalOperator`].
     pub fn forward(&self, xs: Tensor, clip: Clip<'_>) -> Tensor {
         self.0.iter().fold(xs, |xs, layer| layer.forward(&xs, clip))
+    }
+
+    /// [`Self::forward`] as part of a graph.
+    pub fn export(&self, graph: &mut Graph, xs: &Value, frames: i64, text: &Value) -> Value {
+        let layers = self.0.iter().enumerate();
+        layers.fold(xs.clone(), |xs, (i, layer)| {
+            graph.within(i, |graph| layer.export(graph, &xs, frames, text))
+        })
     }
 }
 
@@ -120,7 +140,7 @@ enum Source {
 /// `x + C(σ(G(x)))`: group norm, SiLU, convolution of kernel (3,1,1) or (3,3,3) with zero padding.
 #[derive(Debug)]
 pub struct TemporalConv {
-    norm: nn::GroupNorm,
+    norm: GroupNorm,
     conv: Conv3d,
     reach: Reach,
 }
@@ -158,6 +178,30 @@ impl TemporalConv {
         branch
             .then(|x| x.transpose(1, 2).reshape([-1, c, h, w]))
             .then(|x| xs + x)
+    }
+
+    fn export(&self, graph: &mut Graph, xs: &Value, frames: i64) -> Value {
+        let &[_, c, h, w] = xs.shape() else {
+            return graph.refuse("a temporal operator takes [b*t, c, h, w]", xs);
+        };
+        let clip = graph.unflatten(xs, 0, &[-1, frames]); // [b, t, c, h, w]
+        let branch = match self.reach {
+            Reach::Clip => {
+                let clip = graph.swap(&clip, 1, 2).through(graph, &self.norm);
+                graph.silu(&clip).through(graph, &self.conv)
+            }
+            Reach::Column => {
+                let columns = graph.permute(&clip, [0, 3, 4, 2, 1]);
+                let columns = graph.reshape(&columns, &[-1, c, frames]).through(graph, &self.norm);
+                let columns = graph.silu(&columns);
+                let columns = graph.unflatten(&columns, 0, &[-1, h, w]);
+                let clip = graph.permute(&columns, [0, 3, 4, 1, 2]);
+                self.conv.export_over_time(graph, &clip)
+            }
+        }; // [b, c, t, h, w]
+        let branch = graph.swap(&branch, 1, 2);
+        let branch = graph.reshape(&branch, xs.shape());
+        graph.add(xs, &branch)
     }
 }
 
@@ -228,6 +272,47 @@ impl TemporalAttention {
             Reach::Clip => branch.unflatten(1, [t, h, w]).permute([0, 1, 4, 2, 3]),
         }; // [b, t, c, h, w]
         branch.then(|x| x.reshape([-1, c, h, w])).then(|x| xs + x)
+    }
+
+    fn export(&self, graph: &mut Graph, xs: &Value, t: i64, text: &Value) -> Value {
+        let &[_, c, h, w] = xs.shape() else {
+            return graph.refuse("a temporal operator takes [b*t, c, h, w]", xs);
+        };
+        let (kind, device) = (Kind::Float, Device::Cpu);
+        let frames = graph.unflatten(xs, 0, &[-1, t]); // [b, t, c, h, w]
+        let (tokens, rotary) = match self.reach {
+            Reach::Column => {
+                let columns = graph.permute(&frames, [0, 3, 4, 1, 2]);
+                let columns = graph.reshape(&columns, &[-1, t, c]); // [b*h*w, t, c]
+                (columns, Rotary::over_time(t, self.head_dim, kind, device))
+            }
+            Reach::Clip => {
+                let all = graph.permute(&frames, [0, 1, 3, 4, 2]);
+                let all = graph.reshape(&all, &[-1, t * h * w, c]); // [b, t*h*w, c]
+                (all, Rotary::over_clip(t, h, w, self.head_dim, kind, device))
+            }
+        };
+        let tokens = tokens.through(graph, &self.norm);
+        let branch = match (self.source, self.reach) {
+            (Source::Clip, _) => self.attention.export(graph, &tokens, &tokens, Turn::Both(&rotary)),
+            (Source::Text, Reach::Clip) => self.attention.export(graph, &tokens, text, Turn::Queries(&rotary)),
+            (Source::Text, Reach::Column) => {
+                let text = graph.repeat_each(text, h * w); // [b*h*w, l, d]
+                self.attention.export(graph, &tokens, &text, Turn::Queries(&rotary))
+            }
+        };
+        let branch = match self.reach {
+            Reach::Column => {
+                let columns = graph.unflatten(&branch, 0, &[-1, h, w]);
+                graph.permute(&columns, [0, 3, 4, 1, 2])
+            }
+            Reach::Clip => {
+                let all = graph.unflatten(&branch, 1, &[t, h, w]);
+                graph.permute(&all, [0, 1, 4, 2, 3])
+            }
+        }; // [b, t, c, h, w]
+        let branch = graph.reshape(&branch, xs.shape());
+        graph.add(xs, &branch)
     }
 }
 

@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor, nn};
 use super::encoder_layer::{EncoderLayer, Sees};
 use super::norm::layer_norm;
 use super::tokenizer::Tokenizer;
+use crate::onnx::{Graph, Value};
 
 /// Sizes of a [`TextEncoder`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +90,22 @@ impl TextEncoder {
         }
         xs.apply(&self.final_layer_norm)
     }
+
+    /// [`Self::forward`] as part of a graph; `tokens` are integers.
+    pub fn export(&self, graph: &mut Graph, tokens: &Value) -> Value {
+        let length = tokens.size(1);
+        let table = graph.weight(&self.token_embedding);
+        let places = graph.weight(&self.position_embedding.narrow(0, 0, length));
+        let embedded = graph.rows(&table, tokens);
+        let mut xs = graph.add(&embedded, &places);
+        // What may not be seen: far below any score, and a number in binary16 too.
+        let later = Tensor::full([length, length], -30_000.0, (Kind::Float, Device::Cpu)).triu(1);
+        let later = graph.table(&later);
+        for (i, layer) in self.layers.iter().enumerate() {
+            xs = graph.within(i, |graph| layer.export(graph, &xs, Some(&later)));
+        }
+        xs.through(graph, &self.final_layer_norm)
+    }
 }
 
 /// The hidden state at each caption's first `end` token.
@@ -120,6 +137,18 @@ impl Text {
             tokens: cfg.tokens,
             device,
         }
+    }
+
+    /// The encoder alone.
+    #[must_use]
+    pub const fn encoder(&self) -> &TextEncoder {
+        &self.encoder
+    }
+
+    /// Tokens of a caption, and how many the tokenizer knows.
+    #[must_use]
+    pub fn sizes(&self) -> (i64, i64) {
+        (self.tokens, self.tokenizer.size())
     }
 
     /// Embeddings of captions by token; the empty caption is the null text of guidance.

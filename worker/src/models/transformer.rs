@@ -1,11 +1,12 @@
 //! The spatial transformer of the backbone: attention within a frame, attention to the text, feed-forward.
 
-use tch::{Tensor, nn};
+use tch::{Device, Kind, Tensor, nn};
 
 use super::attention::{Attention, AttentionConfig, Turn};
 use super::chain::Chain;
-use super::norm::{Start, TRANSFORMER_EPS, conv2d, group_norm, layer_norm, linear};
+use super::norm::{Conv2d, GroupNorm, Start, TRANSFORMER_EPS, conv2d, group_norm, layer_norm, linear};
 use super::rotary::Rotary;
+use crate::onnx::{Export, Graph, Value};
 
 /// Sizes of a [`SpatialTransformer`].
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +58,15 @@ impl nn::Module for FeedForward {
     }
 }
 
+impl Export for FeedForward {
+    fn export(&self, graph: &mut Graph, xs: &Value) -> Value {
+        let both = xs.through(graph, &self.proj);
+        let [value, gate] = graph.halves(&both, -1);
+        let gate = graph.gelu(&gate);
+        graph.mul(&value, &gate).through(graph, &self.out)
+    }
+}
+
 /// Group norm → 1×1 in → {self-attention, text cross-attention, feed-forward, each after a layer norm and with its
 /// residual} → 1×1 out, plus the input (Stable Diffusion 1.5's layout and keys, spec section 1.1).
 ///
@@ -66,15 +76,15 @@ impl nn::Module for FeedForward {
 /// - `xs`: `[batch · frames, channels, h, w]`; `text`: `[batch, tokens, text_width]`; output as `xs`
 #[derive(Debug)]
 pub struct SpatialTransformer {
-    norm: nn::GroupNorm,
-    proj_in: nn::Conv2D,
+    norm: GroupNorm,
+    proj_in: Conv2d,
     norm1: nn::LayerNorm,
     attn1: Attention,
     norm2: nn::LayerNorm,
     attn2: Attention,
     norm3: nn::LayerNorm,
     ff: FeedForward,
-    proj_out: nn::Conv2D,
+    proj_out: Conv2d,
     /// Channels of a head, where the self-attention knows places.
     turned: Option<i64>,
 }
@@ -137,5 +147,33 @@ impl SpatialTransformer {
             .reshape([frames, channels, h, w]);
         drop(tokens);
         xs + grid.through(&self.proj_out)
+    }
+
+    /// [`Self::forward`] as part of a graph.
+    pub fn export(&self, graph: &mut Graph, xs: &Value, text: &Value) -> Value {
+        let &[frames, channels, h, w] = xs.shape() else {
+            return graph.refuse("a spatial transformer takes [b*t, c, h, w]", xs);
+        };
+        let batch = text.size(0);
+        let hidden = xs.through(graph, &self.norm).through(graph, &self.proj_in);
+        let hidden = graph.flatten(&hidden, 2, 3);
+        let mut tokens = graph.swap(&hidden, 1, 2); // [b*t, h*w, c]
+        let rotary = self
+            .turned
+            .map(|d| Rotary::over_frame(h, w, d, Kind::Float, Device::Cpu));
+        let turn = rotary.as_ref().map_or(Turn::None, Turn::Both);
+        let normed = tokens.through(graph, &self.norm1);
+        let branch = self.attn1.export(graph, &normed, &normed, turn);
+        tokens = graph.add(&tokens, &branch);
+        tokens = graph.reshape(&tokens, &[batch, -1, channels]); // [b, t*h*w, c]
+        let normed = tokens.through(graph, &self.norm2);
+        let branch = self.attn2.export(graph, &normed, text, Turn::None);
+        tokens = graph.add(&tokens, &branch);
+        let branch = tokens.through(graph, &self.norm3).through(graph, &self.ff);
+        tokens = graph.add(&tokens, &branch);
+        let grid = graph.reshape(&tokens, &[frames, h * w, channels]);
+        let grid = graph.swap(&grid, 1, 2);
+        let grid = graph.reshape(&grid, xs.shape()).through(graph, &self.proj_out);
+        graph.add(xs, &grid)
     }
 }

@@ -10,13 +10,17 @@ use tch::{Tensor, nn, nn::Module};
 
 use super::blocks::{Downsample, Head, Layer, MidBlock, TimeEmbedding, Upsample};
 use super::chain::Chain;
-use super::norm::conv2d;
+use super::norm::{Conv2d, conv2d};
 use super::resnet::ResnetConfig;
 use super::segment::Segment;
 use super::temporal::{Clip, TemporalConfig, TemporalStack};
 use super::transformer::TransformerConfig;
 
+mod export;
+
 pub use super::segment::Activations;
+pub(crate) use export::export_conv_in;
+pub use export::{PassSizes, UnetGraphs};
 
 /// First part of the name of every temporal weight.
 pub const TEMPORAL: &str = "temporal";
@@ -30,7 +34,7 @@ pub const TEMPORAL: &str = "temporal";
 #[derive(Debug)]
 pub struct UNet {
     time_embedding: TimeEmbedding,
-    conv_in: nn::Conv2D,
+    conv_in: Conv2d,
     down: Vec<DownLevel>,
     mid: Option<Segment<MidBlock>>,
     mid_temporal: Option<Segment<TemporalStack>>,
@@ -100,6 +104,20 @@ impl UNet {
         activations: Activations,
         observe: &mut dyn FnMut(usize, &Tensor),
     ) -> Tensor {
+        self.walk(xs, time, text, activations, observe, &mut |_, _, _| ())
+    }
+
+    /// As [`Self::observed`]; `between` sees the running tensor and the skip tensors that are still to be used between
+    /// any two blocks, by a count of these places.
+    fn walk(
+        &self,
+        xs: &Tensor,
+        time: Moment<'_>,
+        text: &Tensor,
+        activations: Activations,
+        observe: &mut dyn FnMut(usize, &Tensor),
+        between: &mut dyn FnMut(usize, &Tensor, &[Tensor]),
+    ) -> Tensor {
         let (_, _, frames, _, _) = xs.size5().expect("a UNet takes [b, c, t, h, w]");
         let kind = self.conv_in.ws.kind();
         let text = text.to_kind(kind);
@@ -130,18 +148,27 @@ impl UNet {
             observe(position, hidden);
             position += 1;
         };
+        let mut place = 0;
+        let mut passed = |hidden: &Tensor, skips: &[Tensor]| {
+            between(place, hidden, skips);
+            place += 1;
+        };
+        passed(&hidden, &skips);
         for level in &self.down {
             for (i, layer) in level.layers.iter().enumerate() {
                 hidden = through(layer, &hidden);
-                if i + 1 == level.layers.len() {
+                if level.temporal.is_some() && i + 1 == level.layers.len() {
+                    passed(&hidden, &skips);
                     hidden = through_temporal(&level.temporal, hidden);
                 }
                 skips.push(hidden.shallow_clone());
+                passed(&hidden, &skips);
             }
             reached(&hidden);
             if let Some(downsample) = &level.downsample {
                 hidden = downsample.forward(&hidden);
                 skips.push(hidden.shallow_clone());
+                passed(&hidden, &skips);
             }
         }
         if let Some(mid) = &self.mid {
@@ -149,7 +176,11 @@ impl UNet {
             hidden = mid.run(activations, [hidden, time, text], |mid, [xs, time, text]| {
                 mid.forward(&xs, &time, &text)
             });
-            hidden = through_temporal(&self.mid_temporal, hidden);
+            passed(&hidden, &skips);
+            if self.mid_temporal.is_some() {
+                hidden = through_temporal(&self.mid_temporal, hidden);
+                passed(&hidden, &skips);
+            }
             reached(&hidden);
         }
         for level in &self.up {
@@ -161,12 +192,17 @@ impl UNet {
                     [hidden, skip, time, text],
                     |layer, [xs, skip, time, text]| layer.forward_with_skip(xs, skip, &time, &text),
                 );
+                passed(&hidden, &skips);
             }
-            hidden = through_temporal(&level.temporal, hidden);
+            if level.temporal.is_some() {
+                hidden = through_temporal(&level.temporal, hidden);
+                passed(&hidden, &skips);
+            }
             reached(&hidden);
             if let (Some(upsample), Some(next)) = (&level.upsample, skips.last()) {
                 let (_, _, h, w) = next.size4().expect("skip tensors are [b*t, c, h, w]");
                 hidden = upsample.forward(&hidden, [h, w]);
+                passed(&hidden, &skips);
             }
         }
         let velocity = hidden.through(&self.head).unflatten(0, [-1, frames]).transpose(1, 2);
@@ -175,7 +211,7 @@ impl UNet {
 }
 
 /// The first convolution: `[b, c, t, h, w]` to `[b * t, channels, h, w]`.
-pub(crate) fn conv_in(conv: &nn::Conv2D, xs: &Tensor) -> Tensor {
+pub(crate) fn conv_in(conv: &Conv2d, xs: &Tensor) -> Tensor {
     xs.transpose(1, 2).flatten(0, 1).through(conv)
 }
 

@@ -6,18 +6,22 @@ use tch::{Device, Kind, Tensor, nn, nn::Module};
 use crate::assets::Recipe;
 use crate::models::blocks::{Downsample, Head, Layer, MidBlock, TimeEmbedding, Upsample};
 use crate::models::chain::Chain;
-use crate::models::norm::conv2d;
+use crate::models::norm::{Conv2d, conv2d};
 use crate::models::published;
 use crate::models::resnet::ResnetConfig;
-use crate::models::seeded::{normal, seed_weights};
+use crate::models::seeded::{normal, seed_all_weights, seed_weights};
 use crate::models::temporal::{Clip, TemporalConfig, TemporalOperator};
 use crate::models::text::{TextConfig, TextEncoder};
 use crate::models::transformer::TransformerConfig;
-use crate::models::unet::conv_in;
+use crate::models::unet::{conv_in, export_conv_in};
 use crate::models::vae::{CHUNK_FRAMES, CHUNK_LATENTS, Vae, VaeConfig};
+use crate::onnx::{Dtype as GraphDtype, Graph, Precision};
 
 /// Seed of weights and inputs; their values do not change what is measured.
 const SEED: u64 = 1;
+
+/// Tokens of a vocabulary of captions; its size does not change what is measured.
+const LEAST_VOCABULARY: i64 = 64;
 
 /// What a block takes.
 #[derive(Debug)]
@@ -38,6 +42,32 @@ impl Inputs {
             text: self.text.shallow_clone(),
         }
     }
+
+    /// The same with other tensors under the names of [`Self::named`].
+    #[must_use]
+    pub fn with(mut self, named: &[(String, Tensor)]) -> Self {
+        for (name, tensor) in named {
+            let tensor = tensor.shallow_clone();
+            match name.as_str() {
+                "xs" => self.xs = tensor,
+                "skip" => self.skip = Some(tensor),
+                "time" => self.time = tensor,
+                "text" => self.text = tensor,
+                _ => {}
+            }
+        }
+        self
+    }
+
+    /// The tensors under the names that they have in [`Subject::export`]'s graph.
+    #[must_use]
+    pub fn named(&self) -> Vec<(&'static str, &Tensor)> {
+        let skip = self.skip.iter().map(|skip| ("skip", skip));
+        [("xs", &self.xs), ("time", &self.time), ("text", &self.text)]
+            .into_iter()
+            .chain(skip)
+            .collect()
+    }
 }
 
 /// A block's module on a device.
@@ -52,7 +82,7 @@ pub struct Subject {
 #[derive(Debug)]
 enum Kernel {
     TimeEmbedding(TimeEmbedding),
-    ConvIn(nn::Conv2D),
+    ConvIn(Conv2d),
     Down(Layer),
     Up(Layer),
     Mid(Box<MidBlock>),
@@ -92,7 +122,24 @@ impl Subject {
         })
     }
 
-    /// Fresh inputs of the block's shape.
+    /// As [`Self::new`] in float32 on the processor, with weights of `seed`, none of which is as training starts: what
+    /// comes out tells whether all of them are used rightly.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn drawn(space: &Space, block: &Block, seed: u64) -> Result<Self, String> {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let module = Dimensions { shape: &block.shape }.module(&vs.root(), &block.operator, space)?;
+        seed_all_weights(&vs, seed);
+        Ok(Self {
+            module,
+            shape: block.shape.clone(),
+            kind: Kind::Float,
+            device: Device::Cpu,
+        })
+    }
+
+    /// Inputs of the block's shape, the same in every call.
     ///
     /// # Errors
     /// The dimension that is missing.
@@ -112,7 +159,9 @@ impl Subject {
             Kernel::ConvIn(_) => random(&[b, get("c_in")?, get("t")?, get("h")?, get("w")?]),
             Kernel::Down(_) | Kernel::Up(_) | Kernel::Head(_) => frames(get("c_in")?)?,
             Kernel::Mid(_) | Kernel::Downsample(_) | Kernel::Upsample(_) | Kernel::Temporal(_) => frames(get("c")?)?,
-            Kernel::Text(_) => Tensor::zeros([b, get("l")?], (Kind::Int64, self.device)),
+            Kernel::Text(_) => Tensor::arange(b * get("l")?, (Kind::Int64, self.device))
+                .remainder(LEAST_VOCABULARY)
+                .reshape([b, -1]),
             Kernel::Decoder(_) => random(&[b, get("c")?, get("t")?, get("h")?, get("w")?]),
         };
         let skip = match &self.module {
@@ -149,6 +198,48 @@ impl Subject {
             (Kernel::Text(module), _) => module.forward(&xs),
             (Kernel::Decoder(module), _) => module.decode(&xs, frames_of(xs.size()[2])),
         }
+    }
+}
+
+impl Subject {
+    /// [`Self::forward`] as a graph: of [`Inputs::named`] those that the block reads, to `ys`.
+    ///
+    /// # Errors
+    /// The dimension that is missing.
+    pub fn export(&self, name: &str, precision: Precision) -> Result<Graph, String> {
+        let inputs = self.inputs()?;
+        let mut graph = Graph::new(name, precision);
+        let xs = match &self.module {
+            Kernel::TimeEmbedding(_) => graph.input_of("xs", GraphDtype::F32, &inputs.xs.size()),
+            Kernel::Text(_) => graph.input_of("xs", GraphDtype::I64, &inputs.xs.size()),
+            _ => graph.input("xs", &inputs.xs.size()),
+        };
+        let skip = inputs.skip.map(|skip| graph.input("skip", &skip.size()));
+        let time = graph.input("time", &inputs.time.size());
+        let text = graph.input("text", &inputs.text.size());
+        let ys = match (&self.module, skip) {
+            (Kernel::TimeEmbedding(module), _) => xs.through(&mut graph, module),
+            (Kernel::ConvIn(module), _) => export_conv_in(&mut graph, module, &xs),
+            (Kernel::Down(module) | Kernel::Up(module), None) => module.export(&mut graph, &xs, &time, &text),
+            (Kernel::Down(module) | Kernel::Up(module), Some(skip)) => {
+                module.export_with_skip(&mut graph, &xs, &skip, &time, &text)
+            }
+            (Kernel::Mid(module), _) => module.export(&mut graph, &xs, &time, &text),
+            (Kernel::Downsample(module), _) => xs.through(&mut graph, module),
+            (Kernel::Upsample(module), _) => {
+                let size = [2 * xs.size(2), 2 * xs.size(3)];
+                module.export(&mut graph, &xs, size)
+            }
+            (Kernel::Head(module), _) => xs.through(&mut graph, module),
+            (Kernel::Temporal(module), _) => {
+                let frames = self.shape.get("t").map_or(1, |t| t as i64);
+                module.export(&mut graph, &xs, frames, &text)
+            }
+            (Kernel::Text(module), _) => module.export(&mut graph, &xs),
+            (Kernel::Decoder(module), _) => module.export(&mut graph, &xs, frames_of(xs.size(2))),
+        };
+        graph.output("ys", &ys);
+        Ok(graph)
     }
 }
 
@@ -273,7 +364,7 @@ impl Dimensions<'_> {
             ..published::clip_vit_l14()
         };
         let (config, vocabulary) = match recipe(space) {
-            Ok(recipe) if recipe.text.width == width => (TextConfig { tokens, ..recipe.text }, 64),
+            Ok(recipe) if recipe.text.width == width => (TextConfig { tokens, ..recipe.text }, LEAST_VOCABULARY),
             _ if width == large.width => (large, published::CLIP_VOCABULARY),
             _ => return Err(format!("no text encoder of width {width} is known")),
         };

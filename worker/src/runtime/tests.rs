@@ -33,6 +33,8 @@ fn worker(client: Client, cache: &Path) -> Worker {
             data: cache.to_owned(),
             memory_bytes: 1 << 20,
             vbench: None,
+            onnxruntime: None,
+            coreml: None,
         },
         client,
         advertise: None,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, nn};
 
 use crate::data::{Prompt, Vocabulary};
-use crate::models::norm::{RESNET_EPS, Start, conv2d, group_norm, linear};
+use crate::models::norm::{Conv2d, GroupNorm, RESNET_EPS, Start, conv2d, group_norm, linear};
 use crate::models::text::LARGEST;
 use crate::models::tokenizer::Tokenizer;
 
@@ -47,7 +47,7 @@ impl EvaluatorConfig {
 /// - `[n, 3, h, w]` in −1..1 → logits `[n, objects + 1]` and `[n, colors + 1]`, the last class being "none"
 #[derive(Debug)]
 pub struct FrameReader {
-    trunk: Vec<(nn::Conv2D, nn::GroupNorm)>,
+    trunk: Vec<(Conv2d, GroupNorm)>,
     object: nn::Linear,
     color: nn::Linear,
 }
@@ -90,8 +90,8 @@ impl FrameReader {
 /// - clips `[n, 3, t, h, w]` in −1..1; tokens `[m, l]` (int64, 0–2 are marks); logits `[n, m]`
 #[derive(Debug)]
 pub struct ClipReader {
-    frame_conv: (nn::Conv2D, nn::GroupNorm),
-    clip_convs: Vec<(Tensor, Tensor, nn::GroupNorm, [i64; 3])>,
+    frame_conv: (Conv2d, GroupNorm),
+    clip_convs: Vec<(Tensor, Tensor, GroupNorm, [i64; 3])>,
     clip_out: nn::Linear,
     words: Tensor,
     text_out: nn::Linear,

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, nn};
 
 use super::text::LARGEST;
+use crate::onnx::{Graph, Value};
 pub use spatial::{SpatialConfig, SpatialVae};
 pub use temporal::{TemporalConfig, TemporalVae};
 
@@ -254,6 +255,76 @@ impl Vae {
     pub fn decode_frames(&self, xs: &Tensor) -> Tensor {
         let pixels = self.pixels_from(xs);
         per_frame(&(xs / SPATIAL_SCALING), pixels, |xs| self.spatial.decode(xs))
+    }
+
+    /// Both stages of [`Self::decode`] as part of a graph.
+    pub fn export(&self, graph: &mut Graph, latents: &Value, frames: i64) -> Value {
+        let mut all = Vec::new();
+        let (mut first, mut left) = (0, frames);
+        while left > 0 {
+            let (latent_count, count) = (CHUNK_LATENTS.min(latents.size(2) - first), CHUNK_FRAMES.min(left));
+            let chunk = graph.narrow(latents, 2, first, latent_count);
+            let per_frame = self.export_over_time(graph, &chunk, count);
+            all.push(self.export_frames(graph, &per_frame));
+            (first, left) = (first + latent_count, left - count);
+        }
+        // Chunks have their clips outermost: [b * count, 3, h, w].
+        let batch = latents.size(0);
+        let clips: Vec<Value> = all
+            .iter()
+            .map(|chunk| graph.unflatten(chunk, 0, &[batch, -1]))
+            .collect();
+        let clips = match clips.as_slice() {
+            [one] => one.clone(),
+            several => graph.concat(&several.iter().collect::<Vec<_>>(), 1),
+        };
+        graph.swap(&clips, 1, 2)
+    }
+
+    /// The first stage of [`Self::decode`] for one chunk as part of a graph.
+    ///
+    /// # Shapes
+    /// - `latents`: `[b, 4, latent_frames(frames), h, w]` with at most 5 latent frames; output `[b · frames, 4, h, w]`
+    pub fn export_over_time(&self, graph: &mut Graph, latents: &Value, frames: i64) -> Value {
+        let per_frame = match &self.temporal {
+            Some(temporal) => {
+                let (shift, scale) = (graph.weight(&self.shift), graph.weight(&self.scale));
+                let raw = graph.mul(latents, &scale);
+                let raw = graph.add(&raw, &shift);
+                graph.within("temporal_decoder", |graph| temporal.export(graph, &raw, frames))
+            }
+            None => latents.clone(),
+        };
+        let by_clip = graph.swap(&per_frame, 1, 2);
+        graph.flatten(&by_clip, 0, 1)
+    }
+
+    /// [`Self::decode_frames`] as part of a graph.
+    ///
+    /// # Shapes
+    /// - `frames`: `[n, 4, h, w]`; output `[n, 3, 8h, 8w]`
+    pub fn export_frames(&self, graph: &mut Graph, frames: &Value) -> Value {
+        let latents = graph.scale(frames, 1.0 / SPATIAL_SCALING);
+        graph.within("spatial_decoder", |graph| self.spatial.export(graph, &latents))
+    }
+
+    /// Frames that the second stage of [`Self::decode`] takes together, of latents `[…, h, w]`.
+    #[must_use]
+    pub fn slice_frames(&self, height: i64, width: i64) -> i64 {
+        frames_together(height * width * self.spatial.factor() * self.spatial.factor())
+    }
+
+    /// The first stage of [`Self::decode`] for one chunk.
+    ///
+    /// # Shapes
+    /// - as [`Self::export_over_time`]
+    pub fn decode_over_time(&self, latents: &Tensor, frames: i64) -> Tensor {
+        let raw = latents * &self.scale + &self.shift;
+        let per_frame = match &self.temporal {
+            Some(temporal) => temporal.decode(&raw, frames),
+            None => raw,
+        };
+        per_frame.transpose(1, 2).flatten(0, 1)
     }
 
     /// Pixels of a frame that is decoded from latents.

@@ -5,7 +5,8 @@ use tch::{Tensor, nn};
 
 use crate::models::attention::attend;
 use crate::models::chain::Chain;
-use crate::models::norm::{Start, TRANSFORMER_EPS as EPS, conv2d, group_norm, linear};
+use crate::models::norm::{Conv2d, GroupNorm, Start, TRANSFORMER_EPS as EPS, conv2d, group_norm, linear};
+use crate::onnx::{Export, Graph, Value};
 
 /// Sizes of a [`SpatialVae`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,8 +30,8 @@ pub struct SpatialConfig {
 pub struct SpatialVae {
     encoder: Encoder,
     decoder: Decoder,
-    quant_conv: nn::Conv2D,
-    post_quant_conv: nn::Conv2D,
+    quant_conv: Conv2d,
+    post_quant_conv: Conv2d,
 }
 
 impl SpatialVae {
@@ -72,15 +73,22 @@ impl SpatialVae {
     pub fn decode(&self, latents: &Tensor) -> Tensor {
         latents.apply(&self.post_quant_conv).then(|x| self.decoder.forward(x))
     }
+
+    /// [`Self::decode`] as part of a graph.
+    pub fn export(&self, graph: &mut Graph, latents: &Value) -> Value {
+        latents
+            .through(graph, &self.post_quant_conv)
+            .through(graph, &self.decoder)
+    }
 }
 
 #[derive(Debug)]
 struct Encoder {
-    conv_in: nn::Conv2D,
-    levels: Vec<(Vec<Resnet>, Option<nn::Conv2D>)>,
+    conv_in: Conv2d,
+    levels: Vec<(Vec<Resnet>, Option<Conv2d>)>,
     middle: Middle,
-    norm: nn::GroupNorm,
-    conv_out: nn::Conv2D,
+    norm: GroupNorm,
+    conv_out: Conv2d,
 }
 
 impl Encoder {
@@ -92,11 +100,7 @@ impl Encoder {
             let vs = vs / "down_blocks" / i;
             let resnets = resnets(&vs, &mut inputs, width, cfg.layers_per_block, groups);
             // Padding is asymmetric, right and below only, so it is done in `forward`.
-            let down = nn::ConvConfig {
-                stride: 2,
-                ..Default::default()
-            };
-            let downsample = || nn::conv2d(&vs / "downsamplers" / 0 / "conv", width, width, 3, down);
+            let downsample = || Conv2d::new(&vs / "downsamplers" / 0 / "conv", width, width, 3, 2, 0);
             levels.push((resnets, (i + 1 < widths.len()).then(downsample)));
         }
         Self {
@@ -127,11 +131,11 @@ impl Encoder {
 
 #[derive(Debug)]
 struct Decoder {
-    conv_in: nn::Conv2D,
+    conv_in: Conv2d,
     middle: Middle,
-    levels: Vec<(Vec<Resnet>, Option<nn::Conv2D>)>,
-    norm: nn::GroupNorm,
-    conv_out: nn::Conv2D,
+    levels: Vec<(Vec<Resnet>, Option<Conv2d>)>,
+    norm: GroupNorm,
+    conv_out: Conv2d,
 }
 
 impl Decoder {
@@ -172,6 +176,27 @@ impl Decoder {
     }
 }
 
+impl Export for Decoder {
+    fn export(&self, graph: &mut Graph, latents: &Value) -> Value {
+        let mut xs = latents.through(graph, &self.conv_in);
+        xs = graph.within("middle", |graph| xs.through(graph, &self.middle));
+        for (i, (resnets, upsample)) in self.levels.iter().enumerate() {
+            xs = graph.within(format_args!("up.{i}"), |graph| {
+                let xs = resnets.iter().fold(xs, |xs, resnet| xs.through(graph, resnet));
+                match upsample {
+                    Some(conv) => {
+                        let size = [2 * xs.size(2), 2 * xs.size(3)];
+                        graph.resize_nearest(&xs, size).through(graph, conv)
+                    }
+                    None => xs,
+                }
+            });
+        }
+        let xs = xs.through(graph, &self.norm);
+        graph.silu(&xs).through(graph, &self.conv_out)
+    }
+}
+
 fn resnets(vs: &nn::Path<'_>, inputs: &mut i64, width: i64, count: i64, groups: i64) -> Vec<Resnet> {
     let make = |i| {
         let resnet = Resnet::new(&(vs / "resnets" / i), *inputs, width, groups);
@@ -206,14 +231,22 @@ impl Middle {
     }
 }
 
+impl Export for Middle {
+    fn export(&self, graph: &mut Graph, xs: &Value) -> Value {
+        xs.through(graph, &self.first)
+            .through(graph, &self.attention)
+            .through(graph, &self.second)
+    }
+}
+
 /// `y = S(x) + C₂ σ G₂ C₁ σ G₁ x`, σ SiLU, `S` a 1×1 convolution where the channels change.
 #[derive(Debug)]
 struct Resnet {
-    norm1: nn::GroupNorm,
-    conv1: nn::Conv2D,
-    norm2: nn::GroupNorm,
-    conv2: nn::Conv2D,
-    shortcut: Option<nn::Conv2D>,
+    norm1: GroupNorm,
+    conv1: Conv2d,
+    norm2: GroupNorm,
+    conv2: Conv2d,
+    shortcut: Option<Conv2d>,
 }
 
 impl Resnet {
@@ -242,10 +275,28 @@ impl Resnet {
     }
 }
 
+impl Export for Resnet {
+    fn export(&self, graph: &mut Graph, xs: &Value) -> Value {
+        let hidden = xs.through(graph, &self.norm1);
+        let hidden = graph
+            .silu(&hidden)
+            .through(graph, &self.conv1)
+            .through(graph, &self.norm2);
+        let branch = graph.silu(&hidden).through(graph, &self.conv2);
+        match &self.shortcut {
+            Some(shortcut) => {
+                let xs = xs.through(graph, shortcut);
+                graph.add(&xs, &branch)
+            }
+            None => graph.add(xs, &branch),
+        }
+    }
+}
+
 /// One head over all places of a frame.
 #[derive(Debug)]
 struct Attention {
-    norm: nn::GroupNorm,
+    norm: GroupNorm,
     to_q: nn::Linear,
     to_k: nn::Linear,
     to_v: nn::Linear,
@@ -269,5 +320,18 @@ impl Attention {
         let [q, k, v] = [&self.to_q, &self.to_k, &self.to_v].map(|project| tokens.apply(project).unsqueeze(1));
         let mixed = attend(&q, &k, &v).squeeze_dim(1).through(&self.to_out);
         xs + mixed.transpose(1, 2).reshape(xs.size())
+    }
+}
+
+impl Export for Attention {
+    fn export(&self, graph: &mut Graph, xs: &Value) -> Value {
+        let normed = xs.through(graph, &self.norm);
+        let normed = graph.flatten(&normed, 2, 3);
+        let tokens = graph.swap(&normed, 1, 2); // [n, h*w, c]
+        let [q, k, v] = [&self.to_q, &self.to_k, &self.to_v].map(|project| tokens.through(graph, project));
+        let mixed = graph.attend(&q, &k, &v, None).through(graph, &self.to_out);
+        let mixed = graph.swap(&mixed, 1, 2);
+        let mixed = graph.reshape(&mixed, xs.shape());
+        graph.add(xs, &mixed)
     }
 }

@@ -5,7 +5,8 @@ use tch::{Tensor, nn, nn::Module};
 
 use super::TIME_FACTOR;
 use crate::models::chain::Chain;
-use crate::models::norm::{RESNET_EPS as EPS, group_norm};
+use crate::models::norm::{GroupNorm, RESNET_EPS as EPS, group_norm};
+use crate::onnx::{Export, Geometry, Graph, Value};
 
 /// Which levels are followed by a halving of the frames: the second and the third.
 const HALVES_TIME: [bool; 3] = [false, true, true];
@@ -67,6 +68,14 @@ impl TemporalVae {
         let all = latents.apply(&self.post_quant_conv).then(|x| self.decoder.forward(x));
         all.narrow(2, padding(frames), frames)
     }
+
+    /// [`Self::decode`] as part of a graph.
+    pub fn export(&self, graph: &mut Graph, latents: &Value, frames: i64) -> Value {
+        let all = latents
+            .through(graph, &self.post_quant_conv)
+            .through(graph, &self.decoder);
+        graph.narrow(&all, 2, padding(frames), frames)
+    }
 }
 
 fn padding(frames: i64) -> i64 {
@@ -78,7 +87,7 @@ struct Encoder {
     conv_in: CausalConv3d,
     levels: Vec<(Vec<ResBlock>, Option<CausalConv3d>)>,
     res_blocks: Vec<ResBlock>,
-    norm1: nn::GroupNorm,
+    norm1: GroupNorm,
     conv2: CausalConv3d,
 }
 
@@ -124,7 +133,7 @@ struct Decoder {
     res_blocks: Vec<ResBlock>,
     /// From the last level to the first; each with the convolution that makes two frames of one.
     levels: Vec<(Vec<ResBlock>, Option<CausalConv3d>)>,
-    norm1: nn::GroupNorm,
+    norm1: GroupNorm,
     conv_out: CausalConv3d,
 }
 
@@ -163,12 +172,47 @@ impl Decoder {
     }
 }
 
+impl Export for Decoder {
+    fn export(&self, graph: &mut Graph, latents: &Value) -> Value {
+        let mut xs = latents.through(graph, &self.conv1);
+        xs = export_through(graph, &self.res_blocks, xs);
+        for (i, (blocks, conv)) in self.levels.iter().enumerate() {
+            xs = graph.within(format_args!("up.{i}"), |graph| {
+                let xs = export_through(graph, blocks, xs);
+                match conv {
+                    Some(conv) => {
+                        let xs = xs.through(graph, conv);
+                        export_unfold_time(graph, &xs)
+                    }
+                    None => xs,
+                }
+            });
+        }
+        let xs = xs.through(graph, &self.norm1);
+        graph.silu(&xs).through(graph, &self.conv_out)
+    }
+}
+
 /// "B (C ts) T H W → B C (T ts) H W" with ts = 2.
 fn unfold_time(xs: &Tensor) -> Tensor {
     let size = xs.size();
     xs.reshape([size[0], size[1] / 2, 2, size[2], size[3], size[4]])
         .permute([0, 1, 3, 2, 4, 5])
         .reshape([size[0], size[1] / 2, 2 * size[2], size[3], size[4]])
+}
+
+/// [`unfold_time`] as part of a graph, in few dimensions: not every runtime takes six.
+fn export_unfold_time(graph: &mut Graph, xs: &Value) -> Value {
+    let &[b, c, t, h, w] = xs.shape() else {
+        return graph.refuse("frames are [b, c, t, h, w]", xs);
+    };
+    let apart = graph.reshape(xs, &[b * c / 2, 2, t, h * w]);
+    let beside = graph.swap(&apart, 1, 2);
+    graph.reshape(&beside, &[b, c / 2, 2 * t, h, w])
+}
+
+fn export_through(graph: &mut Graph, blocks: &[ResBlock], xs: Value) -> Value {
+    blocks.iter().fold(xs, |xs, block| xs.through(graph, block))
 }
 
 fn through(blocks: &[ResBlock], xs: Tensor) -> Tensor {
@@ -187,9 +231,9 @@ fn res_blocks(vs: &nn::Path<'_>, inputs: &mut i64, width: i64, cfg: &TemporalCon
 /// `y = S(x) + C₂ σ G₂ C₁ σ G₁ x`, convolutions without bias; `S` a 1³ convolution where the channels change.
 #[derive(Debug)]
 struct ResBlock {
-    norm1: nn::GroupNorm,
+    norm1: GroupNorm,
     conv1: CausalConv3d,
-    norm2: nn::GroupNorm,
+    norm2: GroupNorm,
     conv2: CausalConv3d,
     conv3: Option<CausalConv3d>,
 }
@@ -220,6 +264,24 @@ impl ResBlock {
     }
 }
 
+impl Export for ResBlock {
+    fn export(&self, graph: &mut Graph, xs: &Value) -> Value {
+        let hidden = xs.through(graph, &self.norm1);
+        let hidden = graph
+            .silu(&hidden)
+            .through(graph, &self.conv1)
+            .through(graph, &self.norm2);
+        let branch = graph.silu(&hidden).through(graph, &self.conv2);
+        match &self.conv3 {
+            Some(shortcut) => {
+                let xs = xs.through(graph, shortcut);
+                graph.add(&xs, &branch)
+            }
+            None => graph.add(xs, &branch),
+        }
+    }
+}
+
 /// A cubic convolution that sees no later frame: zeros on both sides of height and width, in time in front only,
 /// `(k − 1) + (1 − stride)` of them.
 #[derive(Debug)]
@@ -246,10 +308,16 @@ impl CausalConv3d {
     }
 }
 
+impl CausalConv3d {
+    /// Zeros in front of time, and on each side of height and width.
+    fn padding(&self) -> (i64, i64) {
+        (self.kernel - 1 + 1 - self.stride, self.kernel / 2)
+    }
+}
+
 impl nn::Module for CausalConv3d {
     fn forward(&self, xs: &Tensor) -> Tensor {
-        let space = self.kernel / 2;
-        let front = self.kernel - 1 + 1 - self.stride;
+        let (front, space) = self.padding();
         let padded = xs.constant_pad_nd([0, 0, 0, 0, front, 0]);
         padded.conv3d(
             &self.weight,
@@ -259,5 +327,13 @@ impl nn::Module for CausalConv3d {
             [1, 1, 1],
             1,
         )
+    }
+}
+
+impl Export for CausalConv3d {
+    fn export(&self, graph: &mut Graph, xs: &Value) -> Value {
+        let (front, space) = self.padding();
+        let geometry = Geometry::new([self.stride, 1, 1], [front, space, space]).padded_after([0, space, space]);
+        graph.conv(xs, &self.weight, self.bias.as_ref(), &geometry)
     }
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 use tch::Device;
 
 use super::VBenchError;
-use super::process::{self, ProcessError};
+use crate::process::{self, ProcessError};
 
 const DRIVER: &str = include_str!("driver.py");
 /// How long an environment may take to import the package.

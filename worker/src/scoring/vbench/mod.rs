@@ -6,7 +6,6 @@
 
 pub mod check;
 mod environment;
-mod process;
 pub mod prompts;
 mod results;
 mod videos;

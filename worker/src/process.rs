@@ -20,7 +20,7 @@ const LONGEST_LINE: usize = 2000;
 
 /// Why a program did not end well.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ProcessError {
+pub(crate) enum ProcessError {
     /// It could not be started, or not be waited for.
     #[error("cannot be run: {0}")]
     System(#[from] std::io::Error),
@@ -63,7 +63,7 @@ impl Drop for Program {
 ///
 /// # Errors
 /// Where it fails, takes longer than `limit`, or `goes_on` says no.
-pub(super) fn run(
+pub(crate) fn run(
     command: &mut Command,
     limit: Duration,
     said: &mut dyn FnMut(&str),
