@@ -9,6 +9,7 @@ mod front;
 mod jobs;
 mod list;
 mod lut;
+mod lut_import;
 mod outcome;
 mod prune;
 mod recommend;
