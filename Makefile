@@ -10,6 +10,7 @@ export TEMPONAS_CACHE ?= $(HOME)/.cache/temponas
 PROGRAMS := $(or $(CARGO_TARGET_DIR),target)/debug
 # Read when a recipe runs, after `setup`, so that only those who start Postgres look for it.
 WITH_POSTGRES = TEMPONAS_POSTGRES_BIN=$$(scripts/postgres) && export TEMPONAS_POSTGRES_BIN &&
+WITH_ONNXRUNTIME = ORT_DYLIB_PATH=$$(scripts/onnxruntime) && export ORT_DYLIB_PATH &&
 WITH_FFMPEG = TEMPONAS_FFMPEG=$$(scripts/ffmpeg) && export TEMPONAS_FFMPEG &&
 NPM := npm --prefix web --no-audit --no-fund
 PAGE_SOURCES := $(shell find web/src web/public -type f 2>/dev/null) $(wildcard web/*.html web/*.ts web/*.js web/*.json)
