@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup build page demo test test-page bench bench-search lut-accuracy proxy-check prune-check parity full-size export-check vbench-check assets data-emoji data-footage encode-check lint openapi
+.PHONY: help setup build page demo test test-page bench bench-search lut-accuracy proxy-check agent-check agent-lut-accuracy prune-check parity full-size export-check vbench-check assets data-emoji data-footage encode-check lint openapi
 
 export TEMPONAS_CACHE ?= $(HOME)/.cache/temponas
 
@@ -86,6 +86,13 @@ vbench-check: build ## score sampled clips with the published package vbench, an
 
 parity: build ## our models against diffusers, transformers and PyTorch on the same weights (10 minutes, 8 GB of memory; fetches them once)
 	@scripts/parity $(PROGRAMS)/temponas-worker $(ARGS)
+
+agent-check: build ## kill the device agent 20 times while it measures: is an entry lost or doubled? ARGS="50" for more kills
+	@$(WITH_POSTGRES) $(WITH_ONNXRUNTIME) AGENT_KILLS=$(or $(ARGS),20) \
+	    cargo test --workspace --test agent_survives_kills -- --nocapture
+
+agent-lut-accuracy: build ## predicted against measured latency of whole exported architectures in ONNX Runtime; ARGS="--graphs FOLDER"
+	@$(WITH_ONNXRUNTIME) $(PROGRAMS)/temponas-agent lut-accuracy $(ARGS)
 
 prune-check: build ## does a pruned backbone learn more from its full one than from nothing? (minutes)
 	@$(PROGRAMS)/temponas-worker prune-check $(ARGS)

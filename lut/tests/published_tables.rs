@@ -9,8 +9,8 @@ use std::{
 };
 
 use lut::{
-    Entry, ErrorSummary, Lookup, Lut, Runtime,
-    formats::{published, tflite},
+    Entry, EntryState, ErrorSummary, Lookup, Lut, Runtime,
+    formats::{aihub, coreml, published, tflite},
 };
 use search_spaces::{Block, Dtype, Shape};
 
@@ -224,4 +224,119 @@ fn other_published_tables_are_read_whole() {
         return;
     };
     assert_eq!(table(&path, "pixel1", Runtime::new("tflite-cpu", "unknown")).len(), 72);
+}
+
+#[test]
+fn keys_that_a_published_network_needs_and_its_table_lacks_are_told() {
+    let Some(path) = data("lut/proxylessnas_mobile/mobile_trim.yaml") else {
+        return;
+    };
+    let Some(network) = data("lut/proxylessnas_mobile/proxyless_mobile.config.json") else {
+        return;
+    };
+    let blocks = published::network(&text(&network)).expect("a published network");
+    let sum = published::sum(&table(&path, "pixel1", Runtime::new("tflite-cpu", "unknown")), &blocks);
+    let missing: Vec<String> = sum.missing.iter().map(ToString::to_string).collect();
+    println!("proxyless_mobile: {:.2} ms without {missing:?}", sum.latency_ms);
+    assert_eq!((blocks.len(), missing.len()), (23, 3), "{missing:?}");
+    assert!(
+        missing[0].contains("c_in=16 c_out=32 expand=3 h=112 idskip=0 kernel=5"),
+        "{}",
+        missing[0]
+    );
+    assert!(sum.latency_ms > 20.0);
+    let cut = &text(&network)[..1000];
+    assert!(
+        published::network(cut)
+            .expect_err("cut")
+            .to_string()
+            .starts_with("line ")
+    );
+}
+
+#[test]
+fn every_published_table_is_read_whole_and_a_damaged_one_refused_with_its_line() {
+    let files = [
+        ("lut/ofa_note10/160_lookup_table.yaml", 96),
+        ("lut/proxylessnas_mobile/mobile_trim.yaml", 72),
+        ("lut/nsganetv2_i7-8700K/i7-8700K_lut.yaml.gz", 4050),
+    ];
+    for (file, entries) in files {
+        let Some(path) = data(file) else { return };
+        let runtime = Runtime::new("tflite-cpu", "unknown");
+        assert_eq!(table(&path, "d", runtime.clone()).len(), entries, "{file}");
+        let damaged = text(&path).replacen("mean: ", "mean: x", 1);
+        let told = published::import(&damaged, "d", runtime, Dtype::F32)
+            .expect_err(file)
+            .to_string();
+        let line = damaged
+            .lines()
+            .position(|line| line.contains("mean: x"))
+            .expect("damaged")
+            + 1;
+        assert!(told.starts_with(&format!("line {line}, ")), "{told}");
+    }
+}
+
+#[test]
+fn the_table_of_ai_hub_is_read_whole_and_a_damaged_one_refused_with_its_line() {
+    let Some(path) = data("qualcomm_aihub/aihub_perf.csv.gz") else {
+        return;
+    };
+    let table = text(&path);
+    let mut float = 0;
+    let mut devices: Vec<&str> = table
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split(',').nth(3))
+        .collect();
+    devices.sort_unstable();
+    devices.dedup();
+    for device in &devices {
+        let imported = aihub::import_table(&table, device, "d", Dtype::F16).expect("the published table");
+        let measured = imported
+            .entries
+            .iter()
+            .all(|entry| matches!(entry.state, EntryState::Measured(_)));
+        assert!(measured, "all jobs of the table passed");
+        float += imported.entries.len();
+    }
+    assert_eq!((devices.len(), float), (15, 4175));
+    let damaged = table.replacen(",Passed,16.21,", ",Passed,16.21ms,", 1);
+    let told = aihub::import_table(&damaged, devices[0], "d", Dtype::F16)
+        .expect_err("damaged")
+        .to_string();
+    assert_eq!(
+        told,
+        "line 2, column 7: ms is \"16.21ms\"; allowed: a number, 0 or more"
+    );
+}
+
+#[test]
+fn estimates_of_core_ml_are_read_whole_and_a_damaged_log_refused_with_its_line() {
+    let Some(path) = data("profiler_logs/coreml_e5_estimates_mobilenet.csv") else {
+        return;
+    };
+    let log = text(&path);
+    let estimates = coreml::import_estimates(&log).expect("a log of estimates");
+    assert_eq!(estimates.len(), 119);
+    let on = |backend: &str| estimates.iter().filter(|estimate| estimate.backend == backend).count();
+    assert!(on("ane") > 100 && on("bnns") > 0, "{} {}", on("ane"), on("bnns"));
+    let cut = &log[..log.len() - 90];
+    let told = coreml::import_estimates(cut).expect_err("cut").to_string();
+    assert!(told.starts_with("line 120, column "), "{told}");
+}
+
+#[test]
+fn a_damaged_benchmark_log_is_refused_with_its_line() {
+    let Some(path) = data("profiler_logs/tflite_benchmark_model_proxyless_mobile.txt") else {
+        return;
+    };
+    let log = text(&path).replacen("avg=80670.2", "avg=", 1);
+    let line = log.lines().position(|line| line.contains("avg= ")).expect("damaged") + 1;
+    let told = tflite::import(&log).expect_err("damaged").to_string();
+    assert!(
+        told.starts_with(&format!("line {line}, ")) && told.contains("avg"),
+        "{told}"
+    );
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -62,6 +63,20 @@ pub struct SampleUpload {
     pub runtime: RuntimeName,
     /// The entries.
     pub entries: Vec<EntryUpload>,
+}
+
+/// The batch that a block measured for a job belongs to: whoever measured it, and whether it comes by itself or with the
+/// job's result, it is stored once.
+#[must_use]
+pub fn batch_id(job: JobId, block: &Block) -> Uuid {
+    let mut digest = Sha256::new_with_prefix(job.0.as_bytes());
+    digest.update(block.operator.as_bytes());
+    for (name, size) in &block.shape {
+        digest.update(format!("\0{name}={size}"));
+    }
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest.finalize()[..16]);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid()
 }
 
 /// An entry as it is shown: summary and, where asked for, raw samples.

@@ -358,6 +358,25 @@ pub fn start_worker_with(
     Process::start(&mut command, &folder.with_extension("worker.log"))
 }
 
+/// A device agent beside a coordinator.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn start_agent(coordinator: &Coordinator, device: &str, folder: &Path, library: &Path) -> Result<Process> {
+    let mut command = Command::new(program("temponas-agent")?);
+    command.args([
+        "run",
+        "--server",
+        &coordinator.url,
+        "--device-name",
+        device,
+        "--threads",
+        "1",
+    ]);
+    command.arg("--cache-dir").arg(folder).arg("--library").arg(library);
+    Process::start(&mut command, &folder.with_extension("agent.log"))
+}
+
 /// Runs a command to its end; answers what it printed.
 ///
 /// # Errors

@@ -1,14 +1,10 @@
 //! Checkpoints: named tensors and a step in one safetensors file, written whole or not at all.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::Path;
-
+pub use job_client::files::{persist, temporary_beside, write_atomically, write_through};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
 use tch::{Device, Kind, Tensor};
-use tempfile::NamedTempFile;
 
 /// Key of the file's metadata that holds everything but the tensors, as JSON.
 const STATE: &str = "state";
@@ -230,57 +226,6 @@ pub(crate) fn kind_of(dtype: Dtype) -> Option<Kind> {
     }
 }
 
-/// Writes a file whole or not at all: beside its place, flushed to disk, then renamed.
-///
-/// # Errors
-/// What the system says.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = temporary_beside(path)?;
-    file.write_all(bytes)?;
-    persist(file, path)
-}
-
-/// A file beside the place where it will be, for [`persist`]; it goes if it is dropped before.
-///
-/// # Errors
-/// What the system says.
-pub fn temporary_beside(path: &Path) -> std::io::Result<NamedTempFile> {
-    let folder = folder_of(path);
-    fs::create_dir_all(folder)?;
-    NamedTempFile::new_in(folder)
-}
-
-/// Puts a whole file in its place: flushed to disk, then renamed.
-///
-/// # Errors
-/// What the system says.
-pub fn persist(file: NamedTempFile, path: &Path) -> std::io::Result<()> {
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    File::open(folder_of(path))?.sync_all()
-}
-
-fn folder_of(path: &Path) -> &Path {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    folder.unwrap_or(Path::new("."))
-}
-
-/// As [`write_atomically`], with the name of the file beside it: whoever is killed leaves that one, and the next to
-/// write it overwrites it. Only one process may write it at a time.
-///
-/// # Errors
-/// What the system says.
-pub fn write_through(beside: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = File::create(beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(beside, path)?;
-    match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        Some(folder) => File::open(folder)?.sync_all(),
-        None => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -324,15 +269,5 @@ mod tests {
             error.to_string(),
             "`b` of the checkpoint is [3, 2], the model needs [5]"
         );
-    }
-
-    #[test]
-    fn a_file_is_replaced_in_one_step() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("deep/checkpoint");
-        write_atomically(&path, b"one").unwrap();
-        write_atomically(&path, b"two").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"two");
-        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     }
 }

@@ -3,16 +3,12 @@
 
 pub mod assets;
 pub mod checkpoint;
-pub mod client;
 pub mod data;
 pub mod distributed;
 pub mod export_check;
-#[cfg(test)]
-mod fake_coordinator;
 pub mod flow;
 pub mod full_size;
 pub mod jobs;
-mod lease;
 pub mod lut_accuracy;
 pub mod models;
 pub mod onnx;
@@ -24,9 +20,9 @@ pub mod proxy_check;
 pub mod prune;
 pub mod prune_check;
 pub mod recipes;
-pub mod runtime;
 pub mod scoring;
-mod seat;
 pub mod shim;
 pub mod train;
 pub mod weights;
+
+pub use job_client::client;

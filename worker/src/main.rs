@@ -1,24 +1,21 @@
 //! `temponas-worker`: takes jobs from a coordinator, and the commands that make and check what it ships.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use job_client::{Client, Worker, host};
 use protocol::WorkerId;
 use protocol::devices::{Device, WorkerRegistration};
 use protocol::jobs::{JobKind, VBENCH_EVALUATOR};
-use temponas_worker::client::Client;
 use temponas_worker::data::{default_cache, sharded};
 use temponas_worker::jobs::Settings;
-use temponas_worker::runtime::Worker;
 use temponas_worker::scoring::vbench::{self, Environment};
 use temponas_worker::{
     assets, distributed, export_check, full_size, lut_accuracy, onnx, parity, profile, proxy_check, prune, prune_check,
     shim,
 };
-use tokio::io::AsyncReadExt;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 #[derive(Debug, Parser)]
@@ -155,7 +152,7 @@ async fn run(args: RunArgs, cuda: bool) -> anyhow::Result<()> {
     let device = device_of(&args.device, cuda)?;
     tch::set_num_threads(i32::try_from(args.threads).context("--threads is too large")?);
     let memory_bytes = memory_of(device);
-    let processor = processor();
+    let processor = host::processor();
     let vbench = args.vbench_python.as_deref().map(|python| {
         let limit = Duration::from_secs(3600 * u64::from(args.vbench_hours.max(1)));
         Environment::probe(python, limit)
@@ -186,7 +183,7 @@ async fn run(args: RunArgs, cuda: bool) -> anyhow::Result<()> {
     };
     let registration = WorkerRegistration {
         id: WorkerId::new(),
-        name: host_name(),
+        name: host::name(),
         device: Device {
             name: args.device_name.unwrap_or_else(|| slug(&processor, device)),
             description: format!(
@@ -204,38 +201,17 @@ async fn run(args: RunArgs, cuda: bool) -> anyhow::Result<()> {
     let client = Client::new(&args.server, args.token.as_deref(), &args.cache_dir)?;
     let worker = Worker {
         registration,
-        settings,
+        work: settings,
+        cache: args.cache_dir,
         client,
         advertise: args.advertise,
     };
     let (sender, stop) = watch::channel(false);
     tokio::spawn(async move {
-        wait_for_stop(args.stop_on_stdin_eof).await;
+        host::wait_for_stop(args.stop_on_stdin_eof).await;
         let _ = sender.send(true);
     });
     worker.run(stop).await
-}
-
-async fn wait_for_stop(stdin_counts: bool) {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        tracing::error!("signals cannot be watched; only a kill ends this worker");
-        return std::future::pending().await;
-    };
-    let stdin_closed = async {
-        if !stdin_counts {
-            return std::future::pending().await;
-        }
-        let mut stdin = tokio::io::stdin();
-        let mut ignored = [0; 64];
-        while matches!(stdin.read(&mut ignored).await, Ok(read) if read > 0) {}
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        () = stdin_closed => {}
-    }
-    tracing::info!("stopping");
 }
 
 fn device_of(text: &str, cuda: bool) -> anyhow::Result<tch::Device> {
@@ -263,37 +239,11 @@ fn memory_of(device: tch::Device) -> u64 {
     {
         return free;
     }
-    let kib = proc_value(Path::new("/proc/meminfo"), "MemAvailable");
-    kib.and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok())
-        .map_or(4 << 30, |kib| kib * 1024)
-}
-
-fn processor() -> String {
-    proc_value(Path::new("/proc/cpuinfo"), "model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned())
-}
-
-fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    if name.trim().is_empty() {
-        "worker".to_owned()
-    } else {
-        name.trim().to_owned()
-    }
-}
-
-fn proc_value(file: &Path, key: &str) -> Option<String> {
-    let text = std::fs::read_to_string(file).ok()?;
-    let line = text.lines().find(|line| line.starts_with(key))?;
-    Some(line.split_once(':')?.1.trim().to_owned())
+    host::available_memory()
 }
 
 fn slug(processor: &str, device: tch::Device) -> String {
-    let plain = processor.replace("(R)", "").replace("(TM)", "").to_lowercase();
-    let words: Vec<&str> = plain
-        .split(|c: char| !c.is_ascii_alphanumeric())
-        .filter(|word| !word.is_empty())
-        .collect();
-    let name: String = words.join("-").chars().take(40).collect();
+    let name = host::slug(processor);
     match device {
         tch::Device::Cuda(index) => format!("{name}-cuda{index}"),
         _ => name,

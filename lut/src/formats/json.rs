@@ -7,7 +7,7 @@
 use search_spaces::{Block, Dtype};
 use serde::{Deserialize, Serialize};
 
-use super::{Conflict, ImportError, ImportErrors, entry, parts};
+use super::{Conflict, ImportErrors, entry, json_error, parts};
 use crate::{Entry, LutKey, Runtime, Samples};
 
 #[derive(Serialize, Deserialize)]
@@ -102,14 +102,6 @@ pub fn export(entries: impl IntoIterator<Item = Entry>) -> String {
 pub fn import(text: &str) -> Result<Vec<Entry>, ImportErrors> {
     match serde_json::from_str::<Vec<Checked>>(text) {
         Ok(checked) => Ok(checked.into_iter().map(|Checked(entry)| entry).collect()),
-        Err(error) => {
-            let (line, column) = (error.line() as u64, error.column() as u64);
-            let told = error.to_string();
-            let message = told
-                .rsplit_once(" at line ")
-                .map_or(told.as_str(), |(message, _)| message)
-                .to_owned();
-            Err(ImportError::Syntax { line, column, message }.into())
-        }
+        Err(error) => Err(json_error(&error).into()),
     }
 }

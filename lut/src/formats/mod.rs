@@ -1,11 +1,35 @@
 //! Tables as text: our own CSV and JSON, which keep every raw sample, and published formats.
 
+pub mod aihub;
+pub mod coreml;
 pub mod csv;
 pub mod json;
 pub mod published;
 pub mod tflite;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Entry, EntryState, LutKey, Measurement, Samples};
+
+/// What a foreign text brings to a table.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Imported {
+    /// Entries.
+    pub entries: Vec<Entry>,
+    /// What was left out, or has no place in a table, for people.
+    pub notes: Vec<String>,
+}
+
+/// Where a text is not the JSON that it should be.
+fn json_error(error: &serde_json::Error) -> ImportError {
+    let (line, column) = (error.line() as u64, error.column() as u64);
+    let told = error.to_string();
+    let message = told
+        .rsplit_once(" at line ")
+        .map_or(told.as_str(), |(message, _)| message);
+    let message = message.to_owned();
+    ImportError::Syntax { line, column, message }
+}
 
 /// What is wrong with an imported text, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -12,8 +12,9 @@
 //! stands as the only one.
 
 use search_spaces::{Block, Dtype, Shape};
+use serde::Deserialize;
 
-use super::{ImportError, ImportErrors};
+use super::{ImportError, ImportErrors, json_error};
 use crate::{EntryState, Lut, Measurement, Runtime, Samples};
 
 const KEY: &str = "a key such as Conv-input:224x224x3-output:112x112x24-kernel:3:";
@@ -52,6 +53,113 @@ pub fn import(text: &str, device: &str, runtime: Runtime, dtype: Dtype) -> Resul
     } else {
         Err(ImportErrors(errors))
     }
+}
+
+/// What a table says of a network: the sum of the entries it has, and the blocks it lacks.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Sum {
+    /// Milliseconds, of the blocks that are there.
+    pub latency_ms: f64,
+    /// Blocks of the network that the table does not have, in its order.
+    pub missing: Vec<Block>,
+}
+
+/// Adds a network's blocks up; one that the table lacks is told and is no error.
+#[must_use]
+pub fn sum(table: &Lut, blocks: &[Block]) -> Sum {
+    let mut sum = Sum::default();
+    for block in blocks {
+        match table.state(block) {
+            Some(EntryState::Measured(measured)) => sum.latency_ms += measured.latency_ms.median().unwrap_or(0.0),
+            _ => sum.missing.push(block.clone()),
+        }
+    }
+    sum
+}
+
+#[derive(Deserialize)]
+struct Network {
+    first_conv: Layer,
+    blocks: Vec<NetworkBlock>,
+    feature_mix_layer: Layer,
+    classifier: Classifier,
+}
+
+#[derive(Deserialize)]
+struct NetworkBlock {
+    mobile_inverted_conv: Layer,
+    shortcut: Option<serde::de::IgnoredAny>,
+}
+
+/// A layer; one that does nothing has a name alone.
+#[derive(Deserialize)]
+struct Layer {
+    name: String,
+    #[serde(default)]
+    in_channels: u64,
+    #[serde(default)]
+    out_channels: u64,
+    #[serde(default)]
+    kernel_size: u64,
+    #[serde(default)]
+    stride: u64,
+    #[serde(default)]
+    expand_ratio: u64,
+}
+
+#[derive(Deserialize)]
+struct Classifier {
+    in_features: u64,
+    out_features: u64,
+}
+
+/// Height and width of the images that ProxylessNAS's tables are measured for.
+const IMAGE: u64 = 224;
+
+/// The blocks of a network as ProxylessNAS publishes it (JSON), named as its table names them.
+///
+/// # Errors
+/// The first place that is not JSON or no such network; a stride of 0.
+pub fn network(text: &str) -> Result<Vec<Block>, ImportErrors> {
+    let network: Network = serde_json::from_str(text).map_err(|error| json_error(&error))?;
+    let plain = |operator: &str, size: u64, c_in: u64, c_out: u64| {
+        Block::new(
+            operator,
+            Shape::new([("h", size), ("w", size), ("c_in", c_in), ("c_out", c_out)]),
+        )
+    };
+    let smaller = |size: u64, layer: &Layer| match layer.stride {
+        0 => Err(error(1, 1, "stride", "0", "1 or more")),
+        stride => Ok(size.div_ceil(stride)),
+    };
+    let first = &network.first_conv;
+    let mut blocks = vec![plain("Conv", IMAGE, first.in_channels, first.out_channels)];
+    let mut size = smaller(IMAGE, first)?;
+    for NetworkBlock {
+        mobile_inverted_conv: layer,
+        shortcut,
+    } in &network.blocks
+    {
+        if layer.name == "ZeroLayer" {
+            continue;
+        }
+        let shape = Shape::new([
+            ("h", size),
+            ("w", size),
+            ("c_in", layer.in_channels),
+            ("c_out", layer.out_channels),
+            ("expand", layer.expand_ratio),
+            ("kernel", layer.kernel_size),
+            ("stride", layer.stride),
+            ("idskip", u64::from(shortcut.is_some())),
+        ]);
+        blocks.push(Block::new("expanded_conv", shape));
+        size = smaller(size, layer)?;
+    }
+    let (mix, classifier) = (&network.feature_mix_layer, &network.classifier);
+    blocks.push(plain("Conv_1", size, mix.in_channels, mix.out_channels));
+    blocks.push(plain("Logits", size, classifier.in_features, classifier.out_features));
+    Ok(blocks)
 }
 
 struct Row {

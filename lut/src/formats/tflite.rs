@@ -3,9 +3,11 @@
 //! A log tells names and times, not shapes: each line of the `Run Order` table becomes one operation in the order
 //! of execution, and only the totals can be laid beside a composed prediction.
 
+use search_spaces::{Block, Dtype, Shape};
 use serde::{Deserialize, Serialize};
 
-use super::{ImportError, ImportErrors};
+use super::{ImportError, ImportErrors, Imported};
+use crate::{Entry, EntryState, LutKey, Measurement, Runtime, Samples};
 
 /// One profiled run of a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,6 +44,37 @@ pub struct Operation {
     pub mean_ms: f64,
     /// Name of its output in the graph.
     pub name: String,
+}
+
+impl BenchmarkLog {
+    /// The mean of the timed runs, which follow the warm-up, as the entry of a model.
+    pub fn imported(&self, device: &str, model: &str, runtime: Runtime, dtype: Dtype) -> Option<Imported> {
+        let timed = self.phases.get(1).or_else(|| self.phases.first())?;
+        let sum: f64 = self.operations.iter().map(|operation| operation.mean_ms).sum();
+        let measurement = Measurement {
+            latency_ms: Samples::new(vec![timed.mean_ms]).ok()?,
+            peak_memory_bytes: Samples::default(),
+        };
+        let (device, block) = (device.to_owned(), Block::new(model, Shape::default()));
+        let key = LutKey {
+            device,
+            runtime,
+            dtype,
+            block,
+        };
+        let state = EntryState::Measured(measurement);
+        let notes = vec![
+            format!(
+                "{} runs, {:.3} ms in the mean, deviation {:.3} ms",
+                timed.count, timed.mean_ms, timed.deviation_ms
+            ),
+            format!("{} operations, {sum:.3} ms together", self.operations.len()),
+        ];
+        Some(Imported {
+            entries: vec![Entry { key, state }],
+            notes,
+        })
+    }
 }
 
 const MICROSECONDS: f64 = 1e-3;

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::{Args, Subcommand, ValueEnum};
 use protocol::{
     JobId,
@@ -11,7 +11,11 @@ use protocol::{
     luts::{BlockEstimate, BlockSet, EstimateBasis, ProfileRequest},
 };
 
-use super::{Remote, render};
+use super::{
+    Remote,
+    lut_import::{self, ImportArgs},
+    render,
+};
 use crate::{client::Client, config::ConfigFile};
 
 /// How often a job is looked at that is waited for.
@@ -48,12 +52,10 @@ enum LutCommand {
         #[command(flatten)]
         remote: Box<Remote>,
     },
-    /// Read a table into a device's; entries that are there already change nothing
+    /// Read a table, or what another tool measured, into a device's table; entries that are there already change nothing
     Import {
-        /// The device
-        device: String,
-        /// The table (.csv or .json)
-        table: PathBuf,
+        #[command(flatten)]
+        import: Box<ImportArgs>,
         #[command(flatten)]
         remote: Box<Remote>,
     },
@@ -170,20 +172,7 @@ pub(super) async fn run(args: LutArgs, file: &ConfigFile) -> anyhow::Result<()> 
                 .await?;
             render::deliver(&bytes, output.as_deref())
         }
-        LutCommand::Import { device, table, remote } => {
-            let text = std::fs::read_to_string(&table).with_context(|| format!("cannot read {}", table.display()))?;
-            let media_type = match table.extension().and_then(|extension| extension.to_str()) {
-                Some("csv") => "text/csv",
-                Some("json") => "application/json",
-                _ => bail!("{}: a table's name ends with .csv or .json", table.display()),
-            };
-            remote
-                .client(file)?
-                .post_text(&format!("/v1/luts/{device}/import"), media_type, &text)
-                .await?;
-            render::say(&format!("{} is in the table of {device}", table.display()))?;
-            Ok(())
-        }
+        LutCommand::Import { import, remote } => lut_import::run(*import, &remote.client(file)?).await,
         LutCommand::Show { device, remote } => show(&device, *remote, file).await,
         LutCommand::Estimate {
             device,

@@ -12,6 +12,7 @@ use protocol::{
         LookupOutcome, Outcome, ProfileOutcome, PruneBackboneOutcome, TrainFinalOutcome, VerifyOutcome,
     },
     leases::{FailureReport, Heartbeat, HeartbeatReply, ResultReport},
+    luts::batch_id,
 };
 use search_spaces::Space;
 
@@ -366,16 +367,18 @@ async fn store_samples(
         let message = format!("found {}; the space runs in {asked}", entries[index].key.dtype);
         return Err(at_fault(job.id, field, message));
     }
-    // The job's own id names the batch, so that no repetition can store its samples twice.
-    let content = serde_json::to_vec(outcome).unwrap_or_default();
-    let batch = Batch {
-        id: job.id.0,
-        device,
-        runtime: &outcome.runtime,
-        digest: &samples::digest(&content),
-        entries: &entries,
-    };
-    luts::insert_batch(tx.connection(), &batch, now).await?;
+    // A batch for each block: no repetition stores it twice, nor does the result of one who sent it as it was measured.
+    for (uploaded, entry) in outcome.entries.iter().zip(&entries) {
+        let content = serde_json::to_vec(uploaded).unwrap_or_default();
+        let batch = Batch {
+            id: batch_id(job.id, &uploaded.block),
+            device,
+            runtime: &outcome.runtime,
+            digest: &samples::digest(&content),
+            entries: std::slice::from_ref(entry),
+        };
+        luts::insert_batch(tx.connection(), &batch, now).await?;
+    }
     Ok(())
 }
 

@@ -18,24 +18,12 @@ use std::net::SocketAddr;
 
 pub use data_parallel::DataParallel;
 pub use group::{Group, Reduction};
+pub use job_client::Gang;
 pub use measure::{DataParallelArgs, command};
 pub use reducer::{Overlap, Reducer, ReducerConfig};
 
 use crate::checkpoint::CheckpointError;
 use crate::shim::c10d::C10dError;
-
-/// One process's place among those that train one model.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gang {
-    /// Its number, from 0; rank 0 serves the store and saves checkpoints.
-    pub rank: u32,
-    /// Number of processes.
-    pub ranks: u32,
-    /// Where rank 0's store listens.
-    pub store: SocketAddr,
-    /// Tells attempts apart: no two that could reach the same store may share it.
-    pub generation: String,
-}
 
 /// Why processes do not work together.
 #[derive(Debug, thiserror::Error)]

@@ -2,26 +2,19 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use protocol::Figure;
 use protocol::artifacts::{ArtifactRef, ArtifactRole};
 use protocol::jobs::{CurvePoint, DeviceSeconds};
-use protocol::{Figure, Metrics};
 use tch::Device;
-use tokio::sync::Notify;
 
-use super::JobError;
-use crate::checkpoint::write_atomically;
-use crate::client::{Client, ClientError, digest_of};
-use crate::distributed::Gang;
+use job_client::files::{is_plain, lay_out};
+use job_client::{Client, ClientError, Gang, digest_of};
+
+use super::{JobError, Pulse};
 use crate::scoring::vbench::Environment;
-
-/// The end of the log that travels with a failure.
-const LOG_BYTES: usize = 60 * 1024;
-/// The end of the log that travels with a heartbeat.
-const HEARTBEAT_LOG_BYTES: usize = 8 * 1024;
 
 /// What is the same for every job of a worker.
 #[derive(Debug, Clone)]
@@ -44,135 +37,6 @@ pub struct Settings {
     pub onnxruntime: Option<PathBuf>,
     /// Python of an environment with the package `coremltools`.
     pub coreml: Option<PathBuf>,
-}
-
-/// What a job tells for its heartbeats, and whether it should go on.
-#[derive(Debug, Default)]
-pub struct Pulse {
-    state: Mutex<State>,
-    stop: AtomicBool,
-    /// Something was told that should not wait for the next heartbeat.
-    pub urgent: Notify,
-    /// A checkpoint waits for its upload, or the job has ended.
-    pub to_upload: Notify,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    news: News,
-    saved: Option<ArtifactRef>,
-    ended: bool,
-    log: String,
-    /// Lines of the log ever written, and those that the coordinator knows of.
-    lines: u64,
-    lines_told: u64,
-}
-
-/// What the next heartbeat carries.
-#[derive(Debug, Default, Clone)]
-pub struct News {
-    /// Share done, 0 to 1.
-    pub progress: f64,
-    /// What the job is doing.
-    pub status: Option<String>,
-    /// Points of the curve that the coordinator does not know.
-    pub curve: Vec<CurvePoint>,
-    /// Figures so far.
-    pub metrics: Metrics,
-    /// What the attempt has held its device for.
-    pub device_seconds: DeviceSeconds,
-    /// The newest uploaded checkpoint, where the coordinator does not know of it.
-    pub checkpoint: Option<ArtifactRef>,
-    /// The end of the log, where the coordinator does not know it.
-    pub log: Option<String>,
-    lines: u64,
-}
-
-impl Pulse {
-    /// Of a job that is done.
-    #[must_use]
-    pub fn done() -> Self {
-        let pulse = Self::default();
-        pulse.lock().news.progress = 1.0;
-        pulse
-    }
-
-    /// Asks the job to end.
-    pub fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether the job was asked to end.
-    #[must_use]
-    pub fn stops(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-
-    /// What the next heartbeat carries.
-    #[must_use]
-    pub fn news(&self) -> News {
-        let state = self.lock();
-        News {
-            log: (state.lines > state.lines_told).then(|| last_lines(&state.log, HEARTBEAT_LOG_BYTES).to_owned()),
-            lines: state.lines,
-            ..state.news.clone()
-        }
-    }
-
-    /// Takes out what a heartbeat has delivered; what came meanwhile stays.
-    pub fn delivered(&self, delivered: &News) {
-        let mut state = self.lock();
-        state.lines_told = state.lines_told.max(delivered.lines);
-        let news = &mut state.news;
-        news.curve.drain(..delivered.curve.len().min(news.curve.len()));
-        if news.checkpoint == delivered.checkpoint {
-            news.checkpoint = None;
-        }
-    }
-
-    /// The checkpoint that waits for its upload.
-    #[must_use]
-    pub fn saved(&self) -> Option<ArtifactRef> {
-        self.lock().saved.clone()
-    }
-
-    /// Has the next heartbeat, which goes out at once, tell of an uploaded checkpoint.
-    pub fn uploaded(&self, checkpoint: ArtifactRef) {
-        let mut state = self.lock();
-        if state.saved.as_ref() == Some(&checkpoint) {
-            state.saved = None;
-        }
-        state.news.checkpoint = Some(checkpoint);
-        drop(state);
-        self.urgent.notify_one();
-    }
-
-    /// Notes that the job has ended; its last checkpoint is still of use, or not.
-    pub fn end(&self, checkpoint_counts: bool) {
-        let mut state = self.lock();
-        state.ended = true;
-        if !checkpoint_counts {
-            state.saved = None;
-        }
-        drop(state);
-        self.to_upload.notify_one();
-    }
-
-    /// Whether the job has ended.
-    #[must_use]
-    pub fn has_ended(&self) -> bool {
-        self.lock().ended
-    }
-
-    /// The end of the attempt's log.
-    #[must_use]
-    pub fn log(&self) -> String {
-        self.lock().log.clone()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// A running job's surroundings.
@@ -217,7 +81,7 @@ impl JobContext {
 
     /// Says what the attempt has held its device for so far.
     pub fn spent(&self, seconds: DeviceSeconds) {
-        self.pulse.lock().news.device_seconds = seconds;
+        self.pulse.spent(seconds);
     }
 
     /// Says how far the job is, and learns whether to go on.
@@ -225,12 +89,7 @@ impl JobContext {
     /// # Errors
     /// [`JobError::Interrupted`] when it should not.
     pub fn progress(&self, share: f64, status: &str) -> Result<(), JobError> {
-        let mut state = self.pulse.lock();
-        state.news.progress = share.clamp(0.0, 1.0);
-        if state.news.status.as_deref() != Some(status) {
-            state.news.status = Some(status.to_owned());
-        }
-        drop(state);
+        self.pulse.progress(share, status);
         if self.pulse.stops() {
             Err(JobError::Interrupted)
         } else {
@@ -240,29 +99,17 @@ impl JobContext {
 
     /// Adds a line to the attempt's log.
     pub fn log(&self, line: &str) {
-        tracing::info!("{line}");
-        let mut state = self.pulse.lock();
-        state.lines += 1;
-        let log = &mut state.log;
-        log.push_str(&chrono::Utc::now().format("%H:%M:%S ").to_string());
-        log.push_str(line);
-        log.push('\n');
-        if log.len() > LOG_BYTES {
-            *log = last_lines(log, LOG_BYTES / 2).to_owned();
-        }
+        self.pulse.write(line);
     }
 
     /// Tells a point of the curve.
     pub fn curve(&self, point: CurvePoint) {
-        self.pulse.lock().news.curve.push(point);
+        self.pulse.curve(point);
     }
 
     /// Tells figures so far; those of other names stand. What is no finite number is not told.
     pub fn figures(&self, figures: impl IntoIterator<Item = (String, Figure)>) {
-        let finite = figures
-            .into_iter()
-            .filter(|(_, figure)| figure.value.is_finite() && figure.standard_error.is_finite());
-        self.pulse.lock().news.metrics.extend(finite);
+        self.pulse.figures(figures);
     }
 
     /// Keeps a checkpoint; it is uploaded, and told of, while the job goes on. Of a gang, rank 0's is the one.
@@ -279,8 +126,7 @@ impl JobContext {
             "application/octet-stream",
             bytes,
         )?;
-        self.pulse.lock().saved = Some(kept);
-        self.pulse.to_upload.notify_one();
+        self.pulse.save(kept);
         Ok(())
     }
 
@@ -395,19 +241,6 @@ impl JobContext {
     }
 }
 
-/// The whole lines within the last `bytes` of a log.
-fn last_lines(log: &str, bytes: usize) -> &str {
-    let Some(cut) = log.len().checked_sub(bytes).filter(|&cut| cut > 0) else {
-        return log;
-    };
-    let line_end = log.bytes().enumerate().skip(cut - 1).find(|&(_, byte)| byte == b'\n');
-    &log[line_end.map_or(log.len(), |(at, _)| at + 1)..]
-}
-
-pub(super) fn is_plain(name: &str) -> bool {
-    Path::new(name).file_name().is_some_and(|file| file == name)
-}
-
 /// The same files give the same key, in whatever order they are named.
 fn key_of(base: &[ArtifactRef]) -> String {
     let mut lines: Vec<String> = base
@@ -418,23 +251,10 @@ fn key_of(base: &[ArtifactRef]) -> String {
     digest_of(lines.join("\n").as_bytes()).to_string()
 }
 
-/// Puts a file that never changes in a second place, at once and whole: as a link where the disk can.
-fn lay_out(file: &Path, place: &Path) -> std::io::Result<()> {
-    if let Some(folder) = place.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    match std::fs::hard_link(file, place) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            write_atomically(place, &std::fs::read(file)?)
-        }
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 impl JobContext {
     /// A job's surroundings without a coordinator.
-    pub(crate) fn alone(tokio: &tokio::runtime::Runtime, cache: &Path) -> Self {
+    pub(crate) fn alone(tokio: &tokio::runtime::Runtime, cache: &std::path::Path) -> Self {
         let _inside = tokio.enter();
         let settings = Settings {
             device: Device::Cpu,
@@ -458,83 +278,9 @@ mod tests {
 
     use super::*;
 
-    fn point(step: u64) -> CurvePoint {
-        CurvePoint { step, loss: 1.0 }
-    }
-
-    #[test]
-    fn what_a_heartbeat_could_not_deliver_goes_with_the_next_in_order() {
-        let pulse = Pulse::default();
-        pulse.lock().news.curve = vec![point(1)];
-        let first = pulse.news();
-        pulse.lock().news.curve.push(point(2));
-        assert_eq!(pulse.news().curve, [point(1), point(2)], "the first was not delivered");
-        pulse.delivered(&first);
-        assert_eq!(pulse.news().curve, [point(2)]);
-        pulse.delivered(&pulse.news());
-        assert!(pulse.news().curve.is_empty());
-    }
-
     fn part(context: &JobContext, name: &str, bytes: &[u8]) -> ArtifactRef {
         let kept = context.keep(ArtifactRole::Base, name, "application/octet-stream", bytes);
         kept.unwrap()
-    }
-
-    #[test]
-    fn a_long_log_keeps_its_end() {
-        let folder = tempfile::tempdir().unwrap();
-        let tokio = Runtime::new().unwrap();
-        let context = JobContext::alone(&tokio, folder.path());
-        for line in 0..4000 {
-            context.log(&format!("line {line} of a log that is long"));
-        }
-        let log = context.pulse.log();
-        assert!(log.len() <= LOG_BYTES && log.ends_with("line 3999 of a log that is long\n"));
-        assert!(log.lines().all(|line| line.contains("line ")), "lines are whole");
-    }
-
-    #[test]
-    fn figures_stand_until_the_next_and_only_numbers_are_told() {
-        let folder = tempfile::tempdir().unwrap();
-        let tokio = Runtime::new().unwrap();
-        let context = JobContext::alone(&tokio, folder.path());
-        let tell = |name: &str, value| {
-            let standard_error = 0.0;
-            context.figures([(name.to_owned(), Figure { value, standard_error })]);
-        };
-        tell("train_loss", 0.5);
-        tell("quality", 0.7);
-        tell("train_loss", 0.25);
-        tell("color", f64::NAN);
-        let news = context.pulse.news();
-        context.pulse.delivered(&news);
-        let told = context.pulse.news().metrics;
-        let told: Vec<_> = told
-            .iter()
-            .map(|(name, figure)| (name.as_str(), figure.value))
-            .collect();
-        assert_eq!(told, [("quality", 0.7), ("train_loss", 0.25)]);
-    }
-
-    #[test]
-    fn the_end_of_the_log_goes_with_heartbeats_until_it_is_delivered() {
-        let folder = tempfile::tempdir().unwrap();
-        let tokio = Runtime::new().unwrap();
-        let context = JobContext::alone(&tokio, folder.path());
-        assert_eq!(context.pulse.news().log, None);
-        for line in 0..400 {
-            context.log(&format!("line {line} of a log that is long"));
-        }
-        let first = context.pulse.news();
-        let told = first.log.clone().unwrap();
-        assert!(told.len() <= HEARTBEAT_LOG_BYTES && told.len() > HEARTBEAT_LOG_BYTES / 2);
-        assert!(told.lines().all(|line| line.contains("line ")), "lines are whole");
-        context.log("a line during the heartbeat");
-        context.pulse.delivered(&first);
-        let second = context.pulse.news();
-        assert!(second.log.as_ref().unwrap().ends_with("a line during the heartbeat\n"));
-        context.pulse.delivered(&second);
-        assert_eq!(context.pulse.news().log, None);
     }
 
     #[test]

@@ -7,12 +7,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use job_client::files::is_plain;
 use protocol::ArtifactDigest;
 use protocol::artifacts::{ArtifactRef, ArtifactRole};
 use protocol::jobs::{DeviceSeconds, EncodeLatentsInput, EncodeLatentsOutcome, JobResult, Outcome, SkippedFile};
 use serde::{Deserialize, Serialize};
 
-use super::context::is_plain;
 use super::{JobContext, JobError};
 use crate::assets::{Assets, digest_of};
 use crate::data::sharded::{Bucket, Content, INDEX, Index, News, Plan, Settings, Shard, ShardError, Stored, encode};

@@ -15,35 +15,24 @@ mod verify;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
 
+use job_client::{Attempt, Work};
 use protocol::jobs::{JobInput, JobResult};
 
 use crate::train::TrainError;
-pub use context::{JobContext, Pulse, Settings};
+pub use context::{JobContext, Settings};
+pub use job_client::{JobError, Pulse};
 
-/// Why an attempt ended without a result.
-#[derive(Debug, thiserror::Error)]
-pub enum JobError {
-    /// The job is not wanted any more, or the worker stops.
-    #[error("interrupted")]
-    Interrupted,
-    /// The input cannot be used by any worker: another attempt fails the same way.
-    #[error("{0}")]
-    Input(String),
-    /// This attempt failed; another may not.
-    #[error("{0}")]
-    Attempt(String),
-}
-
-impl JobError {
-    /// Whether another attempt can help.
-    #[must_use]
-    pub const fn is_worth_another_attempt(&self) -> bool {
-        !matches!(self, Self::Input(_))
-    }
-
-    fn attempt(error: impl std::fmt::Display) -> Self {
-        Self::Attempt(error.to_string())
+/// A worker's work: all its job kinds.
+impl Work for Settings {
+    fn run(&self, attempt: Attempt) -> Result<JobResult, JobError> {
+        let mut context = JobContext::new(self.clone(), attempt.pulse, attempt.job.checkpoint, attempt.client);
+        if let Some((gang, socket)) = attempt.gang {
+            context.gang = Some(gang);
+            context.store_socket = Mutex::new(socket);
+        }
+        run(&context, &attempt.job.input)
     }
 }
 

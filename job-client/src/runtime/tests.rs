@@ -10,7 +10,17 @@ use protocol::{LeaseToken, WorkerId};
 use super::*;
 use crate::fake_coordinator::{Coordinator, Reply, Request};
 
-fn worker(client: Client, cache: &Path) -> Worker {
+/// Does nothing.
+#[derive(Debug, Clone)]
+struct Idle;
+
+impl Work for Idle {
+    fn run(&self, _: Attempt) -> Result<JobResult, JobError> {
+        Err(JobError::Interrupted)
+    }
+}
+
+fn worker(client: Client, cache: &Path) -> Worker<Idle> {
     Worker {
         registration: WorkerRegistration {
             id: WorkerId::new(),
@@ -25,17 +35,8 @@ fn worker(client: Client, cache: &Path) -> Worker {
             evaluators: vec![],
             memory_bytes: 0,
         },
-        settings: Settings {
-            device: tch::Device::Cpu,
-            threads: 1,
-            cache: cache.to_owned(),
-            assets: cache.to_owned(),
-            data: cache.to_owned(),
-            memory_bytes: 1 << 20,
-            vbench: None,
-            onnxruntime: None,
-            coreml: None,
-        },
+        work: Idle,
+        cache: cache.to_owned(),
         client,
         advertise: None,
     }
@@ -144,8 +145,10 @@ async fn heartbeats_go_on_while_a_checkpoint_is_uploaded_and_tell_of_it_afterwar
     let worker = worker(server.client(folder.path()), folder.path());
     let (job, pulse) = (job(), Arc::<Pulse>::default());
     let lease = Lease::new(&worker.client, &job, &pulse);
-    let context = JobContext::new(worker.settings.clone(), pulse.clone(), None, worker.client.clone());
-    context.save(b"checkpoint").unwrap();
+    let kept = worker
+        .client
+        .keep(ArtifactRole::Checkpoint, "c", "text/plain", b"checkpoint");
+    pulse.save(kept.unwrap());
     pulse.end(true);
     let uploads = async {
         lease.upload_checkpoints().await;
@@ -285,7 +288,7 @@ async fn a_seat_that_is_lost_is_left_at_once() {
     let server = Coordinator::start(|_| Reply::problem(409, "lease-lost")).await;
     let worker = worker(server.client(folder.path()), folder.path());
     let (_keep, mut stop) = watch::channel(false);
-    worker.work(seated(1), &mut stop).await;
+    worker.attend(seated(1), &mut stop).await;
     assert_eq!(
         server.requests("POST").len(),
         1,

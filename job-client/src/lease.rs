@@ -7,7 +7,7 @@ use protocol::leases::{Heartbeat, LeasedJob};
 use protocol::{JobId, LeaseToken};
 
 use crate::client::{Client, ClientError};
-use crate::jobs::Pulse;
+use crate::pulse::Pulse;
 
 /// The longest pause between tries to reach the coordinator.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);

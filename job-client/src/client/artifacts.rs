@@ -15,7 +15,7 @@ use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use tokio_util::io::ReaderStream;
 
 use super::{Client, ClientError, PATIENCE, accepted};
-use crate::checkpoint::{persist, temporary_beside, write_atomically};
+use crate::files::{persist, temporary_beside, write_atomically};
 
 /// How often one upload asks again where to go on.
 const OFFSETS: u32 = 4;

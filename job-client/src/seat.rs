@@ -8,8 +8,23 @@ use protocol::leases::{LeasedJob, RendezvousRequest, Seat};
 use tokio::sync::watch;
 
 use crate::client::{Client, ClientError};
-use crate::distributed::Gang;
 use crate::lease::Pauses;
+
+/// One process's place among those that do one job together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gang {
+    /// Its number, from 0; rank 0 serves the store and saves checkpoints.
+    pub rank: u32,
+    /// Number of processes.
+    pub ranks: u32,
+    /// Where rank 0's store listens.
+    pub store: SocketAddr,
+    /// Tells attempts apart: no two that could reach the same store may share it.
+    pub generation: String,
+}
+
+/// A worker's place in a gang that has met, with the socket for its store where it is rank 0.
+pub type Gathered = (Gang, Option<TcpListener>);
 
 /// How waiting for the rest of a gang ended.
 #[derive(Debug)]

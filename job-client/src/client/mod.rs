@@ -10,6 +10,7 @@ use protocol::leases::{
     DoneReport, FailureReport, Heartbeat, HeartbeatReply, LeaseRequest, LeasedJob, RendezvousReply, RendezvousRequest,
     ResultReport,
 };
+use protocol::luts::SampleUpload;
 use protocol::{ArtifactDigest, JobId, ProblemDocument, WorkerId};
 use reqwest::header::HeaderValue;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
@@ -181,6 +182,14 @@ impl Client {
     /// As [`ClientError`] says.
     pub async fn done(&self, job: JobId, report: &DoneReport) -> Result<(), ClientError> {
         self.send(&format!("/v1/jobs/{job}/done"), report).await
+    }
+
+    /// Sends a batch of samples for a device's table; the same batch sent again changes nothing.
+    ///
+    /// # Errors
+    /// As [`ClientError`] says; 409 where another batch has its id.
+    pub async fn samples(&self, device: &str, batch: &SampleUpload) -> Result<(), ClientError> {
+        self.send(&format!("/v1/luts/{device}/samples"), batch).await
     }
 
     /// The coordinator's address.

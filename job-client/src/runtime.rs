@@ -5,9 +5,8 @@
 //! connection nor a killed worker loses one: the next start sends it again, and the lease's token decides whether it
 //! still counts.
 
-use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -18,30 +17,89 @@ use protocol::leases::{DoneReport, FailureReport, LeasedJob, ResultReport};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::checkpoint::write_atomically;
 use crate::client::{Client, ClientError};
-use crate::distributed::Gang;
-use crate::jobs::{self, JobContext, JobError, Pulse, Settings};
+use crate::files::write_atomically;
 use crate::lease::{Lease, Pauses};
-use crate::seat::{self, Met};
+use crate::pulse::Pulse;
+use crate::seat::{self, Gathered, Met};
 
 /// How long one request waits for a job.
 const POLL: Duration = Duration::from_secs(30);
 
+/// Why an attempt ended without a result.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// The job is not wanted any more, or the worker stops.
+    #[error("interrupted")]
+    Interrupted,
+    /// The input cannot be used by any worker: another attempt fails the same way.
+    #[error("{0}")]
+    Input(String),
+    /// This attempt failed; another may not.
+    #[error("{0}")]
+    Attempt(String),
+}
+
+impl JobError {
+    /// Whether another attempt can help.
+    #[must_use]
+    pub const fn is_worth_another_attempt(&self) -> bool {
+        !matches!(self, Self::Input(_))
+    }
+
+    /// An attempt that failed of something.
+    pub fn attempt(error: impl std::fmt::Display) -> Self {
+        Self::Attempt(error.to_string())
+    }
+}
+
+/// One attempt at a job, in the hands of whoever does it.
+#[derive(Debug)]
+pub struct Attempt {
+    /// The job.
+    pub job: LeasedJob,
+    /// What the attempt tells, and whether it should go on.
+    pub pulse: Arc<Pulse>,
+    /// The coordinator.
+    pub client: Client,
+    /// Its place where several workers do the job together.
+    pub gang: Option<Gathered>,
+}
+
+/// What a program does with the jobs it takes.
+pub trait Work: Clone + Send + Sync + 'static {
+    /// Does a job on the calling thread, from which the runtime's handle can be had.
+    ///
+    /// # Errors
+    /// As [`JobError`] says.
+    fn run(&self, attempt: Attempt) -> Result<JobResult, JobError>;
+
+    /// What is to be done each time the worker has registered, before it takes a job.
+    ///
+    /// # Errors
+    /// As [`ClientError`] says; one that is passing is tried again.
+    fn registered(&self, client: &Client) -> impl Future<Output = Result<(), ClientError>> + Send {
+        let _ = client;
+        async { Ok(()) }
+    }
+}
+
 /// A worker process.
 #[derive(Debug)]
-pub struct Worker {
+pub struct Worker<W> {
     /// What it says of itself.
     pub registration: WorkerRegistration,
-    /// What its jobs compute with.
-    pub settings: Settings,
+    /// What it does with its jobs.
+    pub work: W,
+    /// Folder of what waits for the coordinator.
+    pub cache: PathBuf,
     /// The coordinator.
     pub client: Client,
     /// Host by which other workers reach this one; else the address by which it reaches the coordinator.
     pub advertise: Option<String>,
 }
 
-impl Worker {
+impl<W: Work> Worker<W> {
     /// Takes jobs until `stop` turns true; a job under way is then saved and given back.
     ///
     /// # Errors
@@ -55,6 +113,7 @@ impl Worker {
                     self.client.register(&self.registration).await?;
                     tracing::info!(worker.id = %self.registration.id, device = %self.registration.device.name, "registered");
                     self.send_waiting_results().await?;
+                    self.work.registered(&self.client).await?;
                 }
                 self.client.lease(self.registration.id, POLL).await
             };
@@ -67,7 +126,7 @@ impl Worker {
                     registered = true;
                     pauses = Pauses::default();
                     if let Some(job) = leased {
-                        self.work(job, &mut stop).await;
+                        self.attend(job, &mut stop).await;
                     }
                 }
                 // A coordinator on a fresh database does not know this worker.
@@ -87,7 +146,7 @@ impl Worker {
         Ok(())
     }
 
-    async fn work(&self, job: LeasedJob, stop: &mut watch::Receiver<bool>) {
+    async fn attend(&self, job: LeasedJob, stop: &mut watch::Receiver<bool>) {
         let pulse = Arc::new(Pulse::default());
         let lease = Lease::new(&self.client, &job, &pulse);
         let gang = match self.gather(&job, stop).await {
@@ -200,18 +259,14 @@ impl Worker {
     /// Starts the job on a thread of its own.
     fn start(&self, job: &LeasedJob, pulse: &Arc<Pulse>, gang: Option<Gathered>) -> JoinHandle<Outcome> {
         let span = tracing::info_span!("job", job.id = %job.job_id, kind = %job.input.kind(), attempt = job.attempt);
-        let mut context = JobContext::new(
-            self.settings.clone(),
-            pulse.clone(),
-            job.checkpoint.clone(),
-            self.client.clone(),
-        );
-        if let Some((gang, socket)) = gang {
-            context.gang = Some(gang);
-            context.store_socket = Mutex::new(socket);
-        }
-        let input = job.input.clone();
-        tokio::task::spawn_blocking(move || span.in_scope(|| jobs::run(&context, &input)))
+        let attempt = Attempt {
+            job: job.clone(),
+            pulse: pulse.clone(),
+            client: self.client.clone(),
+            gang,
+        };
+        let work = self.work.clone();
+        tokio::task::spawn_blocking(move || span.in_scope(|| work.run(attempt)))
     }
 
     async fn hand_in(&self, job: &LeasedJob, lease: &Lease, result: JobResult, stop: &watch::Receiver<bool>) {
@@ -325,7 +380,7 @@ impl Worker {
     }
 
     fn outbox(&self) -> PathBuf {
-        self.settings.cache.join("outbox")
+        self.cache.join("outbox")
     }
 }
 
@@ -339,9 +394,6 @@ struct Waiting {
 }
 
 type Outcome = Result<JobResult, JobError>;
-
-/// A worker's place in a gang that has met, with the socket for its store where it is rank 0.
-type Gathered = (Gang, Option<TcpListener>);
 
 /// Waits for a job's thread, and asks it to end when the worker is to stop.
 async fn ended(thread: &mut JoinHandle<Outcome>, pulse: &Pulse, stop: &mut watch::Receiver<bool>) -> Outcome {
