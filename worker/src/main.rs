@@ -14,7 +14,7 @@ use temponas_worker::jobs::Settings;
 use temponas_worker::runtime::Worker;
 use temponas_worker::scoring::vbench::{self, Environment};
 use temponas_worker::{
-    assets, distributed, full_size, lut_accuracy, parity, profile, proxy_check, prune, prune_check, shim,
+    assets, distill, distributed, full_size, lut_accuracy, parity, profile, proxy_check, prune, prune_check, shim,
 };
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
@@ -51,6 +51,8 @@ enum Command {
     Prune(prune::PruneArgs),
     /// Check that a pruned backbone learns more from its full one than from nothing.
     PruneCheck(prune_check::PruneCheckArgs),
+    /// Check that a distilled model is as good in few steps as the diffusion model it came from.
+    DistillCheck(distill::DistillCheckArgs),
     /// Compare predicted with measured latency and peak memory of whole architectures.
     LutAccuracy(lut_accuracy::LutAccuracyArgs),
     /// Compare steps of one process with steps of several on this machine.
@@ -131,6 +133,7 @@ fn main() -> anyhow::Result<()> {
         Command::VbenchCheck(args) => vbench::check::command(&args),
         Command::Prune(args) => prune::command(&args, device_of(&args.device, cuda)?),
         Command::PruneCheck(args) => prune_check::command(&args),
+        Command::DistillCheck(args) => distill::command(&args),
         Command::LutAccuracy(args) => lut_accuracy::command(&args),
         Command::DataParallel(args) => distributed::command(&args),
         Command::FullSize(args) => full_size::command(&args, device_of(&args.device, cuda)?),

@@ -397,6 +397,7 @@ mod tests {
             Ok(crate::data::latents::Batch {
                 latents: crate::models::seeded::normal(&[2, 4, 5, 8, 8], 1, Device::Cpu),
                 text: crate::models::seeded::normal(&[2, 8, 32], 2, Device::Cpu),
+                pooled: None,
             })
         };
         let ran = training.run(3, &batch, &mut |_, _| ControlFlow::Continue(()));

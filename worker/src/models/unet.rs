@@ -100,41 +100,77 @@ impl UNet {
         activations: Activations,
         observe: &mut dyn FnMut(usize, &Tensor),
     ) -> Tensor {
-        let (_, _, frames, _, _) = xs.size5().expect("a UNet takes [b, c, t, h, w]");
-        let kind = self.conv_in.ws.kind();
-        let text = text.to_kind(kind);
-        let time = match time {
-            Moment::Time(time) => self.embed(time),
-            Moment::Embedded(embedding) => embedding.to_kind(kind),
-        };
-        let beside = || (time.shallow_clone(), text.shallow_clone());
-        let through = |layer: &Segment<Layer>, xs: &Tensor| {
-            let (time, text) = beside();
-            layer.run(
-                activations,
-                [xs.shallow_clone(), time, text],
-                |layer, [xs, time, text]| layer.forward(&xs, &time, &text),
-            )
-        };
-        let through_temporal = |stack: &Option<Segment<TemporalStack>>, xs: Tensor| match stack {
-            Some(stack) => stack.run(activations, [xs, text.shallow_clone()], move |stack, [xs, text]| {
-                stack.forward(xs, Clip { frames, text: &text })
-            }),
-            None => xs,
-        };
-
-        let mut hidden = conv_in(&self.conv_in, &xs.to_kind(kind));
-        let mut skips = vec![hidden.shallow_clone()];
         let mut position = 0;
         let mut reached = |hidden: &Tensor| {
             observe(position, hidden);
             position += 1;
         };
+        let pass = self.prepared(xs, time, text, activations);
+        let (mut hidden, mut skips) = self.way_down(&pass, xs, &mut reached);
+        if let Some(mid) = &self.mid {
+            let (time, text) = pass.beside();
+            hidden = mid.run(activations, [hidden, time, text], |mid, [xs, time, text]| {
+                mid.forward(&xs, &time, &text)
+            });
+            hidden = pass.temporal(&self.mid_temporal, hidden);
+            reached(&hidden);
+        }
+        for level in &self.up {
+            for layer in &level.layers {
+                let skip = skips.pop().expect("every up layer has a skip tensor");
+                let (time, text) = pass.beside();
+                hidden = layer.run(
+                    activations,
+                    [hidden, skip, time, text],
+                    |layer, [xs, skip, time, text]| layer.forward_with_skip(xs, skip, &time, &text),
+                );
+            }
+            hidden = pass.temporal(&level.temporal, hidden);
+            reached(&hidden);
+            if let (Some(upsample), Some(next)) = (&level.upsample, skips.last()) {
+                let (_, _, h, w) = next.size4().expect("skip tensors are [b*t, c, h, w]");
+                hidden = upsample.forward(&hidden, [h, w]);
+            }
+        }
+        let velocity = hidden
+            .through(&self.head)
+            .unflatten(0, [-1, pass.frames])
+            .transpose(1, 2);
+        velocity.to_kind(xs.kind()) // [b, latent_channels, t, h, w]
+    }
+
+    /// The way down alone; the rest is given up.
+    #[must_use]
+    pub fn into_encoder(mut self) -> Encoder {
+        (self.mid, self.mid_temporal) = (None, None);
+        self.up.clear();
+        Encoder(self)
+    }
+
+    /// What the blocks of a pass go by, in the number format of the weights.
+    fn prepared(&self, xs: &Tensor, time: Moment<'_>, text: &Tensor, activations: Activations) -> Pass {
+        let (_, _, frames, _, _) = xs.size5().expect("a UNet takes [b, c, t, h, w]");
+        let kind = self.conv_in.ws.kind();
+        Pass {
+            time: match time {
+                Moment::Time(time) => self.embed(time),
+                Moment::Embedded(embedding) => embedding.to_kind(kind),
+            },
+            text: text.to_kind(kind),
+            frames,
+            activations,
+        }
+    }
+
+    /// To the end of the innermost level: what came out, and the skip tensors. `reached` sees each level's output.
+    fn way_down(&self, pass: &Pass, xs: &Tensor, reached: &mut dyn FnMut(&Tensor)) -> (Tensor, Vec<Tensor>) {
+        let mut hidden = conv_in(&self.conv_in, &xs.to_kind(self.conv_in.ws.kind()));
+        let mut skips = vec![hidden.shallow_clone()];
         for level in &self.down {
             for (i, layer) in level.layers.iter().enumerate() {
-                hidden = through(layer, &hidden);
+                hidden = pass.layer(layer, &hidden);
                 if i + 1 == level.layers.len() {
-                    hidden = through_temporal(&level.temporal, hidden);
+                    hidden = pass.temporal(&level.temporal, hidden);
                 }
                 skips.push(hidden.shallow_clone());
             }
@@ -144,33 +180,72 @@ impl UNet {
                 skips.push(hidden.shallow_clone());
             }
         }
-        if let Some(mid) = &self.mid {
-            let (time, text) = beside();
-            hidden = mid.run(activations, [hidden, time, text], |mid, [xs, time, text]| {
-                mid.forward(&xs, &time, &text)
-            });
-            hidden = through_temporal(&self.mid_temporal, hidden);
-            reached(&hidden);
+        (hidden, skips)
+    }
+}
+
+/// What the blocks of a pass go by, beside its clip.
+struct Pass {
+    time: Tensor,
+    text: Tensor,
+    frames: i64,
+    activations: Activations,
+}
+
+impl Pass {
+    fn beside(&self) -> (Tensor, Tensor) {
+        (self.time.shallow_clone(), self.text.shallow_clone())
+    }
+
+    fn layer(&self, layer: &Segment<Layer>, xs: &Tensor) -> Tensor {
+        let (time, text) = self.beside();
+        layer.run(
+            self.activations,
+            [xs.shallow_clone(), time, text],
+            |layer, [xs, time, text]| layer.forward(&xs, &time, &text),
+        )
+    }
+
+    fn temporal(&self, stack: &Option<Segment<TemporalStack>>, xs: Tensor) -> Tensor {
+        let frames = self.frames;
+        match stack {
+            Some(stack) => stack.run(
+                self.activations,
+                [xs, self.text.shallow_clone()],
+                move |stack, [xs, text]| stack.forward(xs, Clip { frames, text: &text }),
+            ),
+            None => xs,
         }
-        for level in &self.up {
-            for layer in &level.layers {
-                let skip = skips.pop().expect("every up layer has a skip tensor");
-                let (time, text) = beside();
-                hidden = layer.run(
-                    activations,
-                    [hidden, skip, time, text],
-                    |layer, [xs, skip, time, text]| layer.forward_with_skip(xs, skip, &time, &text),
-                );
-            }
-            hidden = through_temporal(&level.temporal, hidden);
-            reached(&hidden);
-            if let (Some(upsample), Some(next)) = (&level.upsample, skips.last()) {
-                let (_, _, h, w) = next.size4().expect("skip tensors are [b*t, c, h, w]");
-                hidden = upsample.forward(&hidden, [h, w]);
-            }
+    }
+}
+
+/// The way down of a UNet: what a discriminator sees with.
+#[derive(Debug)]
+pub struct Encoder(UNet);
+
+/// What an [`Encoder`] makes of clips.
+#[derive(Debug)]
+pub struct Features {
+    /// Each level's output, after its temporal layers: `[batch · frames, channels, h, w]`, the finest first.
+    pub levels: Vec<Tensor>,
+    /// The embedding of the times: `[batch, time_width]`.
+    pub time: Tensor,
+    /// Frames of a clip.
+    pub frames: i64,
+}
+
+impl Encoder {
+    /// One pass, as [`UNet::pass`] up to the middle.
+    pub fn forward(&self, xs: &Tensor, time: &Tensor, text: &Tensor, activations: Activations) -> Features {
+        let pass = self.0.prepared(xs, Moment::Time(time), text, activations);
+        let mut levels = Vec::new();
+        self.0
+            .way_down(&pass, xs, &mut |level| levels.push(level.shallow_clone()));
+        Features {
+            levels,
+            time: pass.time,
+            frames: pass.frames,
         }
-        let velocity = hidden.through(&self.head).unflatten(0, [-1, frames]).transpose(1, 2);
-        velocity.to_kind(xs.kind()) // [b, latent_channels, t, h, w]
     }
 }
 
