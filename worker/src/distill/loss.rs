@@ -19,12 +19,13 @@ pub fn moved(xs: &Tensor, velocity: &Tensor, from: &Tensor, to: &Tensor) -> Tens
 
 /// What the discriminator lowers (equation 4): `E[max(0, 1 + D(real))] + E[max(0, 1 − D(fake))]`; judgements `[batch]`.
 pub fn discriminator_loss(real: &Tensor, fake: &Tensor) -> Tensor {
-    (real + 1.0).relu().mean(Kind::Float) + (-fake + 1.0).relu().mean(Kind::Float)
+    let mean = |tensor: Tensor| tensor.mean(None::<Kind>);
+    mean((real + 1.0).relu()) + mean((-fake + 1.0).relu())
 }
 
 /// What the generator lowers (equation 5): `E[D(fake)]`; judgements `[batch]`.
 pub fn generator_loss(fake: &Tensor) -> Tensor {
-    fake.mean(Kind::Float)
+    fake.mean(None::<Kind>)
 }
 
 /// How far a clean clip is from what it should be (equation 6), the mean over clips of `√(‖x̂₀ − x₀‖² + c²) − c` with the
@@ -33,15 +34,15 @@ pub fn generator_loss(fake: &Tensor) -> Tensor {
 /// # Shapes
 /// - `found`, `clean`: `[batch, …]`; output a scalar
 pub fn reconstruction_loss(found: &Tensor, clean: &Tensor, scale: f64) -> Tensor {
-    let apart = (found - clean).to_kind(Kind::Float).flatten(1, -1);
+    let apart = (found - clean).flatten(1, -1);
     let squared_c = scale * scale * apart.size()[1] as f64;
-    let squares = apart.square().sum_dim_intlist([1i64].as_slice(), false, Kind::Float);
-    ((squares + squared_c).sqrt() - squared_c.sqrt()).mean(Kind::Float)
+    let squares = apart.square().sum_dim_intlist([1i64].as_slice(), false, None::<Kind>);
+    ((squares + squared_c).sqrt() - squared_c.sqrt()).mean(None::<Kind>)
 }
 
 /// What holds the discriminator flat around real clips, `E[(D(x + αn) − D(x))²]` over nudges `αn`: R1 (Mescheder et al.
 /// 2018) by differences, whose mean over small nudges is `α² ‖∇D‖²`. The exact gradient would need a second derivative of
 /// the backbone, which libtorch's fused attention does not have; this needs no derivative of the backbone at all.
 pub fn flatness_loss(real: &Tensor, nudged: &Tensor) -> Tensor {
-    (nudged - real).square().mean(Kind::Float)
+    (nudged - real).square().mean(None::<Kind>)
 }
