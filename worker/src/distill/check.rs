@@ -36,7 +36,7 @@ pub struct DistillCheckArgs {
     #[arg(long, default_value = "search-spaces/spaces/shapes-tiny.toml")]
     space: PathBuf,
     /// The architecture, in printed form.
-    #[arg(long, default_value = "c1.c3.c3.c1.c3")]
+    #[arg(long, default_value = "c1.c3.c3.c3.c1")]
     architecture: String,
     /// Recipe of the joint training: the name of one that ships, or a file.
     #[arg(long, default_value = "joint-small")]
@@ -146,7 +146,7 @@ impl<'a> Bench<'a> {
         self.kept("candidate", &format!("{settings:?} {seed}"), || {
             let (model, clips) = (self.model(seed)?, self.clips()?);
             let training = Training::new(&model.unet, &model.vs, settings, seed)?;
-            let trained = follow(training, &clips, settings, seed, &|| String::new())?;
+            let trained = follow(training, &clips, settings, seed, &String::new)?;
             Ok(trained.into_iter().collect())
         })
     }
@@ -165,7 +165,7 @@ impl<'a> Bench<'a> {
                 Trains::All => Training::of_trainable(&model.unet, &model.vs, settings, seed),
                 Trains::Temporal => Training::new(&model.unet, &model.vs, settings, seed),
             }?;
-            let trained = follow(training, &clips, settings, seed, &|| String::new())?;
+            let trained = follow(training, &clips, settings, seed, &String::new)?;
             Ok(model.weights(trained))
         })
     }
@@ -213,10 +213,11 @@ impl<'a> Bench<'a> {
             anyhow::Ok(model)
         });
         let [teacher, student] = models;
+        let (teacher, student) = (teacher?, student?);
         let text = &self.assets.manifest.recipe.text;
         let comparison = Comparison {
-            teacher: &teacher?.unet,
-            student: &student?.unet,
+            teacher: &teacher.unet,
+            student: &student.unet,
             evaluation: &self.evaluation,
             steps,
             latents: self.assets.latent_shape(),

@@ -126,7 +126,7 @@ impl Discriminator {
 }
 
 /// Features that no gradient passes through.
-pub fn detached(features: &Features) -> Features {
+pub(super) fn detached(features: &Features) -> Features {
     Features {
         levels: features.levels.iter().map(Tensor::detach).collect(),
         time: features.time.detach(),

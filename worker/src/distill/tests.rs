@@ -15,7 +15,7 @@ use crate::flow;
 use crate::models::seeded::{distance, generator, normal, normal_from};
 use crate::models::trained::Trained;
 use crate::models::unet::{Activations, Features};
-use crate::train::{Noised, Objective, Training};
+use crate::train::{GradientSync, Noised, Objective, SyncError, Training};
 
 fn numbers(values: &[f64]) -> Tensor {
     Tensor::from_slice(values)
@@ -526,6 +526,52 @@ fn micro_batches_give_the_step_of_the_whole_batch() {
         assert!(!whole.is_empty());
         for (name, mean) in whole {
             assert!(mean.allclose(&parts[&name], 1e-3, 1e-6, false), "{name}");
+        }
+    }
+}
+
+/// Two ranks in one process: each takes its half of the batch, and a third party adds the gradients up.
+#[derive(Debug)]
+struct HalfOf {
+    rank: i64,
+}
+
+impl GradientSync for HalfOf {
+    fn share(&self, global: &Tensor) -> Result<Tensor, SyncError> {
+        let half = global.size()[0] / 2;
+        Ok(global.narrow(0, self.rank * half, half))
+    }
+
+    fn begin_backward(&mut self) {}
+
+    fn finish(&mut self) -> Result<(), SyncError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn the_gradients_of_a_batch_are_the_mean_of_its_ranks_for_heads_and_generator() {
+    let settings = TrainingSettings {
+        max_gradient_norm: 1e9,
+        ..settings()
+    };
+    let of = |rank: Option<i64>| {
+        let (model, adversary) = (model(), adversary(&settings, &adversarial()));
+        let training = Training::of_trainable(&model.unet, &model.vs, &settings, 5).unwrap();
+        let mut training = training.with_objective(Box::new(&adversary));
+        if let Some(rank) = rank {
+            training = training.with_sync(Box::new(HalfOf { rank }));
+        }
+        run(&mut training, 1);
+        let checkpoint = training.checkpoint();
+        ["heads.optimizer.mean.", "optimizer.mean."].map(|prefix| checkpoint.under(prefix))
+    };
+    let (whole, first, second) = (of(None), of(Some(0)), of(Some(1)));
+    for ((whole, first), second) in whole.iter().zip(&first).zip(&second) {
+        assert!(!whole.is_empty());
+        for (name, mean) in whole {
+            let both = (&first[name] + &second[name]) * 0.5;
+            assert!(mean.allclose(&both, 1e-3, 1e-6, false), "{name}");
         }
     }
 }

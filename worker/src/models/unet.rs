@@ -239,7 +239,8 @@ impl Encoder {
     pub fn forward(&self, xs: &Tensor, time: &Tensor, text: &Tensor, activations: Activations) -> Features {
         let pass = self.0.prepared(xs, Moment::Time(time), text, activations);
         let mut levels = Vec::new();
-        self.0
+        let _ = self
+            .0
             .way_down(&pass, xs, &mut |level| levels.push(level.shallow_clone()));
         Features {
             levels,
