@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup build page demo test test-page bench bench-search lut-accuracy proxy-check agent-check agent-lut-accuracy prune-check parity full-size export-check vbench-check assets data-emoji data-footage encode-check lint openapi
+.PHONY: help setup build page demo test test-page bench bench-search lut-accuracy proxy-check agent-check agent-lut-accuracy prune-check distill-check parity full-size export-check vbench-check assets data-emoji data-footage encode-check lint openapi
 
 export TEMPONAS_CACHE ?= $(HOME)/.cache/temponas
 
@@ -96,6 +96,9 @@ agent-lut-accuracy: build ## predicted against measured latency of whole exporte
 
 prune-check: build ## does a pruned backbone learn more from its full one than from nothing? (minutes)
 	@$(PROGRAMS)/temponas-worker prune-check $(ARGS)
+
+distill-check: build ## is a model distilled to 4 steps as good as in 25 guided ones? (20 minutes of one core)
+	@$(PROGRAMS)/temponas-worker distill-check $(ARGS)
 
 assets: build $(if $(filter emoji,$(DATA)),data-emoji) ## train the small pretrained parts anew (at most 2 hours on 2 cores, goes on where it stopped)
 	@$(PROGRAMS)/temponas-worker assets $(if $(DATA),--dataset $(DATA)) $(ARGS)

@@ -13,8 +13,8 @@ use temponas_worker::data::{default_cache, sharded};
 use temponas_worker::jobs::Settings;
 use temponas_worker::scoring::vbench::{self, Environment};
 use temponas_worker::{
-    assets, distributed, export_check, full_size, lut_accuracy, onnx, parity, profile, proxy_check, prune, prune_check,
-    shim,
+    assets, distill, distributed, export_check, full_size, lut_accuracy, onnx, parity, profile, proxy_check, prune,
+    prune_check, shim,
 };
 use tokio::sync::watch;
 
@@ -49,6 +49,8 @@ enum Command {
     Prune(prune::PruneArgs),
     /// Check that a pruned backbone learns more from its full one than from nothing.
     PruneCheck(prune_check::PruneCheckArgs),
+    /// Check that a distilled model is as good in few steps as the diffusion model it came from.
+    DistillCheck(distill::DistillCheckArgs),
     /// Compare predicted with measured latency and peak memory of whole architectures.
     LutAccuracy(lut_accuracy::LutAccuracyArgs),
     /// Compare steps of one process with steps of several on this machine.
@@ -138,6 +140,7 @@ fn main() -> anyhow::Result<()> {
         Command::VbenchCheck(args) => vbench::check::command(&args),
         Command::Prune(args) => prune::command(&args, device_of(&args.device, cuda)?),
         Command::PruneCheck(args) => prune_check::command(&args),
+        Command::DistillCheck(args) => distill::command(&args),
         Command::LutAccuracy(args) => lut_accuracy::command(&args),
         Command::DataParallel(args) => distributed::command(&args),
         Command::FullSize(args) => full_size::command(&args, device_of(&args.device, cuda)?),

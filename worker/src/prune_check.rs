@@ -17,12 +17,11 @@ use tch::Device;
 
 use crate::assets::Assets;
 use crate::data::default_cache;
-use crate::data::latents::Batch;
+use crate::data::latents::{Batch, single_frames};
 use crate::models::seeded::{generator, stream_of};
 use crate::profile::Settings;
 use crate::prune::comparison::compare;
 use crate::prune::held_out::Coded;
-use crate::prune::material::single_frames;
 use crate::prune::network::Network;
 use crate::prune::plan::{Plan, PlanStage};
 use crate::prune::process::Process;
@@ -302,6 +301,7 @@ mod tests {
             Ok(Batch {
                 latents: train.latents.narrow(0, first, 8),
                 text: train.texts.narrow(0, first, 8),
+                pooled: None,
             })
         };
         let [distilled, scratch] = [Way::Distilled, Way::FromScratch].map(|way| {

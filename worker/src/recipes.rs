@@ -4,13 +4,16 @@ use std::path::Path;
 
 use search_spaces::Recipe;
 
-/// Name and text of each, in the order of the schedule.
-pub const SHIPPED: [(&str, &str); 5] = [
+/// Name and text of each: the paper's in the order of its schedule, then those for the small spaces.
+pub const SHIPPED: [(&str, &str); 8] = [
     ("pruning", include_str!("../recipes/pruning.toml")),
     ("adaptation", include_str!("../recipes/adaptation.toml")),
     ("candidates", include_str!("../recipes/candidates.toml")),
     ("joint", include_str!("../recipes/joint.toml")),
     ("adversarial", include_str!("../recipes/adversarial.toml")),
+    ("finetune-10fps", include_str!("../recipes/finetune-10fps.toml")),
+    ("joint-small", include_str!("../recipes/joint-small.toml")),
+    ("adversarial-small", include_str!("../recipes/adversarial-small.toml")),
 ];
 
 /// Why there is no recipe.
@@ -55,7 +58,7 @@ pub fn recipe(name_or_file: &str) -> Result<Recipe, RecipeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use search_spaces::{Adversarial, Space, Stage, Trains};
+    use search_spaces::{Adversarial, Heads, Joint, Space, Stage, Trains};
 
     /// The paper's section 4 and the spec's section 0.
     #[test]
@@ -65,13 +68,13 @@ mod tests {
             assert_eq!(recipe.name, name);
         }
         assert_eq!(
-            all.each_ref().map(|recipe| recipe.training.steps),
+            all.each_ref().map(|recipe| recipe.training.steps)[..5],
             [100_000, 50_000, 20_000, 100_000, 6000]
         );
         for recipe in &all[..4] {
             assert_eq!(recipe.training.learning_rate, 5e-5, "{}", recipe.name);
         }
-        assert!(all.iter().all(|recipe| recipe.training.betas == [0.9, 0.999]));
+        assert!(all[..5].iter().all(|recipe| recipe.training.betas == [0.9, 0.999]));
         assert_eq!(all[2].trains, Trains::Temporal);
         assert_eq!((all[4].training.learning_rate, all[4].training.ema), (1e-7, Some(0.95)));
         let Stage::Adversarial(Adversarial {
@@ -81,6 +84,7 @@ mod tests {
             noise_mean,
             noise_std,
             huber_scale,
+            heads,
             ..
         }) = all[4].stage
         else {
@@ -91,6 +95,11 @@ mod tests {
             (4, 1e-4, [0.5, 0.999])
         );
         assert_eq!((noise_mean, noise_std), (-1.0, 1.0));
+        assert_eq!(heads, Heads::Unified);
+        let Stage::Joint(Joint { mix }) = &all[5].stage else {
+            panic!("{:?}", all[5].stage);
+        };
+        assert_eq!(mix.frame_rate_hz, Some(10.0));
         let of_the_demo = huber_scale * f64::from(15 * 4 * 64 * 64).sqrt();
         assert!((of_the_demo - 0.268).abs() < 5e-4, "{of_the_demo}");
     }

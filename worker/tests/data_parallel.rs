@@ -77,6 +77,7 @@ fn batch(step: u64) -> Result<Batch, Box<dyn std::error::Error + Send + Sync>> {
     Ok(Batch {
         latents: noise(0, &[BATCH, 4, 1, 4, 4]) * 0.1 + ramp,
         text: noise(1, &[BATCH, 4, 8]),
+        pooled: None,
     })
 }
 

@@ -1,10 +1,12 @@
 //! Recipe files: the schedule and the settings of one stage between the image model and the distilled video model.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::TrainingSettings;
 use super::parse::{NAME, SpaceError, name_of, parsed};
-use super::read::{Node, Section};
+use super::read::{Node, Section, all};
 use super::training::{betas, training};
 
 /// One stage of training.
@@ -33,7 +35,7 @@ pub enum Trains {
 }
 
 /// A stage of the paper's schedule.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
     /// The pruned image model learns from the full one.
@@ -77,15 +79,44 @@ pub struct Distillation {
 }
 
 /// Settings of the joint training.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Joint {
-    /// Share of the batches that are images.
+    /// What it is trained on.
+    pub mix: Mix,
+}
+
+/// What the batches of a stage are drawn from. Each batch is of one bucket: one length, size and frame rate.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Mix {
+    /// Share of the batches that are images, from 0 to 1.
     pub image_share: f64,
+    /// Frames a second of the clips; those of every rate where absent.
+    #[serde(default)]
+    pub frame_rate_hz: Option<f64>,
+    /// Shares of buckets by name, such as `51x512x512@10`, relative to others of their kind (images or clips). A kind
+    /// of which none is named has all its buckets, each by the number of its clips.
+    #[serde(default)]
+    pub bucket_shares: BTreeMap<String, f64>,
+}
+
+/// What judges a clip after each block of the discriminator's backbone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Heads {
+    /// One head: a residual block in space, then attention over time (the paper's).
+    #[default]
+    Unified,
+    /// Two heads: residual blocks in space, convolutions over time (SF-V's).
+    Separate,
 }
 
 /// Settings of the adversarial distillation; the generator's are those of the training.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Adversarial {
+    /// What it is trained on.
+    pub mix: Mix,
+    /// What judges.
+    pub heads: Heads,
     /// Steps of a sample, and times at which the generator is trained.
     pub sample_steps: u32,
     /// AdamW's learning rate of the discriminator's heads.
@@ -146,7 +177,11 @@ fn stage(root: &Section, name: &Node) -> Option<Stage> {
     };
     match name.one_of(["pruning", "adaptation", "candidates", "joint", "adversarial"].map(|name| (name, name)))? {
         "pruning" => own("distillation", distillation),
-        "joint" => own("joint", joint),
+        "joint" => own("joint", |section| {
+            Some(Stage::Joint(Joint {
+                mix: mix(section, None)?,
+            }))
+        }),
         "adversarial" => own("adversarial", adversarial),
         "adaptation" => Some(Stage::Adaptation),
         _ => Some(Stage::Candidates),
@@ -181,16 +216,61 @@ fn distillation(section: &Section) -> Option<Stage> {
     }))
 }
 
-fn joint(section: &Section) -> Option<Stage> {
-    let image_share = section
-        .need("image_share", "a number from 0 to 1")
-        .and_then(|node| node.number(0.0..=1.0));
-    Some(Stage::Joint(Joint {
+/// `image_share` is needed where nothing stands for it.
+fn mix(section: &Section, image_share: Option<f64>) -> Option<Mix> {
+    let image_share = match image_share {
+        Some(usual) => section.number_or("image_share", usual, 0.0..=1.0),
+        None => section
+            .need("image_share", "a number from 0 to 1")
+            .and_then(|node| node.number(0.0..=1.0)),
+    };
+    let frame_rate_hz = section
+        .get("frame_rate_hz")
+        .map_or(Some(None), |node| node.number(0.01..=1000.0).map(Some));
+    let bucket_shares = section
+        .get("bucket_shares")
+        .map_or(Some(BTreeMap::new()), |node| bucket_shares(&node));
+    Some(Mix {
         image_share: image_share?,
-    }))
+        frame_rate_hz: frame_rate_hz?,
+        bucket_shares: bucket_shares?,
+    })
+}
+
+fn bucket_shares(node: &Node) -> Option<BTreeMap<String, f64>> {
+    let section = node.section("a table of buckets with shares")?;
+    let share = |(name, node): (&str, Node)| {
+        if !is_bucket(name) {
+            return node.refuse("a share of a bucket FRAMESxHEIGHTxWIDTH@RATE, such as \"51x512x512@10\"");
+        }
+        Some((name.to_owned(), node.number(0.0..=1e6)?))
+    };
+    let shares: BTreeMap<String, f64> = all(section.entries().into_iter().map(share))?;
+    if shares.is_empty() || shares.values().sum::<f64>() > 0.0 {
+        Some(shares)
+    } else {
+        node.refuse("at least one bucket with a share above 0")
+    }
+}
+
+/// Whether a name is one of a bucket, as `encode` prints them.
+fn is_bucket(name: &str) -> bool {
+    let (size, rate) = name
+        .split_once('@')
+        .map_or((name, None), |(size, rate)| (size, Some(rate)));
+    let sizes: Vec<Option<u32>> = size.split('x').map(|part| part.parse().ok()).collect();
+    let sizes_are_counts = sizes.len() == 3 && sizes.iter().all(|part| part.is_some_and(|count| count > 0));
+    let rate_is_number = rate.map_or(sizes.first() == Some(&Some(1)), |rate| {
+        rate.parse::<f64>().is_ok_and(|rate| rate > 0.0)
+    });
+    sizes_are_counts && rate_is_number
 }
 
 fn adversarial(section: &Section) -> Option<Stage> {
+    let mix = mix(section, Some(0.0));
+    let heads = section.get("heads").map_or(Some(Heads::Unified), |node| {
+        node.one_of([("unified", Heads::Unified), ("separate", Heads::Separate)])
+    });
     let sample_steps = section
         .need_integer("sample_steps", 1..=1000)
         .and_then(|steps| u32::try_from(steps).ok());
@@ -206,7 +286,18 @@ fn adversarial(section: &Section) -> Option<Stage> {
     let reconstruction_weight = need("reconstruction_weight", 0.0..=1e6);
     let huber_scale = need("huber_scale", 0.0..=1e6);
     let r1_weight = need("r1_weight", 0.0..=1e6);
+    if let (Some(Heads::Separate), Some(share)) = (heads, mix.as_ref().map(|mix| mix.image_share))
+        && share > 0.0
+    {
+        section.report(
+            "image_share",
+            share.to_string(),
+            "0 with separate heads, of which those over time cannot judge images",
+        );
+    }
     Some(Stage::Adversarial(Adversarial {
+        mix: mix?,
+        heads: heads?,
         sample_steps: sample_steps?,
         heads_learning_rate: heads_learning_rate?,
         heads_betas: heads_betas?,
@@ -232,7 +323,11 @@ mod tests {
     #[test]
     fn a_recipe_is_read_with_the_defaults_of_a_training() {
         let recipe = Recipe::parse(GOOD).expect("a good recipe");
-        assert_eq!(recipe.stage, Stage::Joint(Joint { image_share: 0.2 }));
+        let mix = Mix {
+            image_share: 0.2,
+            ..Mix::default()
+        };
+        assert_eq!(recipe.stage, Stage::Joint(Joint { mix }));
         assert_eq!(
             (recipe.training.micro_batch(), recipe.training.learning_rate),
             (4, 5e-5)
@@ -299,5 +394,66 @@ mod tests {
             problems("name = \"a\"\nstage = \"adversarial\"\ntrains = \"all\"\n[training]\nsteps = 1\n[adversarial]\n");
         assert!(missing.contains("training.batch: found nothing"), "{missing}");
         assert!(missing.contains("adversarial.heads_betas: found nothing"), "{missing}");
+    }
+
+    #[test]
+    fn a_mix_names_frame_rate_and_buckets() {
+        let with = |keys: &str| GOOD.replace("image_share = 0.2\n", &format!("image_share = 0.2\n{keys}\n"));
+        let good = "frame_rate_hz = 10\nbucket_shares = { \"51x512x512@10\" = 3, \"1x512x512\" = 1 }";
+        let Stage::Joint(Joint { mix }) = Recipe::parse(&with(good)).expect("a good recipe").stage else {
+            panic!("a joint stage");
+        };
+        assert_eq!(
+            (mix.frame_rate_hz, mix.bucket_shares["51x512x512@10"]),
+            (Some(10.0), 3.0)
+        );
+        for (wrong, allowed) in [
+            (
+                "frame_rate_hz = 0",
+                "joint.frame_rate_hz: found 0; allowed: a number from 0.01 to 1000",
+            ),
+            (
+                "bucket_shares = { \"51x512\" = 1 }",
+                "a share of a bucket FRAMESxHEIGHTxWIDTH@RATE",
+            ),
+            (
+                "bucket_shares = { \"51x512x512\" = 1 }",
+                "a share of a bucket FRAMESxHEIGHTxWIDTH@RATE",
+            ),
+            ("bucket_shares = { \"1x8x8\" = -1 }", "a number from 0 to 1000000"),
+            (
+                "bucket_shares = { \"1x8x8\" = 0 }",
+                "at least one bucket with a share above 0",
+            ),
+        ] {
+            let found = problems(&with(wrong));
+            assert!(found.contains(allowed), "{found}");
+        }
+    }
+
+    #[test]
+    fn separate_heads_take_no_images() {
+        let adversarial = |keys: &str| {
+            format!(
+                "name = \"a\"\nstage = \"adversarial\"\ntrains = \"all\"\n[training]\nsteps = 1\nbatch = 2\n\
+                 checkpoint_every = 1\n[adversarial]\nsample_steps = 4\nheads_learning_rate = 1e-4\n\
+                 heads_betas = [0.5, 0.999]\nnoise_mean = -1\nnoise_std = 1\nreconstruction_weight = 0.1\n\
+                 huber_scale = 1e-3\nr1_weight = 0\n{keys}\n"
+            )
+        };
+        let read = |keys: &str| match Recipe::parse(&adversarial(keys)).expect("a good recipe").stage {
+            Stage::Adversarial(settings) => (settings.heads, settings.mix.image_share),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(read(""), (Heads::Unified, 0.0));
+        assert_eq!(read("image_share = 0.3"), (Heads::Unified, 0.3));
+        assert_eq!(read("heads = \"separate\""), (Heads::Separate, 0.0));
+        let found = problems(&adversarial("heads = \"separate\"\nimage_share = 0.3"));
+        assert!(
+            found.contains("adversarial.image_share: found 0.3; allowed: 0 with separate heads"),
+            "{found}"
+        );
+        let found = problems(&adversarial("heads = \"both\""));
+        assert!(found.contains("allowed: unified, separate"), "{found}");
     }
 }

@@ -4,10 +4,12 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use search_spaces::Mix;
 use tch::{Device, Kind, Tensor};
 
 use super::encoded::Encoded;
-use super::sharded::{Encoders, INDEX, Reader, Sampler, ShardError};
+use super::sharded::{Encoders, INDEX, Reader, Sampler, SamplerError, ShardError};
 use crate::assets::{Assets, AssetsError};
 use crate::models::seeded::{generator, stream_of};
 
@@ -26,8 +28,12 @@ enum Clips {
         latents: Tensor,
         /// `[captions + 1, tokens, width]`; the first is the null text.
         texts: Tensor,
+        /// `[captions + 1, width]`
+        pooled: Tensor,
         /// Row of `texts` of each clip.
         caption_of: Vec<i64>,
+        /// Of the batches: those of images are single frames of clips.
+        image_share: f64,
     },
     /// Of several sizes, on disk.
     Sharded {
@@ -44,6 +50,8 @@ pub struct Batch {
     pub latents: Tensor,
     /// `[b, tokens, width]`; the null text where the caption was dropped.
     pub text: Tensor,
+    /// `[b, width]`: embeddings of the captions as a whole, of the same; none where the latents were encoded without.
+    pub pooled: Option<Tensor>,
 }
 
 impl TrainingSet {
@@ -66,10 +74,13 @@ impl TrainingSet {
         captions.sort_unstable();
         captions.dedup();
         let row = |caption: &String| captions.binary_search(&caption.as_str()).unwrap_or_default() as i64;
+        let embedded = assets.text.embed_both(&captions);
         let clips = Clips::Held {
             caption_of: of_clip.iter().map(row).collect(),
-            texts: assets.text.embed(&captions),
+            texts: embedded.tokens,
+            pooled: embedded.pooled,
             latents: latents.to_device(device),
+            image_share: 0.0,
         };
         Ok(Self { clips, device })
     }
@@ -99,13 +110,40 @@ impl TrainingSet {
         })
     }
 
-    /// Draws pictures for a share of all clips, from 0 to 1, where the set holds both pictures and clips.
-    #[must_use]
-    pub fn with_share_of_pictures(mut self, share: f64) -> Self {
-        if let Clips::Sharded { reader, weights } = &mut self.clips {
-            *weights = Sampler::weights_for(reader.index(), share);
+    /// Draws batches as a recipe mixes them. Clips in memory are of one size and rate: their images are single latent
+    /// frames, as a picture shows what a latent frame of a clip shows.
+    ///
+    /// # Errors
+    /// Where the mix asks for what is not there.
+    pub fn with_mix(mut self, mix: &Mix) -> Result<Self, SamplerError> {
+        match &mut self.clips {
+            Clips::Sharded { reader, weights } => *weights = Sampler::weights_for(reader.index(), mix)?,
+            Clips::Held { image_share, .. } => {
+                let allowed = "nothing: these clips are of one size and rate; encode a folder of clips to choose";
+                let refused = |field, found: String| SamplerError::Setting {
+                    field,
+                    found,
+                    allowed: allowed.to_owned(),
+                };
+                if let Some(rate) = mix.frame_rate_hz {
+                    return Err(refused("frame_rate_hz", rate.to_string()));
+                }
+                if let Some(bucket) = mix.bucket_shares.keys().next() {
+                    return Err(refused("bucket_shares", bucket.clone()));
+                }
+                *image_share = mix.image_share;
+            }
         }
-        self
+        Ok(self)
+    }
+
+    /// Whether captions have embeddings as a whole, which a discriminator goes by.
+    #[must_use]
+    pub fn has_pooled(&self) -> bool {
+        match &self.clips {
+            Clips::Held { .. } => true,
+            Clips::Sharded { reader, .. } => reader.index().made_by.text.pooled.is_some(),
+        }
     }
 
     /// Number of clips.
@@ -134,16 +172,23 @@ impl TrainingSet {
             Clips::Held {
                 latents,
                 texts,
+                pooled,
                 caption_of,
+                image_share,
             } => {
                 let drawn: Vec<i64> = (0..size).map(|_| rng.random_range(0..self.len()) as i64).collect();
                 let caption = |&clip: &i64| dropped(&mut rng, text_dropout).unwrap_or(caption_of[clip as usize]);
                 let text: Vec<i64> = drawn.iter().map(caption).collect();
                 let rows = |indices: &[i64]| Tensor::from_slice(indices).to_device(self.device);
-                Ok(Batch {
+                let batch = Batch {
                     latents: latents.index_select(0, &rows(&drawn)),
                     text: texts.index_select(0, &rows(&text)),
-                })
+                    pooled: Some(pooled.index_select(0, &rows(&text))),
+                };
+                if is_image(step, *image_share) {
+                    return Ok(single_frames(batch, &mut generator(seed ^ stream_of("frame"), step)));
+                }
+                Ok(batch)
             }
             Clips::Sharded { reader, weights } => {
                 let clips = Sampler::new(reader.clips_by_bucket(), weights, size, seed)?
@@ -153,9 +198,11 @@ impl TrainingSet {
                 let caption = |clip| dropped(&mut rng, text_dropout).unwrap_or(caption_of(clip));
                 let text: Vec<usize> = clips.iter().map(caption).collect();
                 let here = |tensor: Tensor| tensor.to_device(self.device).to_kind(Kind::Float);
+                let texts = reader.texts(&text)?;
                 Ok(Batch {
                     latents: here(reader.latents(&clips)?),
-                    text: here(reader.texts(&text)?.tokens),
+                    text: here(texts.tokens),
+                    pooled: texts.pooled.map(here),
                 })
             }
         }
@@ -165,4 +212,112 @@ impl TrainingSet {
 /// The null text's row, where the caption is dropped.
 fn dropped<T: From<u8>>(rng: &mut rand_chacha::ChaCha8Rng, text_dropout: f64) -> Option<T> {
     (rng.random::<f64>() < text_dropout).then(|| T::from(0))
+}
+
+/// Whether the batch of a step is one of images: of the first n steps n times the share are, rounded down.
+fn is_image(step: u64, share: f64) -> bool {
+    ((step + 1) as f64 * share).floor() > (step as f64 * share).floor()
+}
+
+/// One latent frame of each clip, `[b, c, 1, h, w]`.
+pub(crate) fn single_frames(batch: Batch, rng: &mut ChaCha8Rng) -> Batch {
+    let (clips, frames) = (batch.latents.size()[0], batch.latents.size()[2]);
+    let drawn: Vec<Tensor> = (0..clips)
+        .map(|clip| batch.latents.get(clip).narrow(1, rng.random_range(0..frames), 1))
+        .collect();
+    Batch {
+        latents: Tensor::stack(&drawn, 0),
+        text: batch.text,
+        pooled: batch.pooled,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_of_each_clip_is_drawn() {
+        let clips = Tensor::arange(6, (Kind::Float, Device::Cpu)).reshape([1, 1, 6, 1, 1]);
+        let clips = Batch {
+            latents: clips.expand([50, 1, 6, 2, 2], true),
+            text: Tensor::zeros([50, 1, 1], (Kind::Float, Device::Cpu)),
+            pooled: None,
+        };
+        let frames = single_frames(clips, &mut generator(1, 0)).latents;
+        assert_eq!(frames.size(), [50, 1, 1, 2, 2]);
+        let means = frames.mean_dim([1i64, 2, 3, 4].as_slice(), false, Kind::Float);
+        let mut seen = Vec::<f32>::try_from(means).unwrap();
+        seen.sort_by(f32::total_cmp);
+        seen.dedup();
+        assert_eq!(seen, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+    }
+
+    #[test]
+    fn the_share_of_images_is_kept_over_any_stretch_of_steps() {
+        for share in [0.0, 0.2, 0.25, 1.0 / 3.0, 0.5, 1.0] {
+            for steps in [1, 7, 100, 1000] {
+                let images = (0..steps).filter(|&step| is_image(step, share)).count() as f64;
+                assert!(
+                    (images - share * steps as f64).abs() < 1.0,
+                    "{images} of {steps} at {share}"
+                );
+            }
+        }
+    }
+
+    fn held(image_share: f64) -> TrainingSet {
+        let normal = |shape: &[i64]| crate::models::seeded::normal(shape, 1, Device::Cpu);
+        TrainingSet {
+            clips: Clips::Held {
+                latents: normal(&[6, 4, 5, 2, 2]),
+                texts: normal(&[3, 4, 8]),
+                pooled: normal(&[3, 8]),
+                caption_of: vec![1, 2, 1, 2, 1, 2],
+                image_share,
+            },
+            device: Device::Cpu,
+        }
+    }
+
+    #[test]
+    fn a_mix_draws_single_frames_for_images_and_leaves_the_clips_as_they_were() {
+        let mix = |image_share| Mix {
+            image_share,
+            ..Mix::default()
+        };
+        let (plain, mixed) = (held(0.0), held(0.0).with_mix(&mix(0.25)).unwrap());
+        let frames: Vec<i64> = (0..40)
+            .map(|step| {
+                let [ours, theirs] = [&mixed, &plain].map(|set| set.batch(3, step, 4, 0.1).unwrap());
+                assert_eq!(
+                    (&ours.text, &ours.pooled),
+                    (&theirs.text, &theirs.pooled),
+                    "step {step}"
+                );
+                if ours.latents.size()[2] > 1 {
+                    assert_eq!(ours.latents, theirs.latents, "step {step}");
+                }
+                ours.latents.size()[2]
+            })
+            .collect();
+        assert_eq!(frames.iter().filter(|&&frames| frames == 1).count(), 10);
+        assert!(frames.iter().all(|&frames| frames == 1 || frames == 5));
+    }
+
+    #[test]
+    fn clips_of_one_size_offer_no_choice_of_rate_or_bucket() {
+        let rate = Mix {
+            frame_rate_hz: Some(10.0),
+            ..Mix::default()
+        };
+        let error = held(0.0).with_mix(&rate).unwrap_err().to_string();
+        assert!(error.starts_with("`frame_rate_hz` is 10; allowed: nothing"), "{error}");
+        let buckets = Mix {
+            bucket_shares: [("17x64x64@12".to_owned(), 1.0)].into(),
+            ..Mix::default()
+        };
+        let error = held(0.0).with_mix(&buckets).unwrap_err().to_string();
+        assert!(error.starts_with("`bucket_shares` is 17x64x64@12"), "{error}");
+    }
 }

@@ -250,6 +250,7 @@ fn run_rank(args: &DataParallelArgs, rank: u32) -> anyhow::Result<Run> {
         Ok(Batch {
             latents: batch.latents.shallow_clone(),
             text: batch.text.shallow_clone(),
+            pooled: None,
         })
     };
     let _ = training.run(WARMUP + args.steps, &batches, &mut |training, _| {
@@ -288,5 +289,6 @@ fn drawn(config: &UnetConfig, batch: i64, device: Device) -> Batch {
     Batch {
         latents: noise(0, &[latent_channels, frames, height, width].map(u64::from)),
         text: noise(1, &[text_tokens, text_width].map(u64::from)),
+        pooled: None,
     }
 }

@@ -272,6 +272,7 @@ impl Bench<'_> {
         Batch {
             latents: self.normal(2 * stream, &[batch, latent_channels, frames, height, width]),
             text: self.normal(2 * stream + 1, &[batch, text_tokens, text_width]),
+            pooled: None,
         }
     }
 
@@ -322,7 +323,7 @@ impl Bench<'_> {
 
     /// A sample, with what a step of it took.
     fn sample(&self, unet: &UNet, ceiling: f64) {
-        let Batch { latents, text } = self.clips(1, 1000);
+        let Batch { latents, text, .. } = self.clips(1, 1000);
         let null_text = text.zeros_like();
         let started = Instant::now();
         let clip = self.sampler.sample(unet, &latents, &text, &null_text);

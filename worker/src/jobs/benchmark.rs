@@ -50,7 +50,7 @@ pub(super) fn run(context: &JobContext, input: &BenchmarkInput) -> Result<JobRes
         assets: &assets,
         evaluation: &evaluation,
         model: identity(&assets, &input.architecture, &input.weights),
-        from: READ,
+        share: (READ, 1.0),
     };
     let mut device_seconds = DeviceSeconds::default();
     let (score, evaluator) = scoring.run(&unet, &mut device_seconds)?;

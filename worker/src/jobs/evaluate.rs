@@ -1,30 +1,26 @@
 //! Trains a candidate's temporal layers with the backbone frozen, samples clips and scores them.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 
 use protocol::Metrics;
-use protocol::artifacts::{ArtifactRef, ArtifactRole};
 use protocol::jobs::{DeviceSeconds, EvaluateInput, EvaluateOutcome, JobResult, Outcome, ParentWeights};
-use search_spaces::{Architecture, Evaluation, Space};
+use search_spaces::{Architecture, Space};
 use tch::{TchError, Tensor, nn};
 
 use super::costs;
-use super::diary::{DIARY, Diary};
 use super::gang;
 use super::scoring::{Scoring, figures};
+use super::training::{Run, clips, keep_artifacts, resume, trained};
 use super::{JobContext, JobError, parse};
-use crate::assets::{Assets, AssetsError};
-use crate::checkpoint::{Checkpoint, decode_tensors, encode_tensors};
-use crate::client::digest_of;
-use crate::data::latents::TrainingSet;
+use crate::assets::Assets;
+use crate::checkpoint::{decode_tensors, encode_tensors};
 use crate::distributed::ReducerConfig;
 use crate::models::UNet;
 use crate::models::seeded::seed_weights;
 use crate::models::unet::temporal_path;
-use crate::scoring::Score;
 use crate::shim::{MemoryTracker, PeakBytes};
-use crate::train::{TrainError, Training};
+use crate::train::Training;
+use job_client::digest_of;
 
 /// Shares of the job at which training begins and ends.
 const TRAINING: (f64, f64) = (0.05, 0.65);
@@ -43,17 +39,7 @@ pub(super) fn run(context: &JobContext, input: &EvaluateInput) -> Result<JobResu
     let root = context.assets(&evaluation.dataset, &input.base)?;
     let assets = Assets::open(&root, &evaluation.dataset, context.settings.device).map_err(JobError::attempt)?;
     context.log(&format!("candidate {}: {}", input.number, input.architecture));
-    let clips = assets.training_set(&context.settings.cache, &mut |share| {
-        context.spent(trained(context));
-        match context.progress(TRAINING.0 * share, "encoding clips") {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
-        }
-    });
-    let clips = clips.map_err(|error| match error {
-        AssetsError::Interrupted => JobError::Interrupted,
-        error => JobError::attempt(error),
-    })?;
+    let clips = clips(context, &assets, TRAINING.0)?;
 
     let memory = MemoryTracker::begin(context.settings.device, None);
     let vs = nn::VarStore::new(context.settings.device);
@@ -73,7 +59,15 @@ pub(super) fn run(context: &JobContext, input: &EvaluateInput) -> Result<JobResu
         training = shared.map_err(JobError::attempt)?;
     }
     let standing_bytes = memory.in_use();
-    let (diary, PeakBytes(above)) = memory.peak_of(|| train(context, &mut training, evaluation, &clips, diary));
+    let run = Run {
+        context,
+        settings: &evaluation.training,
+        seed: evaluation.train_seed,
+        clips: &clips,
+        share: TRAINING,
+        status: "training",
+    };
+    let (diary, PeakBytes(above)) = memory.peak_of(|| run.go(&mut training, diary, &Metrics::new));
     let diary = diary?;
     drop(memory);
     let costs = costs::of(training.step_milliseconds(), standing_bytes + above);
@@ -100,7 +94,7 @@ pub(super) fn run(context: &JobContext, input: &EvaluateInput) -> Result<JobResu
             input.architecture,
             digest_of(&weights)
         ),
-        from: TRAINING.1,
+        share: (TRAINING.1, 1.0),
     };
     let (scored, evaluator) = scoring.run(&unet, &mut device_seconds)?;
     let artifacts = keep_artifacts(context, &weights, &diary, &scored)?;
@@ -126,107 +120,6 @@ fn share_done(device_seconds: DeviceSeconds) -> JobResult {
         artifacts: Vec::new(),
         outcome: Outcome::Evaluate(outcome),
     }
-}
-
-/// All that has gone into training until now, reading the data included.
-fn trained(context: &JobContext) -> DeviceSeconds {
-    DeviceSeconds {
-        train: context.elapsed_seconds(),
-        ..DeviceSeconds::default()
-    }
-}
-
-fn train(
-    context: &JobContext,
-    training: &mut Training<'_>,
-    evaluation: &Evaluation,
-    clips: &TrainingSet,
-    mut diary: Diary,
-) -> Result<Diary, JobError> {
-    let settings = &evaluation.training;
-    let steps = u64::from(settings.steps);
-    let every = Diary::every(steps);
-    let batches = |step| {
-        Ok(clips.batch(
-            evaluation.train_seed,
-            step,
-            u64::from(settings.batch),
-            settings.text_dropout,
-        )?)
-    };
-    let mut failure = None;
-    let ran = training.run(steps, &batches, &mut |training, loss| {
-        let step = training.step_number();
-        if let Some(point) = diary.note(step, loss, every) {
-            context.curve(point);
-            context.figures(diary.figure());
-        }
-        context.spent(trained(context));
-        let share = TRAINING.0 + (TRAINING.1 - TRAINING.0) * step as f64 / steps as f64;
-        let interrupted = context.progress(share, "training");
-        let due = step.is_multiple_of(u64::from(settings.checkpoint_every.max(1))) || interrupted.is_err();
-        let saved = if due { save(context, training, &diary) } else { Ok(()) };
-        match interrupted.and(saved) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                failure = Some(error);
-                ControlFlow::Break(())
-            }
-        }
-    });
-    match (ran, failure) {
-        (Ok(ControlFlow::Continue(())), _) => Ok(diary),
-        (Ok(ControlFlow::Break(())), failure) => Err(failure.unwrap_or(JobError::Interrupted)),
-        (Err(error), _) => {
-            // The step of a lost peer did not come about: the one before is whole, and the next attempt's start.
-            if matches!(error, TrainError::Sync(_)) {
-                save(context, training, &diary)?;
-            }
-            Err(error.into())
-        }
-    }
-}
-
-fn save(context: &JobContext, training: &Training<'_>, diary: &Diary) -> Result<(), JobError> {
-    let mut checkpoint = training.checkpoint();
-    checkpoint.notes.insert(
-        DIARY.to_owned(),
-        serde_json::to_string(diary).map_err(JobError::attempt)?,
-    );
-    context.save(&checkpoint.encode().map_err(JobError::attempt)?)
-}
-
-/// Goes on from the checkpoint of an earlier attempt; one that cannot be read is a reason to start again, not to fail.
-fn resume(context: &JobContext, training: &mut Training<'_>) -> Result<Diary, JobError> {
-    let Some(artifact) = &context.checkpoint else {
-        return Ok(Diary::default());
-    };
-    let restored = match context.try_fetch(artifact) {
-        Err(error) if error.is_passing() => return Err(JobError::attempt(error)),
-        Err(error) => Err(error.into()),
-        Ok(bytes) => restore(training, &bytes),
-    };
-    match restored {
-        Ok(diary) => {
-            context.log(&format!("going on from step {}", training.step_number()));
-            Ok(diary)
-        }
-        Err(problem) => {
-            context.log(&format!(
-                "starting again from step 0: the checkpoint cannot be used: {problem}"
-            ));
-            Ok(Diary::default())
-        }
-    }
-}
-
-/// Takes a checkpoint over whole or not at all.
-fn restore(training: &mut Training<'_>, bytes: &[u8]) -> anyhow::Result<Diary> {
-    let checkpoint = Checkpoint::decode(bytes)?;
-    let diary = checkpoint.notes.get(DIARY).map(|text| serde_json::from_str(text));
-    let diary = diary.transpose()?.unwrap_or_default();
-    training.restore(&checkpoint)?;
-    Ok(diary)
 }
 
 /// Copies the parent's weights into the layers that stand at the same position with the same operator.
@@ -271,36 +164,6 @@ fn copy_shared(
         }
     }
     Ok(count)
-}
-
-fn keep_artifacts(
-    context: &JobContext,
-    weights: &[u8],
-    diary: &Diary,
-    scored: &Score,
-) -> Result<Vec<ArtifactRef>, JobError> {
-    let curve = serde_json::to_vec(&diary.points).map_err(JobError::attempt)?;
-    let scores = serde_json::to_vec(&scored.per_prompt).map_err(JobError::attempt)?;
-    [
-        (
-            ArtifactRole::Weights,
-            "weights.safetensors",
-            "application/octet-stream",
-            weights,
-        ),
-        (
-            ArtifactRole::Animation,
-            "samples.gif",
-            "image/gif",
-            &scored.animation[..],
-        ),
-        (ArtifactRole::Sheet, "samples.png", "image/png", &scored.sheet[..]),
-        (ArtifactRole::Curve, "curve.json", "application/json", &curve[..]),
-        (ArtifactRole::Scores, "scores.json", "application/json", &scores[..]),
-    ]
-    .into_iter()
-    .map(|(role, name, media_type, bytes)| context.keep(role, name, media_type, bytes))
-    .collect()
 }
 
 #[cfg(test)]

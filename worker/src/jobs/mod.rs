@@ -4,6 +4,7 @@ mod benchmark;
 mod context;
 mod costs;
 mod diary;
+mod distill;
 mod encode_latents;
 mod evaluate;
 mod export;
@@ -11,6 +12,9 @@ mod gang;
 mod profile;
 mod prune_backbone;
 mod scoring;
+mod subject;
+mod train_final;
+mod training;
 mod verify;
 
 use std::any::Any;
@@ -59,12 +63,12 @@ pub fn run(context: &JobContext, input: &JobInput) -> Result<JobResult, JobError
         JobInput::EncodeLatents(input) => encode_latents::run(context, input),
         JobInput::PruneBackbone(input) => prune_backbone::run(context, input),
         JobInput::Benchmark(input) => benchmark::run(context, input),
+        JobInput::TrainFinal(input) => train_final::run(context, input),
+        JobInput::Distill(input) => distill::run(context, input),
         JobInput::Export(input) => export::run(context, input),
-        JobInput::Lookup(_)
-        | JobInput::TrainFinal(_)
-        | JobInput::Distill(_)
-        | JobInput::CompressDecoder(_)
-        | JobInput::ProfileModel(_) => Err(JobError::Input(format!("this worker takes no {} jobs", input.kind()))),
+        JobInput::Lookup(_) | JobInput::CompressDecoder(_) | JobInput::ProfileModel(_) => {
+            Err(JobError::Input(format!("this worker takes no {} jobs", input.kind())))
+        }
     });
     catch_unwind(work).unwrap_or_else(|panic| Err(JobError::Attempt(format!("panicked: {}", message_of(&*panic)))))
 }

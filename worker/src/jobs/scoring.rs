@@ -29,8 +29,8 @@ pub(super) struct Scoring<'a> {
     pub evaluation: &'a Evaluation,
     /// What tells the model's weights from all others.
     pub model: String,
-    /// Share of the job that is done.
-    pub from: f64,
+    /// Shares of the job that are done before and after.
+    pub share: (f64, f64),
 }
 
 impl Scoring<'_> {
@@ -40,9 +40,10 @@ impl Scoring<'_> {
             context,
             assets,
             evaluation,
-            from,
+            share: (from, to),
             ..
         } = self;
+        let before = *device_seconds;
         let folder = context.settings.cache.join("vbench");
         let evaluator = match evaluation.evaluator.as_str() {
             VBENCH_EVALUATOR => Evaluator::VBench {
@@ -58,16 +59,18 @@ impl Scoring<'_> {
         let line = evaluator.line(assets, evaluation);
         context.log(&line);
         let scored = evaluator.score(assets, evaluation, unet, &mut |so_far| {
-            (device_seconds.sample, device_seconds.score) = (so_far.sample_seconds, so_far.score_seconds);
+            device_seconds.sample = before.sample + so_far.sample_seconds;
+            device_seconds.score = before.score + so_far.score_seconds;
             context.spent(*device_seconds);
             context.figures(figures(&so_far.metrics));
-            match context.progress(from + (1.0 - from) * so_far.share, "sampling and scoring") {
+            match context.progress(from + (to - from) * so_far.share, "sampling and scoring") {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(_) => ControlFlow::Break(()),
             }
         });
         let score = scored.map_err(told)?;
-        (device_seconds.sample, device_seconds.score) = (score.sample_seconds, score.score_seconds);
+        device_seconds.sample = before.sample + score.sample_seconds;
+        device_seconds.score = before.score + score.score_seconds;
         Ok((score, line))
     }
 }

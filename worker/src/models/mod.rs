@@ -14,6 +14,7 @@ mod segment;
 pub mod temporal;
 pub mod text;
 pub mod tokenizer;
+pub mod trained;
 pub mod transformer;
 pub mod unet;
 pub mod vae;

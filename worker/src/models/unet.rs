@@ -13,14 +13,16 @@ use super::chain::Chain;
 use super::norm::{Conv2d, conv2d};
 use super::resnet::ResnetConfig;
 use super::segment::Segment;
-use super::temporal::{Clip, TemporalConfig, TemporalStack};
+use super::temporal::{TemporalConfig, TemporalStack};
 use super::transformer::TransformerConfig;
 
 mod export;
+mod pass;
 
 pub use super::segment::Activations;
 pub(crate) use export::export_conv_in;
 pub use export::{PassSizes, UnetGraphs};
+pub use pass::{Encoder, Features};
 
 /// First part of the name of every temporal weight.
 pub const TEMPORAL: &str = "temporal";
@@ -105,108 +107,6 @@ impl UNet {
         observe: &mut dyn FnMut(usize, &Tensor),
     ) -> Tensor {
         self.walk(xs, time, text, activations, observe, &mut |_, _, _| ())
-    }
-
-    /// As [`Self::observed`]; `between` sees the running tensor and the skip tensors that are still to be used between
-    /// any two blocks, by a count of these places.
-    fn walk(
-        &self,
-        xs: &Tensor,
-        time: Moment<'_>,
-        text: &Tensor,
-        activations: Activations,
-        observe: &mut dyn FnMut(usize, &Tensor),
-        between: &mut dyn FnMut(usize, &Tensor, &[Tensor]),
-    ) -> Tensor {
-        let (_, _, frames, _, _) = xs.size5().expect("a UNet takes [b, c, t, h, w]");
-        let kind = self.conv_in.ws.kind();
-        let text = text.to_kind(kind);
-        let time = match time {
-            Moment::Time(time) => self.embed(time),
-            Moment::Embedded(embedding) => embedding.to_kind(kind),
-        };
-        let beside = || (time.shallow_clone(), text.shallow_clone());
-        let through = |layer: &Segment<Layer>, xs: &Tensor| {
-            let (time, text) = beside();
-            layer.run(
-                activations,
-                [xs.shallow_clone(), time, text],
-                |layer, [xs, time, text]| layer.forward(&xs, &time, &text),
-            )
-        };
-        let through_temporal = |stack: &Option<Segment<TemporalStack>>, xs: Tensor| match stack {
-            Some(stack) => stack.run(activations, [xs, text.shallow_clone()], move |stack, [xs, text]| {
-                stack.forward(xs, Clip { frames, text: &text })
-            }),
-            None => xs,
-        };
-
-        let mut hidden = conv_in(&self.conv_in, &xs.to_kind(kind));
-        let mut skips = vec![hidden.shallow_clone()];
-        let mut position = 0;
-        let mut reached = |hidden: &Tensor| {
-            observe(position, hidden);
-            position += 1;
-        };
-        let mut place = 0;
-        let mut passed = |hidden: &Tensor, skips: &[Tensor]| {
-            between(place, hidden, skips);
-            place += 1;
-        };
-        passed(&hidden, &skips);
-        for level in &self.down {
-            for (i, layer) in level.layers.iter().enumerate() {
-                hidden = through(layer, &hidden);
-                if level.temporal.is_some() && i + 1 == level.layers.len() {
-                    passed(&hidden, &skips);
-                    hidden = through_temporal(&level.temporal, hidden);
-                }
-                skips.push(hidden.shallow_clone());
-                passed(&hidden, &skips);
-            }
-            reached(&hidden);
-            if let Some(downsample) = &level.downsample {
-                hidden = downsample.forward(&hidden);
-                skips.push(hidden.shallow_clone());
-                passed(&hidden, &skips);
-            }
-        }
-        if let Some(mid) = &self.mid {
-            let (time, text) = beside();
-            hidden = mid.run(activations, [hidden, time, text], |mid, [xs, time, text]| {
-                mid.forward(&xs, &time, &text)
-            });
-            passed(&hidden, &skips);
-            if self.mid_temporal.is_some() {
-                hidden = through_temporal(&self.mid_temporal, hidden);
-                passed(&hidden, &skips);
-            }
-            reached(&hidden);
-        }
-        for level in &self.up {
-            for layer in &level.layers {
-                let skip = skips.pop().expect("every up layer has a skip tensor");
-                let (time, text) = beside();
-                hidden = layer.run(
-                    activations,
-                    [hidden, skip, time, text],
-                    |layer, [xs, skip, time, text]| layer.forward_with_skip(xs, skip, &time, &text),
-                );
-                passed(&hidden, &skips);
-            }
-            if level.temporal.is_some() {
-                hidden = through_temporal(&level.temporal, hidden);
-                passed(&hidden, &skips);
-            }
-            reached(&hidden);
-            if let (Some(upsample), Some(next)) = (&level.upsample, skips.last()) {
-                let (_, _, h, w) = next.size4().expect("skip tensors are [b*t, c, h, w]");
-                hidden = upsample.forward(&hidden, [h, w]);
-                passed(&hidden, &skips);
-            }
-        }
-        let velocity = hidden.through(&self.head).unflatten(0, [-1, frames]).transpose(1, 2);
-        velocity.to_kind(xs.kind()) // [b, latent_channels, t, h, w]
     }
 }
 

@@ -8,6 +8,7 @@ use tch::{Kind, Reduction, Tensor};
 
 use super::copy_map::SharedPosition;
 use super::process::Process;
+use crate::data::latents::Batch;
 use crate::models::UNet;
 use crate::models::unet::{Activations, Moment};
 use crate::train::{Noised, Objective};
@@ -104,8 +105,8 @@ impl<'a> Lesson<'a> {
 }
 
 impl Objective for Lesson<'_> {
-    fn noised(&self, clips: &Tensor, rng: &mut ChaCha8Rng) -> Noised {
-        self.process.noised(clips, rng)
+    fn noised(&self, batch: &Batch, rng: &mut ChaCha8Rng) -> Noised {
+        self.process.noised(&batch.latents, rng)
     }
 
     fn loss(&self, unet: &UNet, noised: &Noised, text: &Tensor, activations: Activations) -> Tensor {

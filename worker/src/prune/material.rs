@@ -3,16 +3,14 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use rand::RngExt;
-use rand_chacha::ChaCha8Rng;
 use search_spaces::{Precision, UnetConfig};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind};
 
 use super::copy_map::CopyMapError;
 use super::network::Network;
 use super::plan::PlanStage;
 use crate::assets::{Assets, AssetsError, digest_of};
-use crate::data::latents::{Batch, TrainingSet};
+use crate::data::latents::{Batch, TrainingSet, single_frames};
 use crate::data::sharded::ShardError;
 use crate::models::seeded::{generator, stream_of};
 
@@ -162,38 +160,5 @@ fn fits(assets: &Assets, full: &UnetConfig) -> Result<(), MaterialError> {
             found,
             expected,
         }),
-    }
-}
-
-/// One latent frame of each clip, `[b, c, 1, h, w]`.
-pub(crate) fn single_frames(batch: Batch, rng: &mut ChaCha8Rng) -> Batch {
-    let (clips, frames) = (batch.latents.size()[0], batch.latents.size()[2]);
-    let drawn: Vec<Tensor> = (0..clips)
-        .map(|clip| batch.latents.get(clip).narrow(1, rng.random_range(0..frames), 1))
-        .collect();
-    Batch {
-        latents: Tensor::stack(&drawn, 0),
-        text: batch.text,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_frame_of_each_clip_is_drawn() {
-        let clips = Tensor::arange(6, (Kind::Float, Device::Cpu)).reshape([1, 1, 6, 1, 1]);
-        let clips = Batch {
-            latents: clips.expand([50, 1, 6, 2, 2], true),
-            text: Tensor::zeros([50, 1, 1], (Kind::Float, Device::Cpu)),
-        };
-        let frames = single_frames(clips, &mut generator(1, 0)).latents;
-        assert_eq!(frames.size(), [50, 1, 1, 2, 2]);
-        let means = frames.mean_dim([1i64, 2, 3, 4].as_slice(), false, Kind::Float);
-        let mut seen = Vec::<f32>::try_from(means).unwrap();
-        seen.sort_by(f32::total_cmp);
-        seen.dedup();
-        assert_eq!(seen, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
     }
 }

@@ -8,7 +8,7 @@ use search_spaces::{Prediction, TrainingSettings};
 use tch::{Kind, Tensor};
 
 use crate::models::seeded::normal_from;
-use crate::train::{Flow, Noised, Objective};
+use crate::train::{Flow, Noised};
 
 /// Steps of the diffusion.
 const STEPS: usize = 1000;
@@ -39,7 +39,7 @@ impl Process {
     pub fn noised(&self, clean: &Tensor, rng: &mut ChaCha8Rng) -> Noised {
         match self {
             Self::Diffusion => diffused(clean, rng),
-            Self::Flow(flow) => flow.noised(clean, rng),
+            Self::Flow(flow) => flow.noise(clean, rng),
         }
     }
 
@@ -62,6 +62,7 @@ fn diffused(clean: &Tensor, rng: &mut ChaCha8Rng) -> Noised {
         xs: clean * rooted(|signal| signal) + &noise * rooted(|signal| 1.0 - signal),
         time: column(steps.iter().map(|&n| n as f64 / STEPS as f64)).to_device(device),
         target: noise,
+        judge: None,
     }
 }
 
@@ -234,6 +235,7 @@ mod tests {
             xs: xs.shallow_clone(),
             time: time.shallow_clone(),
             target: xs.zeros_like(),
+            judge: None,
         };
         let flow = flow();
         let asked = flow.question(Prediction::Noise, &noised);
@@ -264,6 +266,7 @@ mod tests {
             xs: normal(&[2, 1, 1, 2, 2], 7, Device::Cpu),
             time: Tensor::from_slice(&[1e-7f32, 1.0]),
             target: Tensor::zeros([2, 1, 1, 2, 2], (Kind::Float, Device::Cpu)),
+            judge: None,
         };
         let asked = flow.question(Prediction::Noise, &noised);
         assert_eq!(Vec::<f32>::try_from(&asked.time).unwrap(), [0.0, 0.999]);

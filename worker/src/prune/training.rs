@@ -235,6 +235,7 @@ mod tests {
         Ok(Batch {
             latents: noise(0, &[4, 4, 1, 4, 4]),
             text: noise(1, &[4, 4, 8]),
+            pooled: None,
         })
     }
 

@@ -29,6 +29,47 @@ pub fn mean_of_prompts(scores: &[PromptScore], dimension: &str) -> Estimate {
 /// weighted averages.
 #[must_use]
 pub fn quality(scores: &[PromptScore], weights: &BTreeMap<String, f64>) -> Estimate {
+    let (value, shares) = with_shares(scores, weights);
+    Estimate {
+        value,
+        standard_error: error_of(&shares),
+    }
+}
+
+/// One model's quality beside another's over the same prompts and seeds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Paired {
+    /// The first less the second.
+    pub difference: Estimate,
+    /// The first over the second.
+    pub ratio: Estimate,
+}
+
+/// Compares two models prompt by prompt: `u − v` of what each prompt adds to either is what the error of the difference
+/// is taken from, and `(u − r v) / second` that of the ratio `r` (the delta method). The prompts are the same, in one
+/// order.
+#[must_use]
+pub fn paired(first: &[PromptScore], second: &[PromptScore], weights: &BTreeMap<String, f64>) -> Paired {
+    let ((a, of_a), (b, of_b)) = (with_shares(first, weights), with_shares(second, weights));
+    let ratio = a / b;
+    let apart = |factor: f64, over: f64| -> f64 {
+        let shares: Vec<f64> = of_a.iter().zip(&of_b).map(|(u, v)| (u - factor * v) / over).collect();
+        error_of(&shares)
+    };
+    Paired {
+        difference: Estimate {
+            value: a - b,
+            standard_error: apart(1.0, 1.0),
+        },
+        ratio: Estimate {
+            value: ratio,
+            standard_error: apart(ratio, b),
+        },
+    }
+}
+
+/// The quality, and what each prompt adds to it.
+fn with_shares(scores: &[PromptScore], weights: &BTreeMap<String, f64>) -> (f64, Vec<f64>) {
     let total: f64 = weights.values().sum();
     let prompts = scores.len() as f64;
     let (mut value, mut shares) = (0.0, vec![0.0; scores.len()]);
@@ -48,9 +89,13 @@ pub fn quality(scores: &[PromptScore], weights: &BTreeMap<String, f64>) -> Estim
             shares[i] += weight / total * (x - mean) * prompts / count;
         }
     }
-    let squares: f64 = shares.iter().map(|u| u * u).sum();
-    let standard_error = (squares / (prompts - 1.0).max(1.0) / prompts.max(1.0)).sqrt();
-    Estimate { value, standard_error }
+    (value, shares)
+}
+
+/// The standard error of a mean over prompts, each of which adds its share.
+fn error_of(shares: &[f64]) -> f64 {
+    let (prompts, squares) = (shares.len() as f64, shares.iter().map(|u| u * u).sum::<f64>());
+    (squares / (prompts - 1.0).max(1.0) / prompts.max(1.0)).sqrt()
 }
 
 #[cfg(test)]
@@ -101,5 +146,23 @@ mod tests {
         assert!((found.value - 0.4).abs() < 1e-12);
         // u = ±0.2·3/2 and 0: √((0.09 + 0.09) / 2 / 3) = 0.3/√3.
         assert!((found.standard_error - 0.3 / 3.0_f64.sqrt()).abs() < 1e-12);
+    }
+
+    /// Differences 0.1, 0.3, 0.2: mean 0.2, standard error 0.1/√3. The ratio is 3.6 / 3, what `a` differs from 1.2 `b` by
+    /// 0, 0.1 and −0.1, over a mean of 1.
+    #[test]
+    fn a_pair_of_models_is_compared_prompt_by_prompt() {
+        let first = scores(&[(0.6, 0.0, None), (1.3, 0.0, None), (1.7, 0.0, None)]);
+        let second = scores(&[(0.5, 0.0, None), (1.0, 0.0, None), (1.5, 0.0, None)]);
+        let found = paired(&first, &second, &weights(&[("a", 1.0)]));
+        assert!((found.difference.value - 0.2).abs() < 1e-12);
+        assert!((found.difference.standard_error - 0.1 / 3.0_f64.sqrt()).abs() < 1e-12);
+        assert!((found.ratio.value - 1.2).abs() < 1e-12);
+        // 0.6 − 0.6, 1.3 − 1.2, 1.7 − 1.8.
+        let error = ((0.01 + 0.01) / 2.0 / 3.0_f64).sqrt();
+        assert!((found.ratio.standard_error - error).abs() < 1e-12, "{found:?}");
+        let same = paired(&second, &second, &weights(&[("a", 1.0)]));
+        assert_eq!((same.difference.value, same.difference.standard_error), (0.0, 0.0));
+        assert_eq!((same.ratio.value, same.ratio.standard_error), (1.0, 0.0));
     }
 }

@@ -23,7 +23,7 @@ use tch::Tensor;
 use crate::assets::Assets;
 use crate::data::Prompt;
 use crate::models::UNet;
-pub use estimate::{PromptScore, mean_of_prompts, quality};
+pub use estimate::{Paired, PromptScore, mean_of_prompts, paired, quality};
 use evaluators::Evaluators;
 pub use motion::{is_dynamic, temporal_flickering};
 pub use pictures::{animation, sheet};

@@ -25,7 +25,7 @@ use crate::models::seeded::{generator, stream_of};
 use crate::models::unet::{Activations, freeze_spatial, place_in_pass};
 use crate::optimizer::{AdamW, AdamWConfig};
 use average::Average;
-pub use objective::{Flow, Noised, Objective};
+pub use objective::{Flow, Judge, Mean, Noised, Objective};
 pub use sync::{GradientSync, SyncError, TrainError};
 
 /// Why the clips of a step could not be had.
@@ -202,7 +202,7 @@ impl<'a> Training<'a> {
             Some(sync) => sync.share(global),
             None => Ok::<_, SyncError>(global.shallow_clone()),
         };
-        let noised = self.objective.noised(&batch.latents, &mut rng).try_map(share)?;
+        let noised = self.objective.noised(batch, &mut rng).try_map(share)?;
         let text = share(&batch.text)?;
         let clips = noised.xs.size()[0];
 
@@ -229,6 +229,10 @@ impl<'a> Training<'a> {
             sync.finish()?;
             total = sync.mean(total)?;
         }
+        self.objective.follow(&|tensor| match &self.sync {
+            Some(sync) => sync.mean(tensor),
+            None => Ok(tensor),
+        })?;
         let norm = self.optimizer.step(settings.learning_rate_at(self.step));
         // Reading the loss waits for an accelerator to finish, so the time is that of a whole step.
         let loss = total.double_value(&[]);
@@ -274,7 +278,8 @@ impl<'a> Training<'a> {
         let moments = self.optimizer.state().into_iter();
         let moments = moments.map(|(name, m)| (format!("optimizer.{name}"), m));
         let average = self.average.iter().flat_map(Average::state);
-        Checkpoint::new(self.step, weights.chain(moments).chain(average))
+        let all = weights.chain(moments).chain(average).chain(self.objective.state());
+        Checkpoint::new(self.step, all)
     }
 
     /// Goes on from a checkpoint of the same architecture; from any other it takes nothing.
@@ -288,10 +293,12 @@ impl<'a> Training<'a> {
         for (name, moment) in self.optimizer.state() {
             checkpoint.check(&format!("optimizer.{name}"), &moment)?;
         }
+        self.objective.check(checkpoint)?;
         if let Some(average) = &mut self.average {
             average.check(checkpoint)?;
             average.restore(checkpoint)?;
         }
+        self.objective.restore(checkpoint)?;
         for (name, weight) in checkpoint.under("weights.") {
             self.optimizer.set_master(&name, &weight)?;
         }

@@ -11,6 +11,9 @@
 
 use std::ops::Range;
 
+use search_spaces::Mix;
+
+use super::Bucket;
 use super::index::Index;
 use crate::models::seeded::stream_of;
 
@@ -104,37 +107,62 @@ impl Sampler {
         })
     }
 
-    /// Weights with which the share of pictures among all clips of a cycle is `pictures`, from 0 to 1, where there are
-    /// both.
-    #[must_use]
-    pub fn weights_for(index: &Index, pictures: f64) -> Vec<f64> {
-        let settings = &index.made_by.settings;
-        let ranges = index.clips_by_bucket();
-        let count = |still: bool| -> f64 {
-            let of = settings
-                .buckets
+    /// Weights with which the batches of a cycle are mixed as a recipe asks for.
+    ///
+    /// # Errors
+    /// Where it asks for a bucket, a frame rate or a kind of clips that is not there.
+    pub fn weights_for(index: &Index, mix: &Mix) -> Result<Vec<f64>, SamplerError> {
+        let buckets = &index.made_by.settings.buckets;
+        let counts: Vec<f64> = index.clips_by_bucket().iter().map(|clips| clips.len() as f64).collect();
+        let named = named_shares(mix, buckets)?;
+        let shares_of = |still: bool| -> Vec<f64> {
+            let fits = |bucket: &Bucket| still || mix.frame_rate_hz.is_none_or(|rate| same_rate(rate, bucket));
+            let any_named = buckets
                 .iter()
-                .zip(&ranges)
-                .filter(|(bucket, _)| bucket.is_still() == still);
-            of.map(|(_, clips)| clips.len() as f64).sum()
+                .zip(&named)
+                .any(|(bucket, share)| bucket.is_still() == still && share.is_some());
+            let share = |((bucket, named), count): ((&Bucket, &Option<f64>), &f64)| {
+                if bucket.is_still() != still || !fits(bucket) || *count == 0.0 {
+                    0.0
+                } else if any_named {
+                    named.unwrap_or(0.0)
+                } else {
+                    *count
+                }
+            };
+            let raw: Vec<f64> = buckets.iter().zip(&named).zip(&counts).map(share).collect();
+            let total: f64 = raw.iter().sum();
+            raw.iter()
+                .map(|share| if total > 0.0 { share / total } else { 0.0 })
+                .collect()
         };
-        let (stills, moving) = (count(true), count(false));
-        if stills == 0.0 || moving == 0.0 {
-            return vec![1.0; ranges.len()];
+        let (stills, moving) = (shares_of(true), shares_of(false));
+        let there = |shares: &[f64]| shares.iter().any(|share| *share > 0.0);
+        if mix.image_share < 1.0 && !there(&moving) {
+            let rates: Vec<String> = buckets
+                .iter()
+                .filter(|b| !b.is_still())
+                .map(|b| b.frame_rate_hz.to_string())
+                .collect();
+            return Err(match mix.frame_rate_hz {
+                Some(rate) if !rates.is_empty() => setting("frame_rate_hz", &rate, rates.join(", ")),
+                _ => setting(
+                    "image_share",
+                    &mix.image_share,
+                    "1, as there are no clips to draw".to_owned(),
+                ),
+            });
         }
-        let all = stills + moving;
-        let weight = |still| {
-            if still {
-                pictures * all / stills
-            } else {
-                (1.0 - pictures) * all / moving
-            }
+        if mix.image_share > 0.0 && !there(&stills) {
+            let allowed = "0, as there are no images to draw".to_owned();
+            return Err(setting("image_share", &mix.image_share, allowed));
+        }
+        let all: f64 = counts.iter().sum();
+        let weight = |((still, moving), count): ((&f64, &f64), &f64)| {
+            let share = mix.image_share * still + (1.0 - mix.image_share) * moving;
+            if share > 0.0 { share * all / count } else { 0.0 }
         };
-        settings
-            .buckets
-            .iter()
-            .map(|bucket| weight(bucket.is_still()))
-            .collect()
+        Ok(stills.iter().zip(&moving).zip(&counts).map(weight).collect())
     }
 
     /// Steps of a cycle.
@@ -201,6 +229,38 @@ impl Sampler {
             key: mix(mix(mix(self.seed ^ stream_of(what)) ^ which) ^ round),
         }
     }
+}
+
+fn setting(field: &'static str, found: &dyn std::fmt::Display, allowed: String) -> SamplerError {
+    SamplerError::Setting {
+        field,
+        found: found.to_string(),
+        allowed,
+    }
+}
+
+fn same_rate(rate_hz: f64, bucket: &Bucket) -> bool {
+    (bucket.frame_rate_hz - rate_hz).abs() < 1e-6
+}
+
+/// The shares that a mix names, by bucket.
+fn named_shares(mix: &Mix, buckets: &[Bucket]) -> Result<Vec<Option<f64>>, SamplerError> {
+    let mut shares = vec![None; buckets.len()];
+    for (name, share) in &mix.bucket_shares {
+        let named: Option<Bucket> = name.parse().ok();
+        let place = named.and_then(|named| {
+            buckets.iter().position(|bucket| {
+                let sizes = |bucket: &Bucket| (bucket.frames, bucket.height, bucket.width);
+                sizes(bucket) == sizes(&named) && (named.is_still() || same_rate(named.frame_rate_hz, bucket))
+            })
+        });
+        let Some(place) = place else {
+            let there: Vec<String> = buckets.iter().map(ToString::to_string).collect();
+            return Err(setting("bucket_shares", name, there.join(", ")));
+        };
+        shares[place] = Some(*share);
+    }
+    Ok(shares)
 }
 
 /// An order of any number of things.

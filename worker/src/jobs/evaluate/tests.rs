@@ -1,8 +1,13 @@
-use protocol::artifacts::ArtifactRef;
+use std::ops::ControlFlow;
+
+use protocol::artifacts::{ArtifactRef, ArtifactRole};
 use search_spaces::TrainingSettings;
 use tch::Device;
 
+use super::super::diary::{DIARY, Diary};
 use super::*;
+use crate::checkpoint::Checkpoint;
+use crate::data::latents::TrainingSet;
 use crate::distributed::testing::together;
 use crate::prune::tests::shipped_with_latents;
 
@@ -17,6 +22,24 @@ fn built(space: &Space, architecture: &str, seed: u64) -> (nn::VarStore, UNet) {
     let unet = UNet::new(&vs.root(), space.unet().unwrap(), &space.layers(&architecture));
     seed_weights(&vs, seed);
     (vs, unet)
+}
+
+/// Trains to the end of `settings`.
+fn train(
+    context: &JobContext,
+    training: &mut Training<'_>,
+    settings: &TrainingSettings,
+    clips: &TrainingSet,
+) -> Result<Diary, JobError> {
+    let run = Run {
+        context,
+        settings,
+        seed: 1,
+        clips,
+        share: TRAINING,
+        status: "training",
+    };
+    run.go(training, Diary::default(), &Metrics::new)
 }
 
 #[test]
@@ -79,15 +102,12 @@ fn where_a_peer_is_lost_the_step_before_is_kept_and_what_diverges_is_not_tried_a
         let (vs, unet) = built(&space, "c1.-.-.-.-", 1);
         let training = Training::new(&unet, &vs, &evaluation.training, 1).unwrap();
         let mut training = training.with_group(group, ReducerConfig::default()).unwrap();
-        let mine = Evaluation {
-            training: TrainingSettings {
-                // Rank 1 goes after the second step.
-                steps: if rank == 0 { 9 } else { 2 },
-                ..evaluation.training.clone()
-            },
-            ..evaluation.clone()
+        let mine = TrainingSettings {
+            // Rank 1 goes after the second step.
+            steps: if rank == 0 { 9 } else { 2 },
+            ..evaluation.training.clone()
         };
-        let ended = train(&context, &mut training, &mine, &clips, Diary::default());
+        let ended = train(&context, &mut training, &mine, &clips);
         (ended.map(drop), context)
     });
     let [(first, context), (second, _)] = ended.try_into().unwrap();
@@ -105,7 +125,7 @@ fn where_a_peer_is_lost_the_step_before_is_kept_and_what_diverges_is_not_tried_a
         let _ = tch::no_grad(|| weight.fill_(f64::NAN));
     }
     let mut training = Training::new(&unet, &vs, &evaluation.training, 1).unwrap();
-    let error = train(&context, &mut training, evaluation, &open(), Diary::default()).unwrap_err();
+    let error = train(&context, &mut training, &evaluation.training, &open()).unwrap_err();
     assert!(
         !error.is_worth_another_attempt() && error.to_string().starts_with("at step 0 the loss is NaN"),
         "{error}"
@@ -149,6 +169,7 @@ fn a_training_tells_what_it_took() {
         Ok(crate::data::latents::Batch {
             latents: crate::models::seeded::normal(&[2, 4, 5, 8, 8], 1, Device::Cpu),
             text: crate::models::seeded::normal(&[2, 8, 32], 2, Device::Cpu),
+            pooled: None,
         })
     };
     let ran = training.run(3, &batch, &mut |_, _| ControlFlow::Continue(()));

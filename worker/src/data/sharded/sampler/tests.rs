@@ -108,13 +108,18 @@ fn orders_are_shuffled_and_differ() {
 fn weights_set_the_share_of_pictures() {
     let (folder, out) = (folder(), tempfile::tempdir().unwrap());
     let index = encoded(folder.path(), out.path(), &settings()).unwrap();
-    let weights = Sampler::weights_for(&index, 0.25);
+    let mix = |image_share| Mix {
+        image_share,
+        ..Mix::default()
+    };
+    let weights = Sampler::weights_for(&index, &mix(0.25)).unwrap();
     // 3 clips and 2 pictures: a quarter of 5 over 2, three quarters of 5 over 3.
     assert_eq!(weights, [1.25, 0.625]);
     let sampler = Sampler::new(&ranges(&[300, 200]), &weights, 5, 1).unwrap();
     let steps = sampler.steps_of_cycle();
     assert_eq!(steps, 100);
     assert_eq!((0..steps).filter(|&step| sampler.draw(step).bucket == 1).count(), 25);
+    assert_eq!(Sampler::weights_for(&index, &mix(0.0)).unwrap()[1], 0.0);
     let none = Sampler::new(&ranges(&[300, 200]), &[1.0, 0.0], 5, 1).unwrap();
     assert!((0..100).all(|step| none.draw(step).bucket == 0));
     let error = Sampler::new(&ranges(&[3]), &[1.0, 2.0], 5, 1).unwrap_err().to_string();
@@ -126,4 +131,32 @@ fn weights_set_the_share_of_pictures() {
     let error = sampler.part(0, 2).unwrap_err().to_string();
     assert_eq!(error, "`ranks` is 2; allowed: a divisor of the batch of 5");
     assert_eq!(settings().split, Split::Train);
+}
+
+#[test]
+fn a_mix_that_asks_for_what_was_not_encoded_is_refused_by_field() {
+    let (folder, out) = (folder(), tempfile::tempdir().unwrap());
+    let index = encoded(folder.path(), out.path(), &settings()).unwrap();
+    let buckets = &index.made_by.settings.buckets;
+    let (clips, rate) = (buckets[0].to_string(), buckets[0].frame_rate_hz);
+    let mix = |image_share, frame_rate_hz, bucket: &str| Mix {
+        image_share,
+        frame_rate_hz,
+        bucket_shares: [(bucket.to_owned(), 1.0)].into(),
+    };
+    assert_eq!(
+        Sampler::weights_for(&index, &mix(0.25, Some(rate), &clips)).unwrap(),
+        [1.25, 0.625]
+    );
+    let problem = |mix| Sampler::weights_for(&index, &mix).unwrap_err().to_string();
+    let found = problem(mix(0.25, Some(rate + 1.0), &clips));
+    assert!(
+        found.contains(&format!("`frame_rate_hz` is {}; allowed: {rate}", rate + 1.0)),
+        "{found}"
+    );
+    let found = problem(mix(0.25, None, "51x512x512@10"));
+    assert!(
+        found.contains(&format!("`bucket_shares` is 51x512x512@10; allowed: {clips}")),
+        "{found}"
+    );
 }
