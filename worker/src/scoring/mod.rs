@@ -5,6 +5,7 @@
 
 mod estimate;
 pub mod evaluators;
+pub mod images;
 mod motion;
 mod pictures;
 mod sampling;
