@@ -38,7 +38,7 @@ pub use ranges::{Ranges, RangesError};
 pub use schedule::{Step, heaviest_part};
 pub use shape::Shape;
 pub use space::{
-    ActionMode, ActionsSettings, Adversarial, Choice, Direction, Distillation, Evaluation, Joint, Limits,
+    ActionMode, ActionsSettings, Adversarial, Choice, Decoder, Direction, Distillation, Evaluation, Joint, Limits,
     Nsga2Settings, Objective, Pipeline, Position, Precision, Prediction, Problem, Recipe, Reference, SearchSettings,
     Space, SpaceError, SpaceKind, Stage, Start, StrategySettings, TableSettings, TimestepShift, TrainingSettings,
     Trains,

@@ -5,6 +5,7 @@ pub mod assets;
 pub mod checkpoint;
 pub mod client;
 pub mod data;
+pub mod decoder;
 pub mod distributed;
 #[cfg(test)]
 mod fake_coordinator;

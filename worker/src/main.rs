@@ -14,7 +14,7 @@ use temponas_worker::jobs::Settings;
 use temponas_worker::runtime::Worker;
 use temponas_worker::scoring::vbench::{self, Environment};
 use temponas_worker::{
-    assets, distributed, full_size, lut_accuracy, parity, profile, proxy_check, prune, prune_check, shim,
+    assets, decoder, distributed, full_size, lut_accuracy, parity, profile, proxy_check, prune, prune_check, shim,
 };
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
@@ -51,6 +51,10 @@ enum Command {
     Prune(prune::PruneArgs),
     /// Check that a pruned backbone learns more from its full one than from nothing.
     PruneCheck(prune_check::PruneCheckArgs),
+    /// Train a decoder for the frozen encoder of trained parts, such as a separable one.
+    Decoder(decoder::DecoderArgs),
+    /// Check that a separable decoder is faster than the dense one that it learned from, and nearly as good.
+    DecoderCheck(decoder::DecoderCheckArgs),
     /// Compare predicted with measured latency and peak memory of whole architectures.
     LutAccuracy(lut_accuracy::LutAccuracyArgs),
     /// Compare steps of one process with steps of several on this machine.
@@ -83,7 +87,7 @@ struct RunArgs {
         long,
         env = "TEMPONAS_KINDS",
         value_delimiter = ',',
-        default_value = "evaluate,profile,verify,encode_latents,prune_backbone,benchmark"
+        default_value = "evaluate,profile,verify,encode_latents,prune_backbone,benchmark,compress_decoder"
     )]
     kinds: Vec<JobKind>,
     /// Evaluators that this worker brings: what scores a space or a benchmark must be among them.
@@ -108,6 +112,9 @@ struct RunArgs {
     /// Hours that the package may take for one dimension.
     #[arg(long, env = "TEMPONAS_VBENCH_HOURS", default_value_t = 12)]
     vbench_hours: u32,
+    /// Weights of LPIPS, as `scripts/lpips` lays them out: decoders are then compared by it too.
+    #[arg(long, env = "TEMPONAS_LPIPS")]
+    lpips: Option<PathBuf>,
     /// End when standard input is closed: for a parent that must not leave workers behind.
     #[arg(long)]
     stop_on_stdin_eof: bool,
@@ -131,6 +138,8 @@ fn main() -> anyhow::Result<()> {
         Command::VbenchCheck(args) => vbench::check::command(&args),
         Command::Prune(args) => prune::command(&args, device_of(&args.device, cuda)?),
         Command::PruneCheck(args) => prune_check::command(&args),
+        Command::Decoder(args) => decoder::command(&args, device_of(&args.device, cuda)?),
+        Command::DecoderCheck(args) => decoder::check_command(&args),
         Command::LutAccuracy(args) => lut_accuracy::command(&args),
         Command::DataParallel(args) => distributed::command(&args),
         Command::FullSize(args) => full_size::command(&args, device_of(&args.device, cuda)?),
@@ -170,6 +179,7 @@ async fn run(args: RunArgs, cuda: bool) -> anyhow::Result<()> {
         data: args.data_dir.unwrap_or_else(|| args.cache_dir.join("datasets")),
         memory_bytes,
         vbench,
+        lpips: args.lpips,
     };
     let registration = WorkerRegistration {
         id: WorkerId::new(),

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 
 pub use parse::SpaceError;
 pub use read::Problem;
-pub use recipe::{Adversarial, Distillation, Joint, Prediction, Recipe, Stage, Trains};
+pub use recipe::{Adversarial, Decoder, Distillation, Joint, Prediction, Recipe, Stage, Trains};
 pub use settings::{
     ActionMode, ActionsSettings, Direction, Evaluation, Limits, Nsga2Settings, Objective, Pipeline, SearchSettings,
     Start, StrategySettings, TableSettings,

@@ -40,6 +40,8 @@ pub struct Settings {
     pub memory_bytes: u64,
     /// Where the published package `vbench` runs.
     pub vbench: Option<Environment>,
+    /// Weights of LPIPS.
+    pub lpips: Option<PathBuf>,
 }
 
 /// What a job tells for its heartbeats, and whether it should go on.
@@ -398,6 +400,7 @@ impl JobContext {
             data: cache.join("datasets"),
             memory_bytes: 0,
             vbench: None,
+            lpips: None,
         };
         let client = Client::new("http://127.0.0.1:1", None, cache).unwrap();
         Self::new(settings, Arc::default(), None, client)

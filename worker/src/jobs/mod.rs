@@ -1,6 +1,7 @@
 //! What a worker does with a job: one file a kind.
 
 mod benchmark;
+mod compress_decoder;
 mod context;
 mod costs;
 mod diary;
@@ -58,10 +59,10 @@ pub fn run(context: &JobContext, input: &JobInput) -> Result<JobResult, JobError
         JobInput::EncodeLatents(input) => encode_latents::run(context, input),
         JobInput::PruneBackbone(input) => prune_backbone::run(context, input),
         JobInput::Benchmark(input) => benchmark::run(context, input),
+        JobInput::CompressDecoder(input) => compress_decoder::run(context, input),
         JobInput::Lookup(_)
         | JobInput::TrainFinal(_)
         | JobInput::Distill(_)
-        | JobInput::CompressDecoder(_)
         | JobInput::Export(_)
         | JobInput::ProfileModel(_) => Err(JobError::Input(format!("this worker takes no {} jobs", input.kind()))),
     });

@@ -33,6 +33,7 @@ fn worker(client: Client, cache: &Path) -> Worker {
             data: cache.to_owned(),
             memory_bytes: 1 << 20,
             vbench: None,
+            lpips: None,
         },
         client,
         advertise: None,

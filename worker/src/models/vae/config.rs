@@ -48,7 +48,11 @@ impl VaeConfig {
         let widths = &spatial.block_out_channels;
         channels("spatial.block_out_channels", widths, spatial.norm_groups)?;
         if let Some(SpatialDecoder { block_out_channels, .. }) = &spatial.decoder {
-            channels("spatial.decoder.block_out_channels", block_out_channels, spatial.norm_groups)?;
+            channels(
+                "spatial.decoder.block_out_channels",
+                block_out_channels,
+                spatial.norm_groups,
+            )?;
             if block_out_channels.len() != widths.len() {
                 return Err(format!(
                     "vae.spatial.decoder.block_out_channels is {block_out_channels:?}; allowed are as many numbers as \
@@ -145,9 +149,21 @@ mod tests {
         };
         assert_eq!(with(&[32, 64, 64, 96], &[32, 32, 64, 64]), "");
         for (spatial, temporal, problem) in [
-            (&[32, 64, 64][..], &[32; 4][..], "spatial.decoder.block_out_channels is [32, 64, 64]"),
-            (&[32, 64, 0, 64], &[32; 4], "spatial.decoder.block_out_channels is [32, 64, 0, 64]"),
-            (&[32, 64, 80, 64], &[32; 4], "spatial.norm_groups is 32; allowed are divisors of all channels, also 80"),
+            (
+                &[32, 64, 64][..],
+                &[32; 4][..],
+                "spatial.decoder.block_out_channels is [32, 64, 64]",
+            ),
+            (
+                &[32, 64, 0, 64],
+                &[32; 4],
+                "spatial.decoder.block_out_channels is [32, 64, 0, 64]",
+            ),
+            (
+                &[32, 64, 80, 64],
+                &[32; 4],
+                "spatial.norm_groups is 32; allowed are divisors of all channels, also 80",
+            ),
             (&[32; 4], &[32; 3], "temporal.decoder.level_channels is [32, 32, 32]"),
             (&[32; 4], &[32, 32, 33, 32], "temporal.norm_groups is 32"),
         ] {

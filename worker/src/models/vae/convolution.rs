@@ -66,9 +66,7 @@ impl Export for FrameConv {
     fn export(&self, graph: &mut Graph, xs: &Value) -> Value {
         match self {
             Self::Dense(conv) => xs.through(graph, conv),
-            Self::Separable { depthwise, pointwise } => {
-                export_filtered(graph, xs, depthwise).through(graph, pointwise)
-            }
+            Self::Separable { depthwise, pointwise } => export_filtered(graph, xs, depthwise).through(graph, pointwise),
         }
     }
 }
@@ -84,12 +82,7 @@ pub(super) enum ClipConv {
 }
 
 impl ClipConv {
-    pub(super) fn new(
-        vs: &nn::Path<'_>,
-        [inputs, outputs]: [i64; 2],
-        bias: bool,
-        convolutions: Convolutions,
-    ) -> Self {
+    pub(super) fn new(vs: &nn::Path<'_>, [inputs, outputs]: [i64; 2], bias: bool, convolutions: Convolutions) -> Self {
         match convolutions {
             Convolutions::Dense => Self::Dense(CausalConv3d::new(vs, inputs, outputs, KERNEL, 1, bias)),
             Convolutions::Separable => Self::Separable(CausalSeparable::new(vs, inputs, outputs, bias)),
@@ -181,9 +174,8 @@ impl Export for CausalSeparable {
         };
         let clips = graph.swap(xs, 1, 2);
         let frames = graph.reshape(&clips, &[batch * times, channels, height, width]);
-        let of_clips = |graph: &mut Graph, frames: &Value| {
-            graph.reshape(frames, &[batch, times, frames.size(1), height, width])
-        };
+        let of_clips =
+            |graph: &mut Graph, frames: &Value| graph.reshape(frames, &[batch, times, frames.size(1), height, width]);
         let now = export_filtered(graph, &frames, &self.filters(0));
         let mut sum = of_clips(graph, &now);
         for later in (1..KERNEL).filter(|later| *later < times) {

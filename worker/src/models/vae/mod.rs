@@ -173,16 +173,35 @@ impl Vae {
         for chunk in latents.split(CHUNK_LATENTS, 2) {
             let count = left.min(CHUNK_FRAMES);
             left -= count;
-            let raw = chunk * &self.scale + &self.shift;
-            let per_frame = match &self.temporal {
-                Some(temporal) => temporal.decode(&raw, count),
-                None => raw,
-            };
+            let per_frame = self.decode_chunk(&chunk, count);
             for some in per_frame.split(together, 2) {
                 sink(self.decode_frames(&some))?;
             }
         }
         Ok(())
+    }
+
+    /// The first stage of decoding alone: what [`Self::decode_frames`] takes.
+    ///
+    /// # Shapes
+    /// - `latents`: `[b, 4, latent_frames(frames), h, w]`; output `[b, 4, frames, h, w]`
+    pub fn decode_time(&self, latents: &Tensor, frames: i64) -> Tensor {
+        let mut left = frames;
+        let chunk = |chunk: &Tensor| {
+            let count = left.min(CHUNK_FRAMES);
+            left -= count;
+            self.decode_chunk(chunk, count)
+        };
+        let chunks: Vec<Tensor> = latents.split(CHUNK_LATENTS, 2).iter().map(chunk).collect();
+        Tensor::cat(&chunks, 2)
+    }
+
+    fn decode_chunk(&self, latents: &Tensor, frames: i64) -> Tensor {
+        let raw = latents * &self.scale + &self.shift;
+        match &self.temporal {
+            Some(temporal) => temporal.decode(&raw, frames),
+            None => raw,
+        }
     }
 
     /// The reverse of [`Self::encode_frames`].

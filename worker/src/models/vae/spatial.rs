@@ -139,7 +139,14 @@ impl Encoder {
         let mut levels = Vec::new();
         for (i, &width) in widths.iter().enumerate() {
             let vs = vs / "down_blocks" / i;
-            let resnets = resnets(&vs, &mut inputs, width, cfg.layers_per_block, groups, Convolutions::Dense);
+            let resnets = resnets(
+                &vs,
+                &mut inputs,
+                width,
+                cfg.layers_per_block,
+                groups,
+                Convolutions::Dense,
+            );
             // Padding is asymmetric, right and below only, so it is done in `forward`.
             let downsample = || Conv2d::new(&vs / "downsamplers" / 0 / "conv", width, width, 3, 2, 0);
             levels.push((resnets, (i + 1 < widths.len()).then(downsample)));

@@ -133,7 +133,13 @@ impl Encoder {
         let mut levels = Vec::new();
         for (level, multiplier) in cfg.channel_multipliers.iter().enumerate() {
             let width = cfg.filters * multiplier;
-            let blocks = res_blocks(&(vs / "block_res_blocks" / level), &mut inputs, width, cfg, Convolutions::Dense);
+            let blocks = res_blocks(
+                &(vs / "block_res_blocks" / level),
+                &mut inputs,
+                width,
+                cfg,
+                Convolutions::Dense,
+            );
             let halves = HALVES_TIME.get(level).copied().unwrap_or(false);
             let conv = || CausalConv3d::new(&(vs / "conv_blocks" / level), width, width, 3, 2, true);
             levels.push((blocks, halves.then(conv)));
@@ -185,9 +191,22 @@ impl Decoder {
         let first = res_blocks(&(vs / "res_blocks"), &mut inputs, width, cfg, convolutions);
         let mut levels = Vec::new();
         for (level, &width) in widths.iter().enumerate().rev() {
-            let blocks = res_blocks(&(vs / "block_res_blocks" / level), &mut inputs, width, cfg, convolutions);
+            let blocks = res_blocks(
+                &(vs / "block_res_blocks" / level),
+                &mut inputs,
+                width,
+                cfg,
+                convolutions,
+            );
             let doubles = level > 0 && HALVES_TIME[level - 1];
-            let conv = || ClipConv::new(&(vs / "conv_blocks" / (level - 1)), [width, 2 * width], true, convolutions);
+            let conv = || {
+                ClipConv::new(
+                    &(vs / "conv_blocks" / (level - 1)),
+                    [width, 2 * width],
+                    true,
+                    convolutions,
+                )
+            };
             levels.push((blocks, doubles.then(conv)));
         }
         Self {

@@ -70,7 +70,14 @@ impl Sum {
         }
     }
 
-    fn residual(&mut self, [inputs, outputs]: [i64; 2], taps: i64, bias: bool, places: i64, convolutions: Convolutions) {
+    fn residual(
+        &mut self,
+        [inputs, outputs]: [i64; 2],
+        taps: i64,
+        bias: bool,
+        places: i64,
+        convolutions: Convolutions,
+    ) {
         self.norm(inputs);
         self.convolution([inputs, outputs], taps, bias, places, convolutions);
         self.norm(outputs);
@@ -202,7 +209,13 @@ mod tests {
         assert_eq!(before[0].parameters / 10_000, 16_527);
         assert_eq!(before[1].parameters / 10_000, 4949);
         let times = |stage: usize| teras(before[stage]) / teras(after[stage]);
-        assert_eq!([times(0).round(), times(1).round()], [24.0, 8.0], "{} {}", times(0), times(1));
+        assert_eq!(
+            [times(0).round(), times(1).round()],
+            [24.0, 8.0],
+            "{} {}",
+            times(0),
+            times(1)
+        );
         // With the attention of the middle left in, a seventh is left.
         let attending = separable(original, true).decoder_work(17, 64, 64);
         assert!((teras(before[1]) / teras(attending[1]) - 7.0).abs() < 0.05);
@@ -243,7 +256,11 @@ mod tests {
                 let is_of = |name: &String| {
                     name.starts_with(&format!("{part}decoder.")) || name.starts_with(&format!("{part}post_quant_conv."))
                 };
-                vs.variables().iter().filter(|(name, _)| is_of(name)).map(|(_, v)| v.numel() as u64).sum()
+                vs.variables()
+                    .iter()
+                    .filter(|(name, _)| is_of(name))
+                    .map(|(_, v)| v.numel() as u64)
+                    .sum()
             };
             assert_eq!(work[0].parameters, of("temporal_vae."));
             assert_eq!(work[1].parameters, of("spatial_vae.module."));

@@ -97,9 +97,7 @@ impl Lpips {
 }
 
 fn of_length_one(features: &Tensor) -> Tensor {
-    let squares = features
-        .square()
-        .sum_dim_intlist([1i64].as_slice(), true, Kind::Float);
+    let squares = features.square().sum_dim_intlist([1i64].as_slice(), true, Kind::Float);
     // The root has no slope at zero, where a picture shows nothing that a layer reacts to.
     features / (squares.clamp_min(EPS * EPS).sqrt() + EPS)
 }

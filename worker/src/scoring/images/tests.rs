@@ -39,7 +39,10 @@ fn reference() -> Reference {
 
 /// A picture in 0..1 and one with noise on it.
 fn pair(seed: u64, shape: &[i64], noise: f64) -> (Tensor, Tensor) {
-    let (picture, added) = (recipe::input(seed, "picture", shape), recipe::input(seed, "noise", shape));
+    let (picture, added) = (
+        recipe::input(seed, "picture", shape),
+        recipe::input(seed, "noise", shape),
+    );
     // Smooth, as pictures are: noise alone has no structure to keep.
     let smooth = picture.avg_pool2d([5, 5], [1, 1], [2, 2], false, true, None);
     let a: Tensor = (smooth * 0.5 + 0.5).clamp(0.0, 1.0);
@@ -70,7 +73,11 @@ fn drawn(config: LpipsConfig, seed: u64) -> (nn::VarStore, Lpips) {
     for (name, mut variable) in vs.variables() {
         let weight = recipe::weight(seed, &name, &variable.size());
         // Heads are never negative.
-        let weight = if name.starts_with("heads") { weight.abs() } else { weight };
+        let weight = if name.starts_with("heads") {
+            weight.abs()
+        } else {
+            weight
+        };
         tch::no_grad(|| variable.copy_(&weight));
         let _ = variable.set_requires_grad(false);
     }
@@ -94,7 +101,10 @@ fn lpips_is_that_of_a_pytorch_of_its_own() {
     let found = lpips.distance(&a, &b);
     near(&found, &distance, 1e-4);
     found.sum(Kind::Float).backward();
-    let slopes = b.grad().flatten(0, -1).slice(0, None, None, (b.numel() / gradient.len()) as i64);
+    let slopes = b
+        .grad()
+        .flatten(0, -1)
+        .slice(0, None, None, (b.numel() / gradient.len()) as i64);
     let largest = gradient.iter().fold(0.0, |most: f64, slope| most.max(slope.abs()));
     let slopes = Vec::<f64>::try_from(slopes.to_kind(Kind::Double)).unwrap();
     for (found, wanted) in slopes.iter().zip(&gradient) {
