@@ -5,7 +5,7 @@ use std::path::Path;
 use search_spaces::Recipe;
 
 /// Name and text of each, in the order of the schedule.
-pub const SHIPPED: [(&str, &str); 8] = [
+pub const SHIPPED: [(&str, &str); 9] = [
     ("pruning", include_str!("../recipes/pruning.toml")),
     ("adaptation", include_str!("../recipes/adaptation.toml")),
     ("candidates", include_str!("../recipes/candidates.toml")),
@@ -13,6 +13,10 @@ pub const SHIPPED: [(&str, &str); 8] = [
     ("adversarial", include_str!("../recipes/adversarial.toml")),
     ("decoder", include_str!("../recipes/decoder.toml")),
     ("decoder-wide", include_str!("../recipes/decoder-wide.toml")),
+    (
+        "decoder-wide-separable",
+        include_str!("../recipes/decoder-wide-separable.toml"),
+    ),
     ("decoder-small", include_str!("../recipes/decoder-small.toml")),
 ];
 

@@ -2,7 +2,7 @@
 //!
 //! The small VAE's own decoder has 8 to 32 channels and hardly anything that could be separated. So a dense decoder of 128
 //! channels where its work is learns to decode for the same frozen encoder (recipe `decoder-wide`), unless it lies beside
-//! already; it is the original here. A separable one of the same channels then learns from it (recipe `decoder-small`),
+//! already; it is the original here. A separable one then learns from it (recipe `decoder-wide-separable`),
 //! and both decode clips that neither has seen.
 
 use std::ops::ControlFlow;
@@ -39,7 +39,7 @@ pub struct DecoderCheckArgs {
     #[arg(long, default_value = "decoder-wide")]
     original: String,
     /// Recipe of the separable decoder.
-    #[arg(long, default_value = "decoder-small")]
+    #[arg(long, default_value = "decoder-wide-separable")]
     recipe: String,
     /// Weights of LPIPS, as `scripts/lpips` lays them out; without them that column stays empty.
     #[arg(long, env = "TEMPONAS_LPIPS")]

@@ -149,15 +149,22 @@ impl Lesson<'_> {
     }
 }
 
-/// Squared distance over squared length of the original's, the mean over levels.
+/// Squared distance over squared length of the original's, the mean over levels that have its channels.
 fn between_features(found: &[Tensor], taught: &[Tensor]) -> Tensor {
-    let apart = found.iter().zip(taught).map(|(found, taught)| {
-        let length = taught.square().mean(Kind::Float);
-        (found - taught).square().mean(Kind::Float) / (length + 1e-12)
-    });
-    let count = found.len().max(1) as f64;
-    let sum = apart.reduce(|sum, level| sum + level);
-    sum.unwrap_or_else(|| Tensor::from(0f32)) / count
+    let alike = found
+        .iter()
+        .zip(taught)
+        .filter(|(found, taught)| found.size() == taught.size());
+    let apart: Vec<Tensor> = alike
+        .map(|(found, taught)| {
+            let length = taught.square().mean(Kind::Float);
+            (found - taught).square().mean(Kind::Float) / (length + 1e-12)
+        })
+        .collect();
+    if apart.is_empty() {
+        return Tensor::from(0f32);
+    }
+    Tensor::stack(&apart, 0).mean(Kind::Float)
 }
 
 #[cfg(test)]

@@ -132,8 +132,9 @@ impl Plan {
         config
             .check()
             .map_err(|problem| self.refused("decoder", "channels that do not fit the VAE", problem))?;
-        if settings.feature_weight > 0.0 && !alike(original, &config) {
-            let allowed = "0 where the decoder's channels are not the original's";
+        let alike = |part: &Part| shares_features(*part, original, &config);
+        if settings.feature_weight > 0.0 && !parts.iter().all(alike) {
+            let allowed = "0 where no level has the original's channels";
             return Err(self.refused("decoder.feature_weight", settings.feature_weight, allowed));
         }
         Ok(config)
@@ -149,16 +150,13 @@ fn refused(recipe: &Recipe, field: &'static str, found: impl ToString, allowed: 
     }
 }
 
-/// Whether features have the same number of channels everywhere.
-fn alike(a: &VaeConfig, b: &VaeConfig) -> bool {
-    let of = |config: &VaeConfig| {
-        let temporal = config
-            .temporal
-            .as_ref()
-            .map(|temporal| temporal.decoder().level_channels);
-        (config.spatial.decoder().block_out_channels, temporal)
+/// Whether there is a level with the same number of channels in both.
+fn shares_features(part: Part, a: &VaeConfig, b: &VaeConfig) -> bool {
+    let levels = |config: &VaeConfig| match (part, &config.temporal) {
+        (Part::Temporal, Some(temporal)) => temporal.decoder().level_channels,
+        _ => config.spatial.decoder().block_out_channels,
     };
-    of(a) == of(b)
+    levels(a).iter().zip(&levels(b)).any(|(a, b)| a == b)
 }
 
 #[cfg(test)]
@@ -231,7 +229,7 @@ mod tests {
             (
                 "pictures = 32",
                 "pictures = 32\nspatial_channels = [32, 32, 32, 32]",
-                "`decoder.feature_weight`",
+                "0 where no level has the original's channels",
             ),
             (
                 "pictures = 32",
