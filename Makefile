@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup build page demo test test-page bench bench-search lut-accuracy proxy-check agent-check agent-lut-accuracy prune-check distill-check parity full-size export-check vbench-check assets data-emoji data-footage encode-check lint openapi
+.PHONY: help setup build page demo test test-page bench bench-search lut-accuracy proxy-check agent-check agent-lut-accuracy prune-check distill-check decoder-check parity full-size export-check vbench-check assets data-emoji data-footage encode-check lint openapi
 
 export TEMPONAS_CACHE ?= $(HOME)/.cache/temponas
 
@@ -93,6 +93,10 @@ agent-check: build ## kill the device agent 20 times while it measures: is an en
 
 agent-lut-accuracy: build ## predicted against measured latency of whole exported architectures in ONNX Runtime; ARGS="--graphs FOLDER"
 	@$(WITH_ONNXRUNTIME) $(PROGRAMS)/temponas-agent lut-accuracy $(ARGS)
+
+decoder-check: build ## is a separable decoder 5 times as fast at half a dB less? trains both at 128 channels once (half an hour or more)
+	@TEMPONAS_LPIPS=$$(scripts/lpips) && ORT_DYLIB_PATH=$$(scripts/onnxruntime) && export TEMPONAS_LPIPS ORT_DYLIB_PATH && \
+	    $(PROGRAMS)/temponas-worker decoder-check $(ARGS)
 
 prune-check: build ## does a pruned backbone learn more from its full one than from nothing? (minutes)
 	@$(PROGRAMS)/temponas-worker prune-check $(ARGS)

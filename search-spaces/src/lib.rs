@@ -38,10 +38,10 @@ pub use ranges::{Ranges, RangesError};
 pub use schedule::{Step, heaviest_part};
 pub use shape::Shape;
 pub use space::{
-    ActionMode, ActionsSettings, Adversarial, BUILT_IN_DIMENSIONS, Choice, Direction, Distillation, Evaluation, Heads,
-    Joint, Limits, Mix, Nsga2Settings, Objective, Pipeline, Position, Precision, Prediction, Problem, Recipe,
-    Reference, SearchSettings, Space, SpaceError, SpaceKind, Stage, Start, StrategySettings, TableSettings,
-    TimestepShift, TrainingSettings, Trains,
+    ActionMode, ActionsSettings, Adversarial, BUILT_IN_DIMENSIONS, Choice, Decoder, Direction, Distillation,
+    Evaluation, Heads, Joint, Limits, Mix, Nsga2Settings, Objective, Pipeline, Position, Precision, Prediction,
+    Problem, Recipe, Reference, SearchSettings, Space, SpaceError, SpaceKind, Stage, Start, StrategySettings,
+    TableSettings, TimestepShift, TrainingSettings, Trains,
 };
 pub use structure::Structure;
 pub use table::{Table, TableError, TableProblem};

@@ -61,6 +61,13 @@ impl Checkpoint {
         }
     }
 
+    /// The same with more tensors.
+    #[must_use]
+    pub fn with(mut self, tensors: impl IntoIterator<Item = (String, Tensor)>) -> Self {
+        self.tensors.extend(tensors);
+        self
+    }
+
     /// All tensors in the order of their names, sharing memory with the state they were taken from.
     #[must_use]
     pub fn tensors(&self) -> Vec<Tensor> {

@@ -4,6 +4,7 @@
 pub mod assets;
 pub mod checkpoint;
 pub mod data;
+pub mod decoder;
 pub mod distill;
 pub mod distributed;
 pub mod export_check;

@@ -13,8 +13,8 @@ use temponas_worker::data::{default_cache, sharded};
 use temponas_worker::jobs::Settings;
 use temponas_worker::scoring::vbench::{self, Environment};
 use temponas_worker::{
-    assets, distill, distributed, export_check, full_size, lut_accuracy, onnx, parity, profile, proxy_check, prune,
-    prune_check, shim,
+    assets, decoder, distill, distributed, export_check, full_size, lut_accuracy, onnx, parity, profile, proxy_check,
+    prune, prune_check, shim,
 };
 use tokio::sync::watch;
 
@@ -51,6 +51,10 @@ enum Command {
     PruneCheck(prune_check::PruneCheckArgs),
     /// Check that a distilled model is as good in few steps as the diffusion model it came from.
     DistillCheck(distill::DistillCheckArgs),
+    /// Train a decoder for the frozen encoder of trained parts, such as a separable one.
+    Decoder(decoder::DecoderArgs),
+    /// Check that a separable decoder is faster than the dense one that it learned from, and nearly as good.
+    DecoderCheck(decoder::DecoderCheckArgs),
     /// Compare predicted with measured latency and peak memory of whole architectures.
     LutAccuracy(lut_accuracy::LutAccuracyArgs),
     /// Compare steps of one process with steps of several on this machine.
@@ -85,7 +89,7 @@ struct RunArgs {
         long,
         env = "TEMPONAS_KINDS",
         value_delimiter = ',',
-        default_value = "evaluate,profile,verify,encode_latents,prune_backbone,benchmark,export"
+        default_value = "evaluate,profile,verify,encode_latents,prune_backbone,benchmark,train_final,distill,compress_decoder,export"
     )]
     kinds: Vec<JobKind>,
     /// Evaluators that this worker brings: what scores a space or a benchmark must be among them.
@@ -117,6 +121,9 @@ struct RunArgs {
     /// `scripts/coreml-env` makes one.
     #[arg(long, env = "TEMPONAS_COREML_PYTHON")]
     coreml_python: Option<PathBuf>,
+    /// Weights of LPIPS, as `scripts/lpips` lays them out: decoders are then compared by it too.
+    #[arg(long, env = "TEMPONAS_LPIPS")]
+    lpips: Option<PathBuf>,
     /// End when standard input is closed: for a parent that must not leave workers behind.
     #[arg(long)]
     stop_on_stdin_eof: bool,
@@ -141,6 +148,8 @@ fn main() -> anyhow::Result<()> {
         Command::Prune(args) => prune::command(&args, device_of(&args.device, cuda)?),
         Command::PruneCheck(args) => prune_check::command(&args),
         Command::DistillCheck(args) => distill::command(&args),
+        Command::Decoder(args) => decoder::command(&args, device_of(&args.device, cuda)?),
+        Command::DecoderCheck(args) => decoder::check_command(&args),
         Command::LutAccuracy(args) => lut_accuracy::command(&args),
         Command::DataParallel(args) => distributed::command(&args),
         Command::FullSize(args) => full_size::command(&args, device_of(&args.device, cuda)?),
@@ -183,6 +192,7 @@ async fn run(args: RunArgs, cuda: bool) -> anyhow::Result<()> {
         vbench,
         onnxruntime: args.onnxruntime,
         coreml: args.coreml_python,
+        lpips: args.lpips,
     };
     let registration = WorkerRegistration {
         id: WorkerId::new(),

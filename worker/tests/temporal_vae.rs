@@ -265,6 +265,7 @@ fn config() -> TemporalConfig {
         channel_multipliers: vec![1, 2, 2, 4],
         res_blocks: RES_BLOCKS as i64,
         norm_groups: GROUPS as i64,
+        decoder: None,
     }
 }
 
@@ -329,6 +330,7 @@ fn longer_clips_are_the_plain_loops_over_chunks() {
             layers_per_block: 1,
             norm_groups: 2,
             latent_channels: LATENT as i64,
+            decoder: None,
         },
         temporal: Some(config()),
     };

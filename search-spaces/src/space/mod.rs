@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 pub use evaluation::BUILT_IN_DIMENSIONS;
 pub use parse::SpaceError;
 pub use read::Problem;
-pub use recipe::{Adversarial, Distillation, Heads, Joint, Mix, Prediction, Recipe, Stage, Trains};
+pub use recipe::{Adversarial, Decoder, Distillation, Heads, Joint, Mix, Prediction, Recipe, Stage, Trains};
 pub use settings::{
     ActionMode, ActionsSettings, Direction, Evaluation, Limits, Nsga2Settings, Objective, Pipeline, SearchSettings,
     Start, StrategySettings, TableSettings,

@@ -48,6 +48,8 @@ pub enum Stage {
     Joint(Joint),
     /// Its distillation to few steps against a discriminator.
     Adversarial(Adversarial),
+    /// A decoder for the VAE's frozen encoder: over time on clips, and of single frames on pictures.
+    Decoder(Decoder),
 }
 
 /// What an image model predicts of a noised picture.
@@ -135,6 +137,36 @@ pub struct Adversarial {
     pub r1_weight: f64,
 }
 
+/// Settings of the training of a decoder. The steps of the training are those of each of its two parts, its batch is one
+/// of clips.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Decoder {
+    /// Whether its convolutions are depth-wise and then point-wise (Appendix B).
+    pub separable: bool,
+    /// Whether there is attention over all places of a frame's latents.
+    pub middle_attention: bool,
+    /// Channels of the levels of the part of single frames, all pixels first; the original's where absent.
+    #[serde(default)]
+    pub spatial_channels: Option<Vec<u32>>,
+    /// Channels of the four levels of the part over time, all frames first; the original's where absent.
+    #[serde(default)]
+    pub temporal_channels: Option<Vec<u32>>,
+    /// Pictures of a step of the part of single frames.
+    pub pictures: u32,
+    /// Height and width in pixels, multiples of 8, of what is read from a folder.
+    pub size: [u32; 2],
+    /// Frames a second of clips that are read from a folder.
+    pub frame_rate_hz: f64,
+    /// Weight of the error against what was encoded.
+    pub reconstruction_weight: f64,
+    /// Weight of the error against the original decoder's output.
+    pub distillation_weight: f64,
+    /// Weight of the error against the original decoder's features, level by level.
+    pub feature_weight: f64,
+    /// Weight of the perceptual distance of pictures.
+    pub perceptual_weight: f64,
+}
+
 impl Recipe {
     /// Reads and checks a recipe file.
     ///
@@ -175,7 +207,8 @@ fn stage(root: &Section, name: &Node) -> Option<Stage> {
         let section = root.need(key, "a section")?.section("a section")?;
         finished(section, read)
     };
-    match name.one_of(["pruning", "adaptation", "candidates", "joint", "adversarial"].map(|name| (name, name)))? {
+    const STAGES: [&str; 6] = ["pruning", "adaptation", "candidates", "joint", "adversarial", "decoder"];
+    match name.one_of(STAGES.map(|name| (name, name)))? {
         "pruning" => own("distillation", distillation),
         "joint" => own("joint", |section| {
             Some(Stage::Joint(Joint {
@@ -183,6 +216,7 @@ fn stage(root: &Section, name: &Node) -> Option<Stage> {
             }))
         }),
         "adversarial" => own("adversarial", adversarial),
+        "decoder" => own("decoder", decoder),
         "adaptation" => Some(Stage::Adaptation),
         _ => Some(Stage::Candidates),
     }
@@ -309,6 +343,66 @@ fn adversarial(section: &Section) -> Option<Stage> {
     }))
 }
 
+fn decoder(section: &Section) -> Option<Stage> {
+    const PIXELS: [u64; 2] = [8, 4096];
+    let separable = section.boolean_or("separable", true);
+    let middle_attention = section.boolean_or("middle_attention", true);
+    let channels = |key, allowed: &str, length| {
+        let Some(node) = section.get(key) else {
+            return Some(None);
+        };
+        let list = node.list(allowed, length)?;
+        let widths: Option<Vec<u32>> = all(list.iter().map(|width| small_of(width.integer(1..=65_536)?)));
+        widths.map(Some)
+    };
+    let spatial_channels = channels("spatial_channels", "1 to 8 numbers of channels", 1..=8);
+    let temporal_channels = channels("temporal_channels", "4 numbers of channels", 4..=4);
+    let pictures = section.need_integer("pictures", 1..=65_536).and_then(small_of);
+    let side = |node: &Node| {
+        let [least, most] = PIXELS;
+        let pixels = node.integer(least..=most)?;
+        if pixels % 8 != 0 {
+            return node.refuse("a multiple of 8");
+        }
+        small_of(pixels)
+    };
+    let size = section.get("size").map_or(Some([256, 256]), |node| {
+        let sides = node.list("height and width in pixels", 2..=2)?;
+        let (height, width) = (side(&sides[0]), side(&sides[1]));
+        Some([height?, width?])
+    });
+    let frame_rate_hz = section.number_or("frame_rate_hz", 24.0, 0.01..=1000.0);
+    let weight = |key, usual| section.number_or(key, usual, 0.0..=1e6);
+    let reconstruction_weight = weight("reconstruction_weight", 1.0);
+    let distillation_weight = weight("distillation_weight", 1.0);
+    let feature_weight = weight("feature_weight", 0.0);
+    let perceptual_weight = weight("perceptual_weight", 0.0);
+    if (reconstruction_weight, distillation_weight) == (Some(0.0), Some(0.0)) {
+        section.report(
+            "reconstruction_weight",
+            "0",
+            "a number above 0, or a `distillation_weight` above 0",
+        );
+    }
+    Some(Stage::Decoder(Decoder {
+        separable: separable?,
+        middle_attention: middle_attention?,
+        spatial_channels: spatial_channels?,
+        temporal_channels: temporal_channels?,
+        pictures: pictures?,
+        size: size?,
+        frame_rate_hz: frame_rate_hz?,
+        reconstruction_weight: reconstruction_weight?,
+        distillation_weight: distillation_weight?,
+        feature_weight: feature_weight?,
+        perceptual_weight: perceptual_weight?,
+    }))
+}
+
+fn small_of(number: u64) -> Option<u32> {
+    u32::try_from(number).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -365,7 +459,7 @@ mod tests {
         let other = problems(&GOOD.replace("\"joint\"", "\"finetuning\""));
         assert!(
             other.contains(
-                "stage: found `\"finetuning\"`; allowed: pruning, adaptation, candidates, joint, adversarial"
+                "stage: found `\"finetuning\"`; allowed: pruning, adaptation, candidates, joint, adversarial, decoder"
             ),
             "{other}"
         );
@@ -455,5 +549,45 @@ mod tests {
         );
         let found = problems(&adversarial("heads = \"both\""));
         assert!(found.contains("allowed: unified, separate"), "{found}");
+    }
+
+    #[test]
+    fn a_decoder_keeps_what_is_not_named() {
+        let with = |keys: &str| {
+            let toml = GOOD.replace("\"joint\"", "\"decoder\"");
+            toml.replace("[joint]\nimage_share = 0.2", &format!("[decoder]\n{keys}"))
+        };
+        let Stage::Decoder(found) = Recipe::parse(&with("pictures = 8")).expect("a good recipe").stage else {
+            panic!("a decoder")
+        };
+        assert!(found.separable && found.middle_attention);
+        assert_eq!((found.spatial_channels, found.temporal_channels), (None, None));
+        assert_eq!(
+            (found.size, found.reconstruction_weight, found.distillation_weight),
+            ([256, 256], 1.0, 1.0)
+        );
+        for (keys, problem) in [
+            ("", "decoder.pictures: found nothing"),
+            (
+                "pictures = 8\ntemporal_channels = [8]",
+                "decoder.temporal_channels: found",
+            ),
+            (
+                "pictures = 8\nspatial_channels = [8, 0]",
+                "decoder.spatial_channels.1: found 0; allowed: an integer from 1",
+            ),
+            (
+                "pictures = 8\nsize = [256, 100]",
+                "decoder.size.1: found 100; allowed: a multiple of 8",
+            ),
+            ("pictures = 8\nfeature_weight = -1", "decoder.feature_weight: found -1"),
+            (
+                "pictures = 8\nreconstruction_weight = 0\ndistillation_weight = 0",
+                "decoder.reconstruction_weight: found 0; allowed: a number above 0, or a `distillation_weight`",
+            ),
+        ] {
+            let found = problems(&with(keys));
+            assert!(found.contains(problem), "{found}");
+        }
     }
 }

@@ -140,12 +140,14 @@ impl Recipe {
                     layers_per_block: 1,
                     norm_groups: 4,
                     latent_channels: 4,
+                    decoder: None,
                 },
                 temporal: Some(TemporalConfig {
                     filters: 16,
                     channel_multipliers: vec![1, 1, 2, 2],
                     res_blocks: 1,
                     norm_groups: 4,
+                    decoder: None,
                 }),
             },
             text: TextConfig {

@@ -9,6 +9,7 @@ use tch::{Device, Kind, Tensor, nn};
 use super::stage::{Stage, read_tensors, write_tensors};
 use super::{AssetsError, Recipe, Schedule, Training};
 use crate::data::{ClipSource, FRAME_BYTES, FRAMES, Prompt, Split, frames_to_tensor, to_tensor};
+use crate::decoder::loss::reconstruction;
 use crate::flow;
 use crate::models::UNet;
 use crate::models::seeded::{generator, normal_from, seed_weights, stream_of};
@@ -19,8 +20,6 @@ use crate::scoring::evaluators::EvaluatorConfig;
 
 /// Weight of the latents' pull towards the standard normal distribution, per element.
 const KL_WEIGHT: f64 = 1e-5;
-/// Weight of the squared error of reconstructions beside the absolute one.
-const SQUARED_WEIGHT: f64 = 4.0;
 /// Share of captions that are dropped while the backbone is trained.
 const TEXT_DROPOUT: f64 = 0.1;
 /// Clips that go through a network at once where nothing is trained.
@@ -224,12 +223,6 @@ fn train_only(vs: &nn::VarStore, prefix: &str) {
     for (name, variable) in vs.variables() {
         let _ = variable.set_requires_grad(name.starts_with(prefix));
     }
-}
-
-/// Absolute error for sharp edges, squared error for what is small but quite wrong, such as the colour of a shape.
-fn reconstruction(found: &Tensor, wanted: &Tensor) -> Tensor {
-    let error = found - wanted;
-    error.abs().mean(Kind::Float) + error.square().mean(Kind::Float) * SQUARED_WEIGHT
 }
 
 /// Mean over the elements of the divergence from the standard normal distribution.

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use search_spaces::UnetConfig;
 use tch::{Device, Tensor, nn};
 
+use crate::models::published::open_sora_vae;
 use crate::models::text::{TextConfig, TextEncoder};
 use crate::models::unet::{is_temporal, temporal_path};
-use crate::models::vae::{SpatialConfig, TemporalConfig, Vae, VaeConfig};
+use crate::models::vae::Vae;
 
 /// Tokens that CLIP's vocabulary knows.
 const VOCABULARY: i64 = 49_408;
@@ -75,21 +76,7 @@ pub(super) fn beside_the_unet() {
     say("text encoder", total(&all(&vs), ""));
 
     let vs = store();
-    let open_sora = VaeConfig {
-        spatial: SpatialConfig {
-            block_out_channels: vec![128, 256, 512, 512],
-            layers_per_block: 2,
-            norm_groups: 32,
-            latent_channels: 4,
-        },
-        temporal: Some(TemporalConfig {
-            filters: 128,
-            channel_multipliers: vec![1, 2, 2, 4],
-            res_blocks: 4,
-            norm_groups: 32,
-        }),
-    };
-    let _vae = Vae::new(&vs.root(), &open_sora);
+    let _vae = Vae::new(&vs.root(), &open_sora_vae());
     let vae = all(&vs);
     say("vae, spatial", total(&vae, "spatial_vae."));
     say("vae, temporal", total(&vae, "temporal_vae."));

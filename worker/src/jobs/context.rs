@@ -37,6 +37,8 @@ pub struct Settings {
     pub onnxruntime: Option<PathBuf>,
     /// Python of an environment with the package `coremltools`.
     pub coreml: Option<PathBuf>,
+    /// Weights of LPIPS.
+    pub lpips: Option<PathBuf>,
 }
 
 /// A running job's surroundings.
@@ -266,6 +268,7 @@ impl JobContext {
             vbench: None,
             onnxruntime: None,
             coreml: None,
+            lpips: None,
         };
         let client = Client::new("http://127.0.0.1:1", None, cache).unwrap();
         Self::new(settings, Arc::default(), None, client)

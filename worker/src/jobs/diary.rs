@@ -4,6 +4,9 @@ use protocol::Figure;
 use protocol::jobs::CurvePoint;
 use serde::{Deserialize, Serialize};
 
+use super::{JobContext, JobError};
+use crate::checkpoint::Checkpoint;
+
 /// Points of a training curve.
 const CURVE_POINTS: u64 = 50;
 /// Note of a checkpoint that holds the diary.
@@ -52,6 +55,36 @@ impl Diary {
         let tail = &self.points[self.points.len() - self.points.len().div_ceil(5)..];
         (!tail.is_empty()).then(|| tail.iter().map(|point| point.loss).sum::<f64>() / tail.len() as f64)
     }
+}
+
+/// The checkpoint of an earlier attempt; one that cannot be read is a reason to start again, not to fail.
+pub(super) fn resume(context: &JobContext) -> Result<Option<(Checkpoint, Diary)>, JobError> {
+    let Some(artifact) = &context.checkpoint else {
+        return Ok(None);
+    };
+    let bytes = match context.try_fetch(artifact) {
+        Err(error) if error.is_passing() => return Err(JobError::attempt(error)),
+        fetched => fetched.map_err(anyhow::Error::from),
+    };
+    match bytes.and_then(|bytes| read(&bytes)) {
+        Ok(found) => {
+            context.log("going on from a checkpoint");
+            Ok(Some(found))
+        }
+        Err(problem) => {
+            context.log(&format!(
+                "starting again from step 0: the checkpoint cannot be used: {problem}"
+            ));
+            Ok(None)
+        }
+    }
+}
+
+fn read(bytes: &[u8]) -> anyhow::Result<(Checkpoint, Diary)> {
+    let checkpoint = Checkpoint::decode(bytes)?;
+    let diary = checkpoint.notes.get(DIARY).map(|text| serde_json::from_str(text));
+    let diary = diary.transpose()?.unwrap_or_default();
+    Ok((checkpoint, diary))
 }
 
 #[cfg(test)]

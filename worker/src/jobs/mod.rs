@@ -1,6 +1,7 @@
 //! What a worker does with a job: one file a kind.
 
 mod benchmark;
+mod compress_decoder;
 mod context;
 mod costs;
 mod diary;
@@ -65,8 +66,9 @@ pub fn run(context: &JobContext, input: &JobInput) -> Result<JobResult, JobError
         JobInput::Benchmark(input) => benchmark::run(context, input),
         JobInput::TrainFinal(input) => train_final::run(context, input),
         JobInput::Distill(input) => distill::run(context, input),
+        JobInput::CompressDecoder(input) => compress_decoder::run(context, input),
         JobInput::Export(input) => export::run(context, input),
-        JobInput::Lookup(_) | JobInput::CompressDecoder(_) | JobInput::ProfileModel(_) => {
+        JobInput::Lookup(_) | JobInput::ProfileModel(_) => {
             Err(JobError::Input(format!("this worker takes no {} jobs", input.kind())))
         }
     });

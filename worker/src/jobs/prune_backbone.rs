@@ -7,12 +7,12 @@ use protocol::jobs::{DeviceSeconds, JobResult, Outcome, PruneBackboneInput, Prun
 use protocol::{Figure, Metrics};
 
 use super::costs;
-use super::diary::{DIARY, Diary};
+use super::diary::{DIARY, Diary, resume};
 use super::gang;
 use super::{JobContext, JobError, parse};
 use crate::assets::AssetsError;
 use crate::checkpoint::Checkpoint;
-use crate::profile::Settings;
+use crate::profile::{InTurnError, Settings};
 use crate::prune::comparison::{Comparison, ComparisonError, Size, compare};
 use crate::prune::held_out::Coded;
 use crate::prune::material::{Material, MaterialError, Parts, Sources};
@@ -145,7 +145,7 @@ fn comparison(context: &JobContext, material: &Material) -> Result<Comparison, J
         go_on(context, SHARES[0] + (SHARES[1] - SHARES[0]) * share, status)
     });
     let found = found.map_err(|error| match error {
-        ComparisonError::Interrupted => JobError::Interrupted,
+        ComparisonError::Times(InTurnError::Interrupted) => JobError::Interrupted,
         error => JobError::attempt(error),
     })?;
     found.to_string().lines().for_each(|line| context.log(line));
@@ -223,36 +223,6 @@ fn note(context: &JobContext, progress: &Progress<'_>, steps: u64, diary: &mut D
         context.save(&checkpoint.encode().map_err(JobError::attempt)?)?;
     }
     interrupted
-}
-
-/// The checkpoint of an earlier attempt; one that cannot be read is a reason to start again, not to fail.
-fn resume(context: &JobContext) -> Result<Option<(Checkpoint, Diary)>, JobError> {
-    let Some(artifact) = &context.checkpoint else {
-        return Ok(None);
-    };
-    let bytes = match context.try_fetch(artifact) {
-        Err(error) if error.is_passing() => return Err(JobError::attempt(error)),
-        fetched => fetched.map_err(anyhow::Error::from),
-    };
-    match bytes.and_then(|bytes| read(&bytes)) {
-        Ok(found) => {
-            context.log("going on from a checkpoint");
-            Ok(Some(found))
-        }
-        Err(problem) => {
-            context.log(&format!(
-                "starting again from step 0: the checkpoint cannot be used: {problem}"
-            ));
-            Ok(None)
-        }
-    }
-}
-
-fn read(bytes: &[u8]) -> anyhow::Result<(Checkpoint, Diary)> {
-    let checkpoint = Checkpoint::decode(bytes)?;
-    let diary = checkpoint.notes.get(DIARY).map(|text| serde_json::from_str(text));
-    let diary = diary.transpose()?.unwrap_or_default();
-    Ok((checkpoint, diary))
 }
 
 /// Of what the last stage learned to predict, where the clips that were kept apart are at hand.

@@ -90,12 +90,14 @@ pub fn open_sora_vae() -> VaeConfig {
             layers_per_block: 2,
             norm_groups: 32,
             latent_channels: 4,
+            decoder: None,
         },
         temporal: Some(TemporalConfig {
             filters: 128,
             channel_multipliers: vec![1, 2, 2, 4],
             res_blocks: 4,
             norm_groups: 32,
+            decoder: None,
         }),
     }
 }

@@ -434,6 +434,22 @@ impl Graph {
         self.node("Slice", &[xs, &from, &to, &axes], vec![], xs.dtype(), &shape)
     }
 
+    /// `count` places of zeros in front of an axis.
+    pub fn pad_front(&mut self, xs: &Value, axis: i64, count: i64) -> Value {
+        let at = xs.axis(axis);
+        let mut shape = xs.shape().to_vec();
+        let Some(size) = shape.get_mut(at).filter(|_| count >= 0) else {
+            self.fault(format!("{count} in front of axis {axis} of {:?}", xs.shape()));
+            return xs.clone();
+        };
+        *size += count;
+        // All beginnings, then all ends.
+        let mut pads = vec![0; 2 * xs.rank()];
+        pads[at] = count;
+        let pads = self.integers(&pads);
+        self.node("Pad", &[xs, &pads], vec![], xs.dtype(), &shape)
+    }
+
     /// Each place of the first axis `count` times, one after another.
     pub fn repeat_each(&mut self, xs: &Value, count: i64) -> Value {
         if count == 1 {

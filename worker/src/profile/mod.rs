@@ -8,6 +8,7 @@
 //! - **Peak memory.** The allocator's own count (see [`crate::shim`]) above what was allocated when the run began.
 //! - **Out of memory** is a result. An allocation above the memory budget is refused before it is touched.
 
+mod in_turn;
 mod subject;
 
 use std::any::Any;
@@ -26,6 +27,7 @@ use crate::models::UNet;
 use crate::models::seeded::{generator, normal, seed_weights};
 use crate::shim::{MemoryTracker, PeakBytes, thread_seconds};
 
+pub use in_turn::{InTurn, InTurnError, in_turn};
 pub use subject::{Inputs, Subject, kind_of};
 
 /// Runs of which a latency sample is the fastest.

@@ -1,7 +1,6 @@
 //! What pruning saved: the columns of the paper's Table A2 that need no other model.
 
 use std::fmt;
-use std::ops::ControlFlow;
 
 use lut::Samples;
 use search_spaces::UnetConfig;
@@ -9,11 +8,8 @@ use tch::{Device, Kind, Tensor};
 
 use super::network::Network;
 use crate::models::seeded::normal;
-use crate::profile::{Progress, Settings};
+use crate::profile::{InTurnError, Progress, Settings, in_turn};
 use crate::shim::count_macs;
-
-/// Pairs of runs that are timed even where time is up.
-const FEWEST_SAMPLES: u32 = 3;
 
 /// The size of a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,9 +38,9 @@ pub struct Comparison {
 /// Why networks could not be compared.
 #[derive(Debug, thiserror::Error)]
 pub enum ComparisonError {
-    /// Whoever asked does not want to wait any longer.
-    #[error("interrupted")]
-    Interrupted,
+    /// Whoever asked does not want to wait any longer, or the clock gave no number.
+    #[error(transparent)]
+    Times(#[from] InTurnError),
     /// What ran is not what the configuration says.
     #[error("one pass took {seen} multiply-accumulates, the closed form of its configuration says {expected}")]
     Macs {
@@ -53,9 +49,6 @@ pub enum ComparisonError {
         /// By the closed form.
         expected: u64,
     },
-    /// The clock gave no number.
-    #[error("the clock: {0}")]
-    Clock(#[from] lut::SampleError),
 }
 
 /// Counts both, and times both in turn on one latent frame: each pair runs within one moment of the machine.
@@ -70,39 +63,13 @@ pub fn compare(
 ) -> Result<Comparison, ComparisonError> {
     let (full, pruned) = (Subject::new(full), Subject::new(pruned));
     let sizes = (full.size()?, pruned.size()?);
-    let (mut full_ms, mut pruned_ms) = (Vec::new(), Vec::new());
-    let pairs = settings.warmups + settings.samples;
-    let mut spent = 0.0;
-    for pair in 0..pairs {
-        if let ControlFlow::Break(()) = progress(f64::from(pair) / f64::from(pairs), "timing both in turn") {
-            return Err(ComparisonError::Interrupted);
-        }
-        if spent > settings.seconds_per_subject && pair >= FEWEST_SAMPLES {
-            break;
-        }
-        // Whoever runs first finds the caches as the other left them.
-        let mut seconds = [0.0; 2];
-        for which in if pair.is_multiple_of(2) { [0, 1] } else { [1, 0] } {
-            seconds[which] = settings.seconds(|| [&full, &pruned][which].run());
-        }
-        spent += seconds[0] + seconds[1];
-        // A slow device has no time for warm-ups; the count above was one.
-        if pair >= settings.warmups || seconds[0] > 1.0 {
-            full_ms.push(1000.0 * seconds[0]);
-            pruned_ms.push(1000.0 * seconds[1]);
-        }
-    }
-    let ratios = full_ms
-        .iter()
-        .zip(&pruned_ms)
-        .map(|(full, pruned)| full / pruned)
-        .collect();
+    let times = in_turn(settings, [&|| full.run(), &|| pruned.run()], progress)?;
     Ok(Comparison {
         full: sizes.0,
         pruned: sizes.1,
-        full_ms: Samples::new(full_ms)?,
-        pruned_ms: Samples::new(pruned_ms)?,
-        speedup: Samples::new(ratios)?,
+        full_ms: times.first_ms,
+        pruned_ms: times.second_ms,
+        speedup: times.ratio,
     })
 }
 
@@ -214,6 +181,8 @@ impl fmt::Display for Comparison {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow;
+
     use search_spaces::Dtype;
 
     use super::*;
@@ -273,6 +242,6 @@ mod tests {
         let network = Network::seeded(&config([16, 32]), 1, Device::Cpu);
         let settings = Settings::new(Device::Cpu, 1, u64::MAX);
         let error = compare(&network, &network, &settings, &mut |_, _| ControlFlow::Break(())).unwrap_err();
-        assert!(matches!(error, ComparisonError::Interrupted));
+        assert!(matches!(error, ComparisonError::Times(InTurnError::Interrupted)));
     }
 }

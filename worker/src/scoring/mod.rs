@@ -6,6 +6,7 @@
 pub mod clip;
 mod estimate;
 pub mod evaluators;
+pub mod images;
 mod motion;
 mod pictures;
 mod sampling;

@@ -8,6 +8,7 @@
 //! norms, softmax and the loss stay float32.
 
 mod average;
+mod descent;
 mod objective;
 mod sync;
 
@@ -25,6 +26,7 @@ use crate::models::seeded::{generator, stream_of};
 use crate::models::unet::{Activations, freeze_spatial, place_in_pass};
 use crate::optimizer::{AdamW, AdamWConfig};
 use average::Average;
+pub use descent::Descent;
 pub use objective::{Flow, Judge, Mean, Noised, Objective};
 pub use sync::{GradientSync, SyncError, TrainError};
 

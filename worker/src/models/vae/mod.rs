@@ -4,20 +4,27 @@
 //! `(z − shift) / scale`. Decode is the reverse. Clips are coded in chunks of 17 frames, each into 5 latent frames,
 //! independently of each other, and within a chunk the per-frame stage takes a few frames at a time: memory does not
 //! grow with the length of a clip. Decoding a chunk goes over time first, then frame by frame (SnapGen-V, Appendix B).
+//!
+//! A decoder mirrors its encoder, or has widths and [`Convolutions`] of its own: the paper's compressed decoder is this
+//! code with separable ones. Its weights stand under the same names, with `depthwise` and `pointwise` behind those of a
+//! convolution that was dense.
 
+mod config;
+mod convolution;
 mod spatial;
 mod temporal;
+mod work;
 
 use std::convert::Infallible;
 use std::ops::Range;
 
-use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, nn};
 
-use super::text::LARGEST;
 use crate::onnx::{Graph, Value};
-pub use spatial::{SpatialConfig, SpatialVae};
-pub use temporal::{TemporalConfig, TemporalVae};
+pub use config::{Convolutions, VaeConfig};
+pub use spatial::{SpatialConfig, SpatialDecoder, SpatialVae};
+pub use temporal::{TemporalConfig, TemporalDecoder, TemporalVae};
+pub use work::Work;
 
 /// Frames that are coded together.
 pub const CHUNK_FRAMES: i64 = 17;
@@ -34,75 +41,6 @@ const SPATIAL_SCALING: f64 = 0.18215;
 
 /// Logarithm of the variance of latents when training begins.
 const LOG_VARIANCE_AT_START: f64 = -6.0;
-
-/// Sizes of the VAE.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct VaeConfig {
-    /// The per-frame stage.
-    pub spatial: SpatialConfig,
-    /// The stage over time; a VAE of single pictures, as Stable Diffusion's own, has none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub temporal: Option<TemporalConfig>,
-}
-
-impl VaeConfig {
-    /// Looks whether a VAE of these sizes can be built.
-    ///
-    /// # Errors
-    /// The size that cannot be, what it is and what is allowed.
-    pub fn check(&self) -> Result<(), String> {
-        let spatial = &self.spatial;
-        within([
-            ("spatial.layers_per_block", spatial.layers_per_block),
-            ("spatial.norm_groups", spatial.norm_groups),
-            ("spatial.latent_channels", spatial.latent_channels),
-        ])?;
-        let widths = &spatial.block_out_channels;
-        if !(1..=8).contains(&widths.len()) || !positive(widths) {
-            return Err(format!(
-                "vae.spatial.block_out_channels is {widths:?}; allowed are 1 to 8 numbers from 1"
-            ));
-        }
-        divides("spatial.norm_groups", spatial.norm_groups, widths.iter().copied())?;
-        let Some(temporal) = &self.temporal else {
-            return Ok(());
-        };
-        within([
-            ("temporal.filters", temporal.filters),
-            ("temporal.res_blocks", temporal.res_blocks),
-            ("temporal.norm_groups", temporal.norm_groups),
-        ])?;
-        let multipliers = &temporal.channel_multipliers;
-        if multipliers.len() != 4 || !positive(multipliers) {
-            return Err(format!(
-                "vae.temporal.channel_multipliers is {multipliers:?}; allowed are 4 numbers from 1, as two of four levels halve time"
-            ));
-        }
-        let filters = multipliers.iter().map(|multiplier| multiplier * temporal.filters);
-        divides("temporal.norm_groups", temporal.norm_groups, filters)
-    }
-}
-
-fn within(sizes: [(&str, i64); 3]) -> Result<(), String> {
-    match sizes.into_iter().find(|(_, found)| !(1..=LARGEST).contains(found)) {
-        Some((name, found)) => Err(format!("vae.{name} is {found}; allowed is 1 to {LARGEST}")),
-        None => Ok(()),
-    }
-}
-
-fn positive(list: &[i64]) -> bool {
-    list.iter().all(|size| (1..=LARGEST).contains(size))
-}
-
-fn divides(name: &str, groups: i64, mut widths: impl Iterator<Item = i64>) -> Result<(), String> {
-    match widths.find(|width| width % groups != 0) {
-        Some(width) => Err(format!(
-            "vae.{name} is {groups}; allowed are divisors of all channels, also {width}"
-        )),
-        None => Ok(()),
-    }
-}
 
 /// Latent frames of `frames` frames: 5 of every whole chunk of 17, ⌈T/4⌉ of the rest.
 #[must_use]
@@ -236,16 +174,35 @@ impl Vae {
         for chunk in latents.split(CHUNK_LATENTS, 2) {
             let count = left.min(CHUNK_FRAMES);
             left -= count;
-            let raw = chunk * &self.scale + &self.shift;
-            let per_frame = match &self.temporal {
-                Some(temporal) => temporal.decode(&raw, count),
-                None => raw,
-            };
+            let per_frame = self.decode_chunk(&chunk, count);
             for some in per_frame.split(together, 2) {
                 sink(self.decode_frames(&some))?;
             }
         }
         Ok(())
+    }
+
+    /// The first stage of decoding alone: what [`Self::decode_frames`] takes.
+    ///
+    /// # Shapes
+    /// - `latents`: `[b, 4, latent_frames(frames), h, w]`; output `[b, 4, frames, h, w]`
+    pub fn decode_time(&self, latents: &Tensor, frames: i64) -> Tensor {
+        let mut left = frames;
+        let chunk = |chunk: &Tensor| {
+            let count = left.min(CHUNK_FRAMES);
+            left -= count;
+            self.decode_chunk(chunk, count)
+        };
+        let chunks: Vec<Tensor> = latents.split(CHUNK_LATENTS, 2).iter().map(chunk).collect();
+        Tensor::cat(&chunks, 2)
+    }
+
+    fn decode_chunk(&self, latents: &Tensor, frames: i64) -> Tensor {
+        let raw = latents * &self.scale + &self.shift;
+        match &self.temporal {
+            Some(temporal) => temporal.decode(&raw, frames),
+            None => raw,
+        }
     }
 
     /// The reverse of [`Self::encode_frames`].
@@ -393,12 +350,14 @@ mod tests {
                 layers_per_block: 1,
                 norm_groups: 2,
                 latent_channels: 4,
+                decoder: None,
             },
             temporal: Some(TemporalConfig {
                 filters: 4,
                 channel_multipliers: vec![1, 1, 2, 2],
                 res_blocks: 1,
                 norm_groups: 2,
+                decoder: None,
             }),
         }
     }

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, nn};
 
+use super::Convolutions;
+use super::convolution::FrameConv;
 use crate::models::attention::attend;
 use crate::models::chain::Chain;
 use crate::models::norm::{Conv2d, GroupNorm, Start, TRANSFORMER_EPS as EPS, conv2d, group_norm, linear};
@@ -20,6 +22,34 @@ pub struct SpatialConfig {
     pub norm_groups: i64,
     /// Channels of the latents.
     pub latent_channels: i64,
+    /// The decoder's own sizes; it mirrors the encoder where it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoder: Option<SpatialDecoder>,
+}
+
+/// Sizes of a decoder that does not mirror its encoder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpatialDecoder {
+    /// Channels of each level in the encoder's order: the last ones see the latents, the first ones all pixels.
+    pub block_out_channels: Vec<i64>,
+    /// What its convolutions are.
+    pub convolutions: Convolutions,
+    /// Whether there is attention over all places of the latents, between the two residual blocks of the middle.
+    pub middle_attention: bool,
+}
+
+impl SpatialConfig {
+    /// Sizes of the decoder: its own, or the encoder's.
+    #[must_use]
+    pub fn decoder(&self) -> SpatialDecoder {
+        let mirror = || SpatialDecoder {
+            block_out_channels: self.block_out_channels.clone(),
+            convolutions: Convolutions::Dense,
+            middle_attention: true,
+        };
+        self.decoder.clone().unwrap_or_else(mirror)
+    }
 }
 
 /// Encoder and decoder of single frames.
@@ -71,7 +101,18 @@ impl SpatialVae {
 
     /// Frames from latents.
     pub fn decode(&self, latents: &Tensor) -> Tensor {
-        latents.apply(&self.post_quant_conv).then(|x| self.decoder.forward(x))
+        self.decode_seen(latents, &mut |_| {})
+    }
+
+    /// As [`Self::decode`], showing `seen` what comes out of the decoder's middle and of each level: what a smaller
+    /// decoder may learn from.
+    ///
+    /// # Shapes
+    /// - what `seen` gets: `[n, channels, height, width]` of the level
+    pub fn decode_seen(&self, latents: &Tensor, seen: &mut dyn FnMut(&Tensor)) -> Tensor {
+        latents
+            .apply(&self.post_quant_conv)
+            .then(|x| self.decoder.forward(x, seen))
     }
 
     /// [`Self::decode`] as part of a graph.
@@ -98,7 +139,14 @@ impl Encoder {
         let mut levels = Vec::new();
         for (i, &width) in widths.iter().enumerate() {
             let vs = vs / "down_blocks" / i;
-            let resnets = resnets(&vs, &mut inputs, width, cfg.layers_per_block, groups);
+            let resnets = resnets(
+                &vs,
+                &mut inputs,
+                width,
+                cfg.layers_per_block,
+                groups,
+                Convolutions::Dense,
+            );
             // Padding is asymmetric, right and below only, so it is done in `forward`.
             let downsample = || Conv2d::new(&vs / "downsamplers" / 0 / "conv", width, width, 3, 2, 0);
             levels.push((resnets, (i + 1 < widths.len()).then(downsample)));
@@ -106,7 +154,7 @@ impl Encoder {
         Self {
             conv_in: conv2d(vs / "conv_in", 3, widths[0], 3, 1),
             levels,
-            middle: Middle::new(&(vs / "mid_block"), inputs, groups),
+            middle: Middle::new(&(vs / "mid_block"), inputs, groups, Convolutions::Dense, true),
             norm: group_norm(vs / "conv_norm_out", groups, inputs, EPS),
             conv_out: conv2d(vs / "conv_out", inputs, 2 * cfg.latent_channels, 3, 1),
         }
@@ -133,7 +181,7 @@ impl Encoder {
 struct Decoder {
     conv_in: Conv2d,
     middle: Middle,
-    levels: Vec<(Vec<Resnet>, Option<Conv2d>)>,
+    levels: Vec<(Vec<Resnet>, Option<FrameConv>)>,
     norm: GroupNorm,
     conv_out: Conv2d,
 }
@@ -141,30 +189,38 @@ struct Decoder {
 impl Decoder {
     fn new(vs: &nn::Path<'_>, cfg: &SpatialConfig) -> Self {
         let groups = cfg.norm_groups;
-        let widths: Vec<i64> = cfg.block_out_channels.iter().rev().copied().collect();
+        let SpatialDecoder {
+            block_out_channels,
+            convolutions,
+            middle_attention,
+        } = cfg.decoder();
+        let widths: Vec<i64> = block_out_channels.into_iter().rev().collect();
         let mut inputs = widths[0];
         let mut levels = Vec::new();
         for (i, &width) in widths.iter().enumerate() {
             let vs = vs / "up_blocks" / i;
-            let resnets = resnets(&vs, &mut inputs, width, cfg.layers_per_block + 1, groups);
-            let upsample = || conv2d(&vs / "upsamplers" / 0 / "conv", width, width, 3, 1);
+            let resnets = resnets(&vs, &mut inputs, width, cfg.layers_per_block + 1, groups, convolutions);
+            let upsample = || FrameConv::new(&(&vs / "upsamplers" / 0 / "conv"), width, width, convolutions);
             levels.push((resnets, (i + 1 < widths.len()).then(upsample)));
         }
         Self {
             conv_in: conv2d(vs / "conv_in", cfg.latent_channels, widths[0], 3, 1),
-            middle: Middle::new(&(vs / "mid_block"), widths[0], groups),
+            middle: Middle::new(&(vs / "mid_block"), widths[0], groups, convolutions, middle_attention),
             levels,
             norm: group_norm(vs / "conv_norm_out", groups, inputs, EPS),
             conv_out: conv2d(vs / "conv_out", inputs, 3, 3, 1),
         }
     }
 
-    fn forward(&self, latents: &Tensor) -> Tensor {
+    /// `seen` is shown what comes out of the middle and of each level, before it is enlarged.
+    fn forward(&self, latents: &Tensor, seen: &mut dyn FnMut(&Tensor)) -> Tensor {
         let mut xs = latents.apply(&self.conv_in).then(|x| self.middle.forward(x));
+        seen(&xs);
         for (resnets, upsample) in &self.levels {
             for resnet in resnets {
                 xs = resnet.forward(&xs);
             }
+            seen(&xs);
             if let Some(conv) = upsample {
                 let (height, width) = (xs.size()[2], xs.size()[3]);
                 xs = xs
@@ -197,45 +253,58 @@ impl Export for Decoder {
     }
 }
 
-fn resnets(vs: &nn::Path<'_>, inputs: &mut i64, width: i64, count: i64, groups: i64) -> Vec<Resnet> {
+fn resnets(
+    vs: &nn::Path<'_>,
+    inputs: &mut i64,
+    width: i64,
+    count: i64,
+    groups: i64,
+    convolutions: Convolutions,
+) -> Vec<Resnet> {
     let make = |i| {
-        let resnet = Resnet::new(&(vs / "resnets" / i), *inputs, width, groups);
+        let resnet = Resnet::new(&(vs / "resnets" / i), [*inputs, width], groups, convolutions);
         *inputs = width;
         resnet
     };
     (0..count).map(make).collect()
 }
 
-/// ResNet, attention over all places, ResNet.
+/// ResNet, attention over all places where there is some, ResNet.
 #[derive(Debug)]
 struct Middle {
     first: Resnet,
-    attention: Attention,
+    attention: Option<Attention>,
     second: Resnet,
 }
 
 impl Middle {
-    fn new(vs: &nn::Path<'_>, width: i64, groups: i64) -> Self {
+    fn new(vs: &nn::Path<'_>, width: i64, groups: i64, convolutions: Convolutions, attends: bool) -> Self {
+        let resnet = |i: usize| Resnet::new(&(vs / "resnets" / i), [width, width], groups, convolutions);
         Self {
-            first: Resnet::new(&(vs / "resnets" / 0), width, width, groups),
-            attention: Attention::new(&(vs / "attentions" / 0), width, groups),
-            second: Resnet::new(&(vs / "resnets" / 1), width, width, groups),
+            first: resnet(0),
+            attention: attends.then(|| Attention::new(&(vs / "attentions" / 0), width, groups)),
+            second: resnet(1),
         }
     }
 
     fn forward(&self, xs: &Tensor) -> Tensor {
-        self.first
-            .forward(xs)
-            .then(|x| self.attention.forward(x))
-            .then(|x| self.second.forward(x))
+        let xs = self.first.forward(xs);
+        let xs = match &self.attention {
+            Some(attention) => xs.then(|x| attention.forward(x)),
+            None => xs,
+        };
+        xs.then(|x| self.second.forward(x))
     }
 }
 
 impl Export for Middle {
     fn export(&self, graph: &mut Graph, xs: &Value) -> Value {
-        xs.through(graph, &self.first)
-            .through(graph, &self.attention)
-            .through(graph, &self.second)
+        let xs = xs.through(graph, &self.first);
+        let xs = match &self.attention {
+            Some(attention) => xs.through(graph, attention),
+            None => xs,
+        };
+        xs.through(graph, &self.second)
     }
 }
 
@@ -243,19 +312,19 @@ impl Export for Middle {
 #[derive(Debug)]
 struct Resnet {
     norm1: GroupNorm,
-    conv1: Conv2d,
+    conv1: FrameConv,
     norm2: GroupNorm,
-    conv2: Conv2d,
+    conv2: FrameConv,
     shortcut: Option<Conv2d>,
 }
 
 impl Resnet {
-    fn new(vs: &nn::Path<'_>, inputs: i64, outputs: i64, groups: i64) -> Self {
+    fn new(vs: &nn::Path<'_>, [inputs, outputs]: [i64; 2], groups: i64, convolutions: Convolutions) -> Self {
         Self {
             norm1: group_norm(vs / "norm1", groups, inputs, EPS),
-            conv1: conv2d(vs / "conv1", inputs, outputs, 3, 1),
+            conv1: FrameConv::new(&(vs / "conv1"), inputs, outputs, convolutions),
             norm2: group_norm(vs / "norm2", groups, outputs, EPS),
-            conv2: conv2d(vs / "conv2", outputs, outputs, 3, 1),
+            conv2: FrameConv::new(&(vs / "conv2"), outputs, outputs, convolutions),
             shortcut: (inputs != outputs).then(|| conv2d(vs / "conv_shortcut", inputs, outputs, 1, 1)),
         }
     }

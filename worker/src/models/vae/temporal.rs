@@ -3,13 +3,14 @@
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, nn, nn::Module};
 
-use super::TIME_FACTOR;
+use super::convolution::{CausalConv3d, ClipConv};
+use super::{Convolutions, TIME_FACTOR};
 use crate::models::chain::Chain;
 use crate::models::norm::{GroupNorm, RESNET_EPS as EPS, group_norm};
-use crate::onnx::{Export, Geometry, Graph, Value};
+use crate::onnx::{Export, Graph, Value};
 
 /// Which levels are followed by a halving of the frames: the second and the third.
-const HALVES_TIME: [bool; 3] = [false, true, true];
+pub(super) const HALVES_TIME: [bool; 3] = [false, true, true];
 
 /// Sizes of a [`TemporalVae`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +24,31 @@ pub struct TemporalConfig {
     pub res_blocks: i64,
     /// Groups of the norms.
     pub norm_groups: i64,
+    /// The decoder's own sizes; it mirrors the encoder where it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoder: Option<TemporalDecoder>,
+}
+
+/// Sizes of a decoder that does not mirror its encoder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TemporalDecoder {
+    /// Channels of the four levels in the encoder's order: the last ones see the latents, the first ones all frames.
+    pub level_channels: Vec<i64>,
+    /// What its convolutions are.
+    pub convolutions: Convolutions,
+}
+
+impl TemporalConfig {
+    /// Sizes of the decoder: its own, or the encoder's.
+    #[must_use]
+    pub fn decoder(&self) -> TemporalDecoder {
+        let mirror = || TemporalDecoder {
+            level_channels: self.channel_multipliers.iter().map(|m| m * self.filters).collect(),
+            convolutions: Convolutions::Dense,
+        };
+        self.decoder.clone().unwrap_or_else(mirror)
+    }
 }
 
 /// Encoder and decoder over time; height and width stay.
@@ -65,7 +91,17 @@ impl TemporalVae {
 
     /// `frames` frames; those that stand for the padding are dropped.
     pub fn decode(&self, latents: &Tensor, frames: i64) -> Tensor {
-        let all = latents.apply(&self.post_quant_conv).then(|x| self.decoder.forward(x));
+        self.decode_seen(latents, frames, &mut |_| {})
+    }
+
+    /// As [`Self::decode`], showing `seen` what comes out of the decoder's first blocks and of each level.
+    ///
+    /// # Shapes
+    /// - what `seen` gets: `[b, channels, t, h, w]` of the level
+    pub fn decode_seen(&self, latents: &Tensor, frames: i64, seen: &mut dyn FnMut(&Tensor)) -> Tensor {
+        let all = latents
+            .apply(&self.post_quant_conv)
+            .then(|x| self.decoder.forward(x, seen));
         all.narrow(2, padding(frames), frames)
     }
 
@@ -97,7 +133,13 @@ impl Encoder {
         let mut levels = Vec::new();
         for (level, multiplier) in cfg.channel_multipliers.iter().enumerate() {
             let width = cfg.filters * multiplier;
-            let blocks = res_blocks(&(vs / "block_res_blocks" / level), &mut inputs, width, cfg);
+            let blocks = res_blocks(
+                &(vs / "block_res_blocks" / level),
+                &mut inputs,
+                width,
+                cfg,
+                Convolutions::Dense,
+            );
             let halves = HALVES_TIME.get(level).copied().unwrap_or(false);
             let conv = || CausalConv3d::new(&(vs / "conv_blocks" / level), width, width, 3, 2, true);
             levels.push((blocks, halves.then(conv)));
@@ -106,7 +148,7 @@ impl Encoder {
         Self {
             conv_in: CausalConv3d::new(&(vs / "conv_in"), channels, cfg.filters, 3, 1, false),
             levels,
-            res_blocks: res_blocks(&(vs / "res_blocks"), &mut inputs, width, cfg),
+            res_blocks: res_blocks(&(vs / "res_blocks"), &mut inputs, width, cfg, Convolutions::Dense),
             norm1: group_norm(vs / "norm1", cfg.norm_groups, width, EPS),
             conv2: CausalConv3d::new(&(vs / "conv2"), width, 2 * channels, 1, 1, true),
         }
@@ -132,23 +174,39 @@ struct Decoder {
     conv1: CausalConv3d,
     res_blocks: Vec<ResBlock>,
     /// From the last level to the first; each with the convolution that makes two frames of one.
-    levels: Vec<(Vec<ResBlock>, Option<CausalConv3d>)>,
+    levels: Vec<(Vec<ResBlock>, Option<ClipConv>)>,
     norm1: GroupNorm,
     conv_out: CausalConv3d,
 }
 
 impl Decoder {
     fn new(vs: &nn::Path<'_>, cfg: &TemporalConfig, channels: i64) -> Self {
-        let widths: Vec<i64> = cfg.channel_multipliers.iter().map(|m| m * cfg.filters).collect();
+        let TemporalDecoder {
+            level_channels: widths,
+            convolutions,
+        } = cfg.decoder();
         let mut inputs = widths[widths.len() - 1];
         let conv1 = CausalConv3d::new(&(vs / "conv1"), channels, inputs, 3, 1, true);
         let width = inputs;
-        let first = res_blocks(&(vs / "res_blocks"), &mut inputs, width, cfg);
+        let first = res_blocks(&(vs / "res_blocks"), &mut inputs, width, cfg, convolutions);
         let mut levels = Vec::new();
         for (level, &width) in widths.iter().enumerate().rev() {
-            let blocks = res_blocks(&(vs / "block_res_blocks" / level), &mut inputs, width, cfg);
+            let blocks = res_blocks(
+                &(vs / "block_res_blocks" / level),
+                &mut inputs,
+                width,
+                cfg,
+                convolutions,
+            );
             let doubles = level > 0 && HALVES_TIME[level - 1];
-            let conv = || CausalConv3d::new(&(vs / "conv_blocks" / (level - 1)), width, 2 * width, 3, 1, true);
+            let conv = || {
+                ClipConv::new(
+                    &(vs / "conv_blocks" / (level - 1)),
+                    [width, 2 * width],
+                    true,
+                    convolutions,
+                )
+            };
             levels.push((blocks, doubles.then(conv)));
         }
         Self {
@@ -160,10 +218,13 @@ impl Decoder {
         }
     }
 
-    fn forward(&self, latents: &Tensor) -> Tensor {
+    /// `seen` is shown what comes out of the first blocks and of each level, before its frames are doubled.
+    fn forward(&self, latents: &Tensor, seen: &mut dyn FnMut(&Tensor)) -> Tensor {
         let mut xs = through(&self.res_blocks, self.conv1.forward(latents));
+        seen(&xs);
         for (blocks, conv) in &self.levels {
             xs = through(blocks, xs);
+            seen(&xs);
             if let Some(conv) = conv {
                 xs = xs.through(conv).then(unfold_time);
             }
@@ -219,9 +280,15 @@ fn through(blocks: &[ResBlock], xs: Tensor) -> Tensor {
     blocks.iter().fold(xs, |xs, block| block.forward(&xs))
 }
 
-fn res_blocks(vs: &nn::Path<'_>, inputs: &mut i64, width: i64, cfg: &TemporalConfig) -> Vec<ResBlock> {
+fn res_blocks(
+    vs: &nn::Path<'_>,
+    inputs: &mut i64,
+    width: i64,
+    cfg: &TemporalConfig,
+    convolutions: Convolutions,
+) -> Vec<ResBlock> {
     let make = |i| {
-        let block = ResBlock::new(&(vs / i), *inputs, width, cfg.norm_groups);
+        let block = ResBlock::new(&(vs / i), [*inputs, width], cfg.norm_groups, convolutions);
         *inputs = width;
         block
     };
@@ -232,19 +299,19 @@ fn res_blocks(vs: &nn::Path<'_>, inputs: &mut i64, width: i64, cfg: &TemporalCon
 #[derive(Debug)]
 struct ResBlock {
     norm1: GroupNorm,
-    conv1: CausalConv3d,
+    conv1: ClipConv,
     norm2: GroupNorm,
-    conv2: CausalConv3d,
+    conv2: ClipConv,
     conv3: Option<CausalConv3d>,
 }
 
 impl ResBlock {
-    fn new(vs: &nn::Path<'_>, inputs: i64, outputs: i64, groups: i64) -> Self {
+    fn new(vs: &nn::Path<'_>, [inputs, outputs]: [i64; 2], groups: i64, convolutions: Convolutions) -> Self {
         Self {
             norm1: group_norm(vs / "norm1", groups, inputs, EPS),
-            conv1: CausalConv3d::new(&(vs / "conv1"), inputs, outputs, 3, 1, false),
+            conv1: ClipConv::new(&(vs / "conv1"), [inputs, outputs], false, convolutions),
             norm2: group_norm(vs / "norm2", groups, outputs, EPS),
-            conv2: CausalConv3d::new(&(vs / "conv2"), outputs, outputs, 3, 1, false),
+            conv2: ClipConv::new(&(vs / "conv2"), [outputs, outputs], false, convolutions),
             conv3: (inputs != outputs).then(|| CausalConv3d::new(&(vs / "conv3"), inputs, outputs, 1, 1, false)),
         }
     }
@@ -279,61 +346,5 @@ impl Export for ResBlock {
             }
             None => graph.add(xs, &branch),
         }
-    }
-}
-
-/// A cubic convolution that sees no later frame: zeros on both sides of height and width, in time in front only,
-/// `(k − 1) + (1 − stride)` of them.
-#[derive(Debug)]
-struct CausalConv3d {
-    weight: Tensor,
-    bias: Option<Tensor>,
-    kernel: i64,
-    stride: i64,
-}
-
-impl CausalConv3d {
-    fn new(vs: &nn::Path<'_>, inputs: i64, outputs: i64, kernel: i64, stride: i64, bias: bool) -> Self {
-        let vs = vs / "conv";
-        Self {
-            weight: vs.var(
-                "weight",
-                &[outputs, inputs, kernel, kernel, kernel],
-                nn::init::DEFAULT_KAIMING_UNIFORM,
-            ),
-            bias: bias.then(|| vs.zeros("bias", &[outputs])),
-            kernel,
-            stride,
-        }
-    }
-}
-
-impl CausalConv3d {
-    /// Zeros in front of time, and on each side of height and width.
-    fn padding(&self) -> (i64, i64) {
-        (self.kernel - 1 + 1 - self.stride, self.kernel / 2)
-    }
-}
-
-impl nn::Module for CausalConv3d {
-    fn forward(&self, xs: &Tensor) -> Tensor {
-        let (front, space) = self.padding();
-        let padded = xs.constant_pad_nd([0, 0, 0, 0, front, 0]);
-        padded.conv3d(
-            &self.weight,
-            self.bias.as_ref(),
-            [self.stride, 1, 1],
-            [0, space, space],
-            [1, 1, 1],
-            1,
-        )
-    }
-}
-
-impl Export for CausalConv3d {
-    fn export(&self, graph: &mut Graph, xs: &Value) -> Value {
-        let (front, space) = self.padding();
-        let geometry = Geometry::new([self.stride, 1, 1], [front, space, space]).padded_after([0, space, space]);
-        graph.conv(xs, &self.weight, self.bias.as_ref(), &geometry)
     }
 }
