@@ -28,11 +28,27 @@ pub(super) fn figure(figure: &Figure, unit: Unit) -> String {
     if figure.standard_error == 0.0 {
         return number(figure.value, unit);
     }
-    format!(
-        "{} ± {}",
-        number(figure.value, unit),
-        number(figure.standard_error, unit)
-    )
+    // Two digits of an error are enough, in the unit of the value.
+    let (scale, name) = scale(figure.value, unit);
+    let decimals = decimals(figure.standard_error / scale, 2);
+    let value = format!("{:.decimals$}", figure.value / scale).replace('-', "−");
+    format!("{value} ± {:.decimals$}{name}", figure.standard_error / scale)
+}
+
+/// What a value is divided by, and the unit that it then has.
+fn scale(value: f64, unit: Unit) -> (f64, &'static str) {
+    match unit {
+        Unit::Milliseconds if value.abs() >= 1000.0 => (1000.0, " s"),
+        Unit::Milliseconds => (1.0, " ms"),
+        Unit::Bytes if value.abs() >= 1_073_741_824.0 => (1_073_741_824.0, " GiB"),
+        Unit::Bytes if value.abs() >= 1_048_576.0 => (1_048_576.0, " MiB"),
+        Unit::Bytes => (1024.0, " KiB"),
+        Unit::Count if value.abs() >= 1e9 => (1e9, " B"),
+        Unit::Count if value.abs() >= 1e6 => (1e6, " M"),
+        Unit::Count if value.abs() >= 1e3 => (1e3, " k"),
+        Unit::Plain | Unit::Count => (1.0, ""),
+        Unit::Times => (1.0, "×"),
+    }
 }
 
 /// A time, in seconds where it is long.
