@@ -137,6 +137,15 @@ fn measure(row: &mut Row, parts: u32, found: &ProfileModelOutcome) {
     }
 }
 
+/// A metric's name as a heading.
+fn capitalised(metric: &str) -> String {
+    let mut words = metric.replace('_', " ");
+    if let Some(first) = words.get_mut(0..1) {
+        first.make_ascii_uppercase();
+    }
+    words
+}
+
 /// A metric of a model in parts.
 fn in_parts(metric: &str, parts: u32) -> String {
     format!("{metric}@{parts}")
@@ -158,11 +167,11 @@ fn columns(kind: AblationKind, scores: &[String], rows: &[Row], plan: &Plan) -> 
     let own = scores
         .iter()
         .filter(|score| !of_paper.iter().any(|(_, metric)| metric == score));
-    columns.extend(own.map(|score| column(&score.replace('_', " "), score)));
+    columns.extend(own.map(|score| column(&capitalised(score), score)));
     if kind == AblationKind::Table3 {
         columns.push(AblationColumn {
             evaluator: is_known(metric::PARAMETERS).then(|| "counted".to_owned()),
-            ..column("parameters", metric::PARAMETERS)
+            ..column("Parameters", metric::PARAMETERS)
         });
         let measured: BTreeSet<(u32, &str)> = plan
             .parts
@@ -176,10 +185,10 @@ fn columns(kind: AblationKind, scores: &[String], rows: &[Row], plan: &Plan) -> 
             })
             .collect();
         for (parts, device) in measured {
-            for (name, metric) in [("latency", metric::LATENCY_MS), ("memory", metric::PEAK_MEMORY_BYTES)] {
+            for (name, metric) in [("Latency", metric::LATENCY_MS), ("Memory", metric::PEAK_MEMORY_BYTES)] {
                 columns.push(AblationColumn {
                     evaluator: Some(format!("measured on {device}")),
-                    ..column(&format!("{name}, {parts} parts"), &in_parts(metric, parts))
+                    ..column(&format!("{name}, UNet in {parts}"), &in_parts(metric, parts))
                 });
             }
         }
@@ -200,7 +209,9 @@ fn cell(column: &AblationColumn, row: &Row, baseline: Option<&Row>) -> AblationC
     };
     let standing = baseline.and_then(|row| mean(row.figures.get(&column.metric)?));
     let difference = standing.map(|standing| difference(figure, standing));
-    let is_exact = column.metric == metric::PARAMETERS;
+    // What is counted has no error: parameters, and bytes by the allocator's own count.
+    let is_counted = column.metric == metric::PARAMETERS || column.metric.starts_with(metric::PEAK_MEMORY_BYTES);
+    let is_exact = is_counted && difference.is_some_and(|difference| difference.standard_error == 0.0);
     let resolved = difference.map(|difference| is_resolved(difference, is_exact));
     let text = match (difference, resolved) {
         (Some(_), Some(false)) if column.difference => "not resolved".to_owned(),

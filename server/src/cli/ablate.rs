@@ -152,24 +152,28 @@ fn print(ablation: &AblationView) -> std::io::Result<()> {
     render::say(ablation.state.as_str())
 }
 
+/// One line a score, one column a row of the paper's table: there are more scores than models.
 fn table(found: &AblationTable) -> std::io::Result<()> {
     render::say(&found.title)?;
-    let factors = found.factors.iter().cloned();
-    let heads = found.columns.iter().map(|column| {
-        let evaluator = column.evaluator.as_deref().unwrap_or("no evaluator");
-        format!("{}\n{evaluator}", column.name)
-    });
-    let mut table = render::table(factors.chain(heads).collect::<Vec<_>>());
-    for row in &found.rows {
-        let cells = row
-            .cells
-            .iter()
-            .enumerate()
-            .map(|(index, cell)| match row.paper.get(index).copied().flatten() {
-                Some(paper) => format!("{}\npaper: {paper}", cell.text),
-                None => cell.text.clone(),
-            });
-        table.add_row(row.settings.iter().cloned().chain(cells).collect::<Vec<_>>());
+    let heads = found.rows.iter().map(|row| row.settings.join("\n"));
+    let first = [found.factors.join("\n"), "evaluator".to_owned()];
+    let mut table = render::table(first.into_iter().chain(heads).collect::<Vec<_>>());
+    for (index, column) in found.columns.iter().enumerate() {
+        let cells = found.rows.iter().map(|row| {
+            let text = row.cells.get(index).map_or("", |cell| cell.text.as_str());
+            match row.paper.get(index).copied().flatten() {
+                Some(paper) => format!("{text}\npaper: {paper}").replace('-', "−"),
+                None => text.to_owned(),
+            }
+        });
+        let evaluator = column.evaluator.as_deref().unwrap_or("none");
+        let name = if column.difference {
+            format!("{} (difference)", column.name)
+        } else {
+            column.name.clone()
+        };
+        let line = [name, evaluator.to_owned()].into_iter().chain(cells);
+        table.add_row(line.collect::<Vec<_>>());
     }
     render::say(&table.to_string())?;
     for note in &found.notes {

@@ -30,7 +30,7 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(196, 120, 20),
 ];
 
-const CENTRE: (f64, f64) = (360.0, 350.0);
+const CENTRE: (f64, f64) = (385.0, 355.0);
 const RADIUS: f64 = 230.0;
 
 /// Draws a radar under a title.
@@ -150,7 +150,7 @@ impl Picture for RadarPicture {
         self.net(area, pen)?;
         for (index, (name, ring)) in self.radar.rings.iter().enumerate() {
             let colour = COLOURS[index % COLOURS.len()];
-            let legend = (pen.px(690), pen.px(130 + 28 * index as i32));
+            let legend = (pen.px(730), pen.px(130 + 28 * index as i32));
             let line = vec![legend, (legend.0 + pen.px(24), legend.1)];
             area.draw(&PathElement::new(line, colour.stroke_width(pen.size(2))))?;
             let is_known = ring.iter().any(Option::is_some);

@@ -124,7 +124,7 @@ fn drawing(page: &mut Page, pairs: &[Pair]) {
     let high = if high <= 1.0 { 1.0 } else { high };
     let x = |value: f64| LEFT + (value - low) / (high - low) * (RIGHT - LEFT);
     let height = ROW * pairs.len() as f64 + 34.0;
-    page.raw("<figure><svg viewBox=\"0 0 960 ")
+    page.raw("<figure><div class=\"wide\"><svg viewBox=\"0 0 960 ")
         .at(height)
         .raw("\" role=\"img\" aria-label=\"Scores before and after distillation\">\n");
     for tick in 0..=4 {
@@ -173,5 +173,5 @@ fn drawing(page: &mut Page, pairs: &[Pair]) {
                 .raw("\" r=\"5.5\"/>\n");
         }
     }
-    page.raw("</svg><ul class=\"key\"><li><i class=\"k-before\"></i>before: the diffusion model</li><li><i class=\"k-after\"></i>after: distilled</li></ul><figcaption>With 95 % intervals over prompts.</figcaption></figure>\n");
+    page.raw("</svg></div><ul class=\"key\"><li><i class=\"k-before\"></i>before: the diffusion model</li><li><i class=\"k-after\"></i>after: distilled</li></ul><figcaption>With 95 % intervals over prompts.</figcaption></figure>\n");
 }

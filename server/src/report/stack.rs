@@ -90,10 +90,10 @@ pub(super) fn section(page: &mut Page, report: &Report, profile: &ProfileModelOu
         None => device.to_owned(),
     };
     let paper = Stack::paper();
-    page.raw("<figure><svg viewBox=\"0 0 960 218\" role=\"img\" aria-label=\"Latency of a clip by part\">\n");
+    page.raw("<figure><div class=\"wide\"><svg viewBox=\"0 0 960 218\" role=\"img\" aria-label=\"Latency of a clip by part\">\n");
     bar(page, 0.0, "ours", &scale, &ours);
     bar(page, 112.0, "the paper", paper::SCALE, &paper);
-    page.raw("</svg>\n<ul class=\"key\"><li><i class=\"k-text\"></i>text encoder</li><li><i class=\"k-unet\"></i>UNet, each step by its parts</li><li><i class=\"k-decoder\"></i>decoder</li></ul>\n<figcaption>Each bar is drawn to its own total: the two are of different scale. A step of ours takes ");
+    page.raw("</svg></div>\n<ul class=\"key\"><li><i class=\"k-text\"></i>text encoder</li><li><i class=\"k-unet\"></i>UNet, each step by its parts</li><li><i class=\"k-decoder\"></i>decoder</li></ul>\n<figcaption>Each bar is drawn to its own total: the two are of different scale. A step of ours takes ");
     page.text(&milliseconds(ours.steps.first().map_or(0.0, |step| step.iter().sum())));
     page.raw(", of the paper's ")
         .text(&milliseconds(paper::PARTS_MS.iter().sum()));

@@ -176,11 +176,11 @@ fn nodes(page: &mut Page, graph: &GraphProfile) {
     let whole: f64 = figures.nodes.iter().map(|node| node.mean_ms).sum();
     let mut slowest: Vec<_> = figures.nodes.iter().collect();
     slowest.sort_by(|a, b| b.mean_ms.total_cmp(&a.mean_ms));
-    page.raw("<h3>")
+    page.raw("<details><summary>")
         .text(&graph.name)
         .raw(": the slowest of ")
         .text(&figures.nodes.len().to_string());
-    page.raw(" nodes</h3><div class=\"wide\"><table><thead><tr>");
+    page.raw(" nodes</summary><div class=\"wide\"><table><thead><tr>");
     for head in ["node", "operator", "ran on", "a run", "share"] {
         page.head(head);
     }
@@ -191,7 +191,7 @@ fn nodes(page: &mut Page, graph: &GraphProfile) {
         page.cell(&format!("{:.0} %", node.mean_ms / whole.max(f64::MIN_POSITIVE) * 100.0))
             .raw("</tr>\n");
     }
-    page.raw("</tbody></table></div>\n");
+    page.raw("</tbody></table></div></details>\n");
 }
 
 /// What was exported, and how near it is to what it was exported from.

@@ -19,18 +19,8 @@ pub(super) enum Unit {
 
 /// A number in its unit.
 pub(super) fn number(value: f64, unit: Unit) -> String {
-    match unit {
-        Unit::Plain => digits(value),
-        Unit::Milliseconds => milliseconds(value),
-        Unit::Bytes if value >= 1_073_741_824.0 => format!("{} GiB", digits(value / 1_073_741_824.0)),
-        Unit::Bytes if value >= 1_048_576.0 => format!("{} MiB", digits(value / 1_048_576.0)),
-        Unit::Bytes => format!("{} KiB", digits(value / 1024.0)),
-        Unit::Count if value >= 1e9 => format!("{} B", digits(value / 1e9)),
-        Unit::Count if value >= 1e6 => format!("{} M", digits(value / 1e6)),
-        Unit::Count if value >= 1e3 => format!("{} k", digits(value / 1e3)),
-        Unit::Count => digits(value),
-        Unit::Times => format!("{}×", digits(value)),
-    }
+    let (scale, name) = scale(value, unit);
+    format!("{}{name}", digits(value / scale))
 }
 
 /// A figure in its unit, with its standard error where it has one.
@@ -38,20 +28,32 @@ pub(super) fn figure(figure: &Figure, unit: Unit) -> String {
     if figure.standard_error == 0.0 {
         return number(figure.value, unit);
     }
-    format!(
-        "{} ± {}",
-        number(figure.value, unit),
-        number(figure.standard_error, unit)
-    )
+    // Two digits of an error are enough, in the unit of the value.
+    let (scale, name) = scale(figure.value, unit);
+    let decimals = decimals(figure.standard_error / scale, 2);
+    let value = format!("{:.decimals$}", figure.value / scale).replace('-', "−");
+    format!("{value} ± {:.decimals$}{name}", figure.standard_error / scale)
+}
+
+/// What a value is divided by, and the unit that it then has.
+fn scale(value: f64, unit: Unit) -> (f64, &'static str) {
+    match unit {
+        Unit::Milliseconds if value.abs() >= 1000.0 => (1000.0, " s"),
+        Unit::Milliseconds => (1.0, " ms"),
+        Unit::Bytes if value.abs() >= 1_073_741_824.0 => (1_073_741_824.0, " GiB"),
+        Unit::Bytes if value.abs() >= 1_048_576.0 => (1_048_576.0, " MiB"),
+        Unit::Bytes => (1024.0, " KiB"),
+        Unit::Count if value.abs() >= 1e9 => (1e9, " B"),
+        Unit::Count if value.abs() >= 1e6 => (1e6, " M"),
+        Unit::Count if value.abs() >= 1e3 => (1e3, " k"),
+        Unit::Plain | Unit::Count => (1.0, ""),
+        Unit::Times => (1.0, "×"),
+    }
 }
 
 /// A time, in seconds where it is long.
 pub(super) fn milliseconds(value: f64) -> String {
-    if value >= 1000.0 {
-        format!("{} s", digits(value / 1000.0))
-    } else {
-        format!("{} ms", digits(value))
-    }
+    number(value, Unit::Milliseconds)
 }
 
 /// Device time.
@@ -65,11 +67,22 @@ pub(super) fn duration(seconds: f64) -> String {
 
 /// Three significant digits.
 fn digits(value: f64) -> String {
-    if value == 0.0 || !value.is_finite() {
-        return if value == 0.0 { "0".to_owned() } else { "–".to_owned() };
+    if !value.is_finite() {
+        return "–".to_owned();
     }
-    let decimals = (2.0 - value.abs().log10().floor()).clamp(0.0, 5.0) as usize;
+    if value == 0.0 {
+        return "0".to_owned();
+    }
+    let decimals = decimals(value, 3);
     format!("{value:.decimals$}").replace('-', "−")
+}
+
+/// Decimals that show so many significant digits.
+fn decimals(value: f64, digits: i32) -> usize {
+    if value == 0.0 || !value.is_finite() {
+        return 0;
+    }
+    (f64::from(digits - 1) - value.abs().log10().floor()).clamp(0.0, 5.0) as usize
 }
 
 #[cfg(test)]
@@ -89,7 +102,7 @@ mod tests {
             value: 20.0,
             standard_error: 0.5,
         };
-        assert_eq!(figure(&found, Unit::Milliseconds), "20.0 ms ± 0.500 ms");
+        assert_eq!(figure(&found, Unit::Milliseconds), "20.00 ± 0.50 ms");
     }
 
     #[test]
