@@ -269,6 +269,14 @@ fn remarks(kind: AblationKind, columns: &[AblationColumn], plan: &Plan) -> Vec<S
     if !nobody.is_empty() {
         remarks.push(format!("No evaluator is behind {}.", nobody.join(", ")));
     }
+    let of_paper = |row: &Vec<String>| {
+        columns
+            .iter()
+            .any(|column| paper::figure(kind, row, &column.metric).is_some())
+    };
+    if plan.rows.iter().any(of_paper) {
+        remarks.push("The paper's figures are VBench's, of its model of 0.6B parameters.".to_owned());
+    }
     let is_measured = plan.parts.iter().any(|part| matches!(part.aim, Aim::Measure { .. }));
     if kind == AblationKind::Table3 && !is_measured {
         remarks.push("Latency and memory are not measured: no device was named.".to_owned());

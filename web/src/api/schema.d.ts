@@ -24,6 +24,130 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/ablations": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Lists ablations, oldest first.
+         * @description Admits: admin, researcher, viewer.
+         */
+        get: operations["list"];
+        put?: never;
+        /**
+         * Asks for a table of the paper over a candidate: several trainings of each of its cells.
+         * @description Admits: admin, researcher.
+         */
+        post: operations["create"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/ablations/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * One ablation, its table as far as it is known.
+         * @description Admits: admin, researcher, viewer.
+         */
+        get: operations["get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/ablations/{id}/cancel": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Ends every deployment of an ablation that runs.
+         * @description Admits: admin, researcher.
+         */
+        post: operations["cancel"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/ablations/{id}/radar.png": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * The same in pixels.
+         * @description Admits: admin, researcher, viewer.
+         */
+        get: operations["figure_png"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/ablations/{id}/radar.svg": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * The scores of an ablation's rows as shares of the first one's: the paper's Figure 6.
+         * @description Admits: admin, researcher, viewer.
+         */
+        get: operations["figure_svg"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/ablations/{id}/retry": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Takes every failed or cancelled deployment of an ablation up again.
+         * @description Admits: admin, researcher.
+         */
+        post: operations["retry"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/artifacts/{digest}": {
         parameters: {
             query?: never;
@@ -71,6 +195,133 @@ export interface paths {
         get: operations["get"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/deployments": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Lists deployments, oldest first.
+         * @description Admits: admin, researcher, viewer.
+         */
+        get: operations["list"];
+        put?: never;
+        /**
+         * Takes a candidate to a device: final training, distillation, compression of the decoder, export, profile.
+         * @description Admits: admin, researcher.
+         */
+        post: operations["create"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/deployments/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * One deployment with its steps.
+         * @description Admits: admin, researcher, viewer.
+         */
+        get: operations["get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/deployments/{id}/cancel": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Ends a deployment; whoever does its job is told by the next heartbeat.
+         * @description Admits: admin, researcher.
+         */
+        post: operations["cancel"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/deployments/{id}/events": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Tells how a deployment stands, at once and then whenever that changes, until it ends.
+         * @description Each event's data is the whole `DeploymentView` as JSON, so that none builds on another and a lost one is no gap.
+         *
+         *     Admits: admin, researcher, viewer.
+         */
+        get: operations["follow"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/deployments/{id}/report": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What a deployment came to, as one page that needs nothing beside it.
+         * @description Admits: admin, researcher, viewer.
+         */
+        get: operations["report"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/deployments/{id}/retry": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Takes a failed or cancelled deployment up again: finished steps stay, the one that ended without a result goes on
+         *     from its checkpoint.
+         * @description Admits: admin, researcher.
+         */
+        post: operations["retry"];
         delete?: never;
         options?: never;
         head?: never;
@@ -135,7 +386,7 @@ export interface paths {
         get: operations["list"];
         put?: never;
         /**
-         * Asks for a job that belongs to no search: encoding clips, pruning a backbone, scoring a model.
+         * Asks for a job that belongs to no search: one that makes a model, scores it, or takes it to a device.
          * @description Admits: admin, researcher.
          */
         post: operations["create"];
@@ -948,6 +1199,104 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
+        /** @description A cell. */
+        AblationCell: {
+            difference?: components["schemas"]["Figure"] | null;
+            figure?: components["schemas"]["Figure"] | null;
+            /** @description Whether the difference is at least 2 of its standard errors. */
+            resolved?: boolean | null;
+            /**
+             * Format: int32
+             * @description Seeds behind it.
+             */
+            seeds: number;
+            /** @description What is printed. */
+            text: string;
+        };
+        /** @description A column. */
+        AblationColumn: {
+            /** @description Whether its cells are differences from the first row. */
+            difference: boolean;
+            /** @description Who is behind it; absent where nobody here scores it. */
+            evaluator?: string | null;
+            /** @description The figure that it shows. */
+            metric: string;
+            /** @description Its heading; the paper's own where the paper has it. */
+            name: string;
+        };
+        /**
+         * Format: uuid
+         * @description Names an ablation: deployments that fill a table.
+         */
+        AblationId: string;
+        /**
+         * @description A table or a figure of the paper.
+         * @enum {string}
+         */
+        AblationKind: "table3" | "table4" | "table5" | "figure6";
+        /** @description A deployment of an ablation. */
+        AblationPart: {
+            /** @description Which cell it is for. */
+            cell: string;
+            /** @description The deployment. */
+            id: components["schemas"]["DeploymentId"];
+            /**
+             * Format: double
+             * @description Share of its steps that is done, 0 to 1.
+             */
+            progress: number;
+            /** @description Where it stands. */
+            state: components["schemas"]["DeploymentState"];
+            /** @description Why, for people. */
+            state_reason?: string | null;
+        };
+        /** @description A row. */
+        AblationRow: {
+            /** @description Cells, column by column. */
+            cells: components["schemas"]["AblationCell"][];
+            /** @description The paper's figures of the row, column by column, where it has them. */
+            paper?: (number | null)[];
+            /** @description What it is, factor by factor. */
+            settings: string[];
+        };
+        /** @description A table of the paper, filled in. */
+        AblationTable: {
+            /** @description Its columns. */
+            columns: components["schemas"]["AblationColumn"][];
+            /** @description What each row differs in: headings of `AblationRow::settings`. */
+            factors: string[];
+            /** @description What a reader must know. */
+            notes: string[];
+            /** @description Its rows; the baseline first where there is one. */
+            rows: components["schemas"]["AblationRow"][];
+            /** @description What it shows, and which table of the paper it follows. */
+            title: string;
+        };
+        /** @description An ablation as it is shown. */
+        AblationView: {
+            /** @description The candidate. */
+            candidate_id: components["schemas"]["CandidateId"];
+            /**
+             * Format: date-time
+             * @description When it was asked for.
+             */
+            created_at: string;
+            /** @description Its deployments. */
+            deployments: components["schemas"]["AblationPart"][];
+            /** @description The ablation. */
+            id: components["schemas"]["AblationId"];
+            /** @description The table as far as it is known. */
+            result: components["schemas"]["AblationTable"];
+            /**
+             * Format: int32
+             * @description Trainings of each cell.
+             */
+            seeds: number;
+            /** @description Where it stands: running while a deployment of it runs, else failed or cancelled where one is. */
+            state: components["schemas"]["DeploymentState"];
+            /** @description Which table. */
+            table: components["schemas"]["AblationKind"];
+        };
         /** @description SHA-256 of an artifact's bytes, 64 lower-case hexadecimal digits. */
         ArtifactDigest: string;
         /** @description An artifact in its role. */
@@ -970,7 +1319,7 @@ export interface components {
          * @description What an artifact is, for whoever shows or uses it.
          * @enum {string}
          */
-        ArtifactRole: "weights" | "checkpoint" | "animation" | "sheet" | "curve" | "scores" | "log" | "table" | "base" | "latents";
+        ArtifactRole: "weights" | "checkpoint" | "animation" | "sheet" | "curve" | "scores" | "log" | "table" | "base" | "latents" | "graph" | "report";
         /** @description How one attempt at a job ended. */
         AttemptView: {
             /**
@@ -1272,6 +1621,32 @@ export interface components {
             /** @description Why the strategy proposed it. */
             why?: string | null;
         };
+        /** @description A VAE whose decoder to compress (Appendix B). */
+        CompressDecoderInput: {
+            /** @description Files of those parts, to lay out under their names; those the worker ships where it is empty. */
+            base?: components["schemas"]["ArtifactRef"][];
+            /**
+             * @description Name of a folder of clips and images below the worker's folder of data; the clips that the parts' dataset draws
+             *     where it is absent.
+             */
+            dataset?: string | null;
+            /** @description Name of the trained parts, which hold the VAE. */
+            parts: string;
+            /** @description Recipe of the stage `decoder`, as TOML. */
+            recipe: string;
+            /**
+             * Format: int64
+             * @description Seed of training.
+             */
+            seed?: number;
+        };
+        /** @description A compressed decoder; its weights and the manifest of the parts that hold it are artifacts of the result. */
+        CompressDecoderOutcome: {
+            /** @description `psnr_db`, `ssim`, `lpips` of both decoders, `parameters`, `macs`, `speed_up`, by part as well as whole. */
+            metrics: components["schemas"]["BTreeMap"];
+            /** @description The original decoder and the compressed one in the columns of the paper's Table A1. */
+            table: components["schemas"]["ResultTable"];
+        };
         /** @description A fresh token; the secret is shown this once. */
         CreatedToken: components["schemas"]["TokenView"] & {
             /** @description Send it as `Authorization: Bearer …`. */
@@ -1289,6 +1664,97 @@ export interface components {
              * @description Training step, from 1.
              */
             step: number;
+        };
+        /** @description Recipes as TOML, each needed where its step is done. */
+        DeployRecipes: {
+            /** @description Of the stage `adversarial`, for the distillation. */
+            adversarial?: string | null;
+            /** @description Of the stage `decoder`, for the compression. */
+            decoder?: string | null;
+            /** @description Of the stage `joint`, for the final training. */
+            joint?: string | null;
+        };
+        /**
+         * @description A step of the chain.
+         * @enum {string}
+         */
+        DeployStep: "train_final" | "distill" | "compress_decoder" | "export" | "profile_model";
+        /**
+         * Format: uuid
+         * @description Names a deployment: a candidate on its way to a device.
+         */
+        DeploymentId: string;
+        /** @description What is done to a candidate, and how. */
+        DeploymentSettings: {
+            after?: components["schemas"]["DeploymentId"] | null;
+            /**
+             * @description Name of a folder of clips and images below the worker's folder of data, for the decoder; the clips that the
+             *     parts' dataset draws where it is absent.
+             */
+            dataset?: string | null;
+            /** @description How graphs are written. */
+            export?: components["schemas"]["ExportWish"];
+            /**
+             * Format: int64
+             * @description Memory that each worker that trains must have, in bytes.
+             */
+            memory_bytes?: number;
+            /** @description Name of the trained parts, which hold the decoder; the dataset of the space where it is absent. */
+            parts?: string | null;
+            profile?: components["schemas"]["ProfileWish"] | null;
+            /**
+             * Format: int32
+             * @description Workers to train with.
+             */
+            ranks?: number;
+            /** @description Recipes of the steps that train. */
+            recipes?: components["schemas"]["DeployRecipes"];
+            /** @description How the models are scored. */
+            scoring?: components["schemas"]["Scoring"];
+            /**
+             * Format: int64
+             * @description Seed of every step.
+             */
+            seed?: number;
+            /** @description Steps to do; all where it is empty, the profile only where `profile` names a device. */
+            steps?: components["schemas"]["DeployStep"][];
+        };
+        /**
+         * @description Where a deployment stands.
+         * @enum {string}
+         */
+        DeploymentState: "running" | "done" | "failed" | "cancelled";
+        /** @description A deployment as it is shown. */
+        DeploymentView: {
+            ablation_id?: components["schemas"]["AblationId"] | null;
+            /** @description The architecture in printed form; the candidate's own unless an ablation changed it. */
+            architecture: string;
+            /** @description The candidate. */
+            candidate_id: components["schemas"]["CandidateId"];
+            /** @description Which cell. */
+            cell?: string | null;
+            /**
+             * Format: date-time
+             * @description When it was asked for.
+             */
+            created_at: string;
+            /**
+             * Format: date-time
+             * @description When it ended.
+             */
+            ended_at?: string | null;
+            /** @description The deployment. */
+            id: components["schemas"]["DeploymentId"];
+            /** @description Its search. */
+            search_id: components["schemas"]["SearchId"];
+            /** @description What was asked for. */
+            settings: components["schemas"]["DeploymentSettings"];
+            /** @description Where it stands. */
+            state: components["schemas"]["DeploymentState"];
+            /** @description Why, for people. */
+            state_reason?: string | null;
+            /** @description Its steps, in order. */
+            steps: components["schemas"]["StepView"][];
         };
         /** @description A device under its name (a slug: lower-case letters, digits, `-`, `_`, `.`). */
         Device: {
@@ -1339,6 +1805,48 @@ export interface components {
             lut_entries: number;
             /** @description Runtimes that have entries in its table. */
             runtimes: components["schemas"]["RuntimeName"][];
+        };
+        /** @description A trained model to distil to few steps without guidance by latent adversarial fine-tuning (section 3.3). */
+        DistillInput: {
+            /** @description The architecture in printed form. */
+            architecture: string;
+            /**
+             * @description Files of the trained parts and latents to train on, to lay out under their names; those the worker ships where
+             *     it is empty.
+             */
+            base?: components["schemas"]["ArtifactRef"][];
+            /**
+             * Format: int32
+             * @description Processes to train with, each on a worker of its own.
+             */
+            ranks?: number;
+            /** @description Recipe of the stage `adversarial`, as TOML. */
+            recipe: string;
+            /** @description How the diffusion model is scored; the distilled one takes the recipe's steps, without guidance. */
+            scoring?: components["schemas"]["Scoring"];
+            /**
+             * Format: int64
+             * @description Seed of training.
+             */
+            seed?: number;
+            /** @description Text of the space file: configuration of the backbone, trained parts, scoring. */
+            space: string;
+            /** @description All layers of the diffusion model. */
+            weights: components["schemas"]["ArtifactRef"][];
+        };
+        /** @description A distilled model; its weights, all of them, are an artifact of the result. */
+        DistillOutcome: {
+            /** @description The distilled model's figures by steps of a sample: what the table prints. */
+            by_steps?: components["schemas"]["ScoredSteps"][];
+            /** @description Who scored. */
+            evaluator: string;
+            /**
+             * @description `quality` with its dimensions at the recipe's steps, `teacher_quality` and its dimensions, `quality_difference`
+             *     and `quality_ratio` over the same prompts and seeds, `denoise_speed_up`, training's own figures.
+             */
+            metrics: components["schemas"]["BTreeMap"];
+            /** @description The columns of the paper's Table 5: the distilled model at 1, 2 and 4 steps beside the diffusion model. */
+            table: components["schemas"]["ResultTable"];
         };
         /** @description Ends the share of a rank other than 0 (`POST /v1/jobs/{id}/done`). */
         DoneReport: {
@@ -1559,6 +2067,144 @@ export interface components {
             /** @enum {string} */
             type: "job";
         };
+        /**
+         * @description What a graph is written as.
+         * @enum {string}
+         */
+        ExportFormat: "onnx" | "coreml";
+        /** @description Something to write down as graphs that run without libtorch. */
+        ExportInput: {
+            /** @description What to write besides ONNX, which is always written. */
+            formats?: components["schemas"]["ExportFormat"][];
+            /** @description Number format of weights and activations. */
+            precision?: components["schemas"]["ExportPrecision"];
+            /**
+             * Format: int64
+             * @description Seed of the inputs that the graphs are verified on, and of the weights of blocks.
+             */
+            seed?: number;
+            /** @description What. */
+            subject: components["schemas"]["ExportSubject"];
+        };
+        /** @description Graphs with all that a program needs to run them. */
+        ExportManifest: {
+            /** @description Version of what wrote them: one version writes one graph for a block. */
+            exporter?: string;
+            /** @description In the order in which they run; of blocks, in the order in which they were asked for. */
+            graphs: components["schemas"]["ExportedGraph"][];
+            /**
+             * Format: int32
+             * @description Version of ONNX's operators.
+             */
+            opset: number;
+            /** @description Number format. */
+            precision: components["schemas"]["ExportPrecision"];
+            sampler?: components["schemas"]["SamplerGrid"] | null;
+        };
+        /** @description What was exported; all files are artifacts of the result. */
+        ExportOutcome: {
+            /** @description The graphs, in the order in which they run. */
+            manifest: components["schemas"]["ExportManifest"];
+            /** @description `parameters`, `macs`, `file_bytes`, `largest_relative_error`. */
+            metrics: components["schemas"]["BTreeMap"];
+        };
+        /**
+         * @description Number format of exported weights and activations.
+         * @enum {string}
+         */
+        ExportPrecision: "f32" | "f16";
+        /** @description What to export. */
+        ExportSubject: {
+            /** @description The architecture in printed form. */
+            architecture: string;
+            /** @description Files of the trained parts, to lay out under their names; those the worker ships where it is empty. */
+            base?: components["schemas"]["ArtifactRef"][];
+            /**
+             * Format: int32
+             * @description Clips of a pass of the UNet.
+             */
+            batch?: number;
+            /** @description The compressed decoder's files; the parts' own decoder where it is empty. */
+            decoder?: components["schemas"]["ArtifactRef"][];
+            /**
+             * Format: double
+             * @description Scale of classifier-free guidance; 1 is none.
+             */
+            guidance: number;
+            /** @enum {string} */
+            of: "model";
+            /**
+             * Format: int32
+             * @description Euler steps of a sample, whose timestep embeddings are computed ahead.
+             */
+            sample_steps: number;
+            /** @description Text of the space file. */
+            space: string;
+            /**
+             * Format: int32
+             * @description Graphs that the UNet is split into (the paper's two).
+             */
+            unet_parts: number;
+            /** @description All layers of the UNet. */
+            weights: components["schemas"]["ArtifactRef"][];
+        } | {
+            /** @description Which. */
+            blocks: components["schemas"]["Block"][];
+            /** @enum {string} */
+            of: "blocks";
+            profile_on?: components["schemas"]["ProfileTarget"] | null;
+            /** @description Text of the space file. */
+            space: string;
+        };
+        /** @description How graphs are written. */
+        ExportWish: {
+            /**
+             * Format: int32
+             * @description Clips of a pass of the UNet.
+             */
+            batch?: number;
+            /** @description What to write besides ONNX. */
+            formats?: components["schemas"]["ExportFormat"][];
+            /**
+             * Format: double
+             * @description Scale of classifier-free guidance; none (1) of a distilled model where it is absent, else the space's.
+             */
+            guidance?: number | null;
+            /** @description Number format of weights and activations. */
+            precision?: components["schemas"]["ExportPrecision"];
+            /**
+             * Format: int32
+             * @description Euler steps of a sample; of a distilled model those of its recipe where it is absent, else the space's.
+             */
+            sample_steps?: number | null;
+            /**
+             * Format: int32
+             * @description Graphs that the UNet is split into (the paper's two).
+             */
+            unet_parts?: number;
+        };
+        /** @description One graph. */
+        ExportedGraph: {
+            block?: components["schemas"]["Block"] | null;
+            /** @description The ONNX file first, then the file of its weights where they are apart, then what else was asked for. */
+            files: components["schemas"]["ArtifactRef"][];
+            /** @description What goes in. */
+            inputs: components["schemas"]["TensorSpec"][];
+            /**
+             * Format: double
+             * @description Largest |ONNX Runtime − libtorch| over largest |libtorch|, of its worst output.
+             */
+            largest_relative_error: number;
+            /** @description Such as `text_encoder`, `unet.0`, `temporal_decoder`, `spatial_decoder`. */
+            name: string;
+            /** @description What comes out. */
+            outputs: components["schemas"]["TensorSpec"][];
+            /**
+             * Format: int64
+             * @description Scalars of its weights.
+             */
+            parameters: number;
+        };
         /** @description Ends an attempt without a result (`POST /v1/jobs/{id}/failure`). */
         FailureReport: {
             /** @description What this attempt held its device for. */
@@ -1641,6 +2287,62 @@ export interface components {
             /** @description The search. */
             search_id: components["schemas"]["SearchId"];
         };
+        /** @description What a graph that ran took. */
+        GraphFigures: {
+            /**
+             * Format: double
+             * @description The first run, milliseconds.
+             */
+            cold_ms: number;
+            /**
+             * Format: double
+             * @description Compiling for the unit it runs on, milliseconds, where the runtime tells.
+             */
+            compile_ms?: number | null;
+            /**
+             * Format: double
+             * @description Reading the file and making it ready to run, milliseconds; `compile_ms` included where it is not told apart.
+             */
+            load_ms: number;
+            /** @description By node, where the runtime's profiler tells. */
+            nodes?: components["schemas"]["NodeFigures"][];
+            /**
+             * Format: double
+             * @description Peak memory while it was loaded and ran, bytes, where the platform tells.
+             */
+            peak_memory_bytes?: number | null;
+            /** @description Raw samples without a pause, milliseconds; empty where it was not asked for. */
+            sustained_ms?: number[];
+            /** @description Temperature in °C or a state by name, before and after, where it can be read. */
+            thermal?: string[];
+            /** @description Raw samples after warm-up, milliseconds. */
+            warm_ms: number[];
+        };
+        /** @description How measuring a graph ended. */
+        GraphOutcome: (components["schemas"]["GraphFigures"] & {
+            /** @enum {string} */
+            state: "measured";
+        }) | {
+            /** @description What was said. */
+            detail: string;
+            /** @enum {string} */
+            state: "out_of_memory";
+        } | {
+            /** @description What was said. */
+            detail: string;
+            /** @enum {string} */
+            state: "unsupported";
+        };
+        /** @description One graph on a device. */
+        GraphProfile: components["schemas"]["GraphOutcome"] & {
+            /**
+             * Format: int64
+             * @description Bytes of its files.
+             */
+            file_bytes: number;
+            /** @description The graph's name. */
+            name: string;
+        };
         /** @description Renews a lease and says how far the job is (`POST /v1/jobs/{id}/heartbeat`). */
         Heartbeat: {
             checkpoint?: components["schemas"]["ArtifactRef"] | null;
@@ -1717,18 +2419,33 @@ export interface components {
         }) | (components["schemas"]["BenchmarkInput"] & {
             /** @enum {string} */
             kind: "benchmark";
+        }) | (components["schemas"]["TrainFinalInput"] & {
+            /** @enum {string} */
+            kind: "train_final";
+        }) | (components["schemas"]["DistillInput"] & {
+            /** @enum {string} */
+            kind: "distill";
+        }) | (components["schemas"]["CompressDecoderInput"] & {
+            /** @enum {string} */
+            kind: "compress_decoder";
+        }) | (components["schemas"]["ExportInput"] & {
+            /** @enum {string} */
+            kind: "export";
+        }) | (components["schemas"]["ProfileModelInput"] & {
+            /** @enum {string} */
+            kind: "profile_model";
         });
         /**
          * @description The kinds of work a worker may take.
          * @enum {string}
          */
-        JobKind: "profile" | "evaluate" | "verify" | "lookup" | "encode_latents" | "prune_backbone" | "benchmark";
+        JobKind: "profile" | "evaluate" | "verify" | "lookup" | "encode_latents" | "prune_backbone" | "benchmark" | "train_final" | "distill" | "compress_decoder" | "export" | "profile_model";
         /** @description Asks for a job that belongs to no search (`POST /v1/jobs`). */
         JobRequest: {
             /** @description The device it must run on; any where it is left out. */
             device?: string | null;
             id?: components["schemas"]["JobId"] | null;
-            /** @description What to do: `encode_latents`, `prune_backbone` or `benchmark`. */
+            /** @description What to do; every kind but those that a search alone asks for. */
             input: components["schemas"]["JobInput"];
             /**
              * Format: int64
@@ -1916,6 +2633,29 @@ export interface components {
              */
             store: string;
         };
+        /** @description Asks for a table of the paper over a candidate (`POST /v1/ablations`). */
+        NewAblation: {
+            /** @description The candidate: the baseline. */
+            candidate_id: components["schemas"]["CandidateId"];
+            id?: components["schemas"]["AblationId"] | null;
+            /**
+             * Format: int32
+             * @description Trainings of each cell, with seeds that count up from the one of the settings.
+             */
+            seeds: number;
+            /** @description Settings of the baseline; each cell changes some. Its steps are the table's own. */
+            settings: components["schemas"]["DeploymentSettings"];
+            /** @description Which table. */
+            table: components["schemas"]["AblationKind"];
+        };
+        /** @description Asks for a candidate to be taken to a device (`POST /v1/deployments`). */
+        NewDeployment: {
+            /** @description The candidate. */
+            candidate_id: components["schemas"]["CandidateId"];
+            id?: components["schemas"]["DeploymentId"] | null;
+            /** @description What is done, and how. */
+            settings: components["schemas"]["DeploymentSettings"];
+        };
         /**
          * @description Submits a search (`POST /v1/searches`). With the header `Idempotency-Key` a repeated submission
          *     answers with the search that the first one made; with `?dry_run=true` nothing is stored.
@@ -1976,6 +2716,20 @@ export interface components {
             /** @description Costs from the look-up table. */
             predicted: components["schemas"]["BTreeMap"];
         };
+        /** @description One node of a graph. */
+        NodeFigures: {
+            /**
+             * Format: double
+             * @description Mean of a run, milliseconds.
+             */
+            mean_ms: number;
+            /** @description Its name in the runtime's own graph, which may have been fused. */
+            name: string;
+            /** @description Its operator. */
+            operator: string;
+            /** @description What ran it, such as `CPUExecutionProvider`. */
+            unit: string;
+        };
         /** @description An objective as the space states it. */
         ObjectiveView: {
             /** @description `maximize` or `minimize`. */
@@ -2010,7 +2764,52 @@ export interface components {
         }) | (components["schemas"]["BenchmarkOutcome"] & {
             /** @enum {string} */
             kind: "benchmark";
+        }) | (components["schemas"]["TrainFinalOutcome"] & {
+            /** @enum {string} */
+            kind: "train_final";
+        }) | (components["schemas"]["DistillOutcome"] & {
+            /** @enum {string} */
+            kind: "distill";
+        }) | (components["schemas"]["CompressDecoderOutcome"] & {
+            /** @enum {string} */
+            kind: "compress_decoder";
+        }) | (components["schemas"]["ExportOutcome"] & {
+            /** @enum {string} */
+            kind: "export";
+        }) | (components["schemas"]["ProfileModelOutcome"] & {
+            /** @enum {string} */
+            kind: "profile_model";
         });
+        /** @description One page of a list; `next_cursor` is absent on the last page. */
+        Page_AblationView: {
+            /** @description The items of this page, oldest first unless the route says otherwise. */
+            items: {
+                /** @description The candidate. */
+                candidate_id: components["schemas"]["CandidateId"];
+                /**
+                 * Format: date-time
+                 * @description When it was asked for.
+                 */
+                created_at: string;
+                /** @description Its deployments. */
+                deployments: components["schemas"]["AblationPart"][];
+                /** @description The ablation. */
+                id: components["schemas"]["AblationId"];
+                /** @description The table as far as it is known. */
+                result: components["schemas"]["AblationTable"];
+                /**
+                 * Format: int32
+                 * @description Trainings of each cell.
+                 */
+                seeds: number;
+                /** @description Where it stands: running while a deployment of it runs, else failed or cancelled where one is. */
+                state: components["schemas"]["DeploymentState"];
+                /** @description Which table. */
+                table: components["schemas"]["AblationKind"];
+            }[];
+            /** @description Opaque; pass it as `cursor` to read on. */
+            next_cursor?: string | null;
+        };
         /** @description One page of a list; `next_cursor` is absent on the last page. */
         Page_CandidateView: {
             /** @description The items of this page, oldest first unless the route says otherwise. */
@@ -2071,6 +2870,43 @@ export interface components {
                 verified: components["schemas"]["BTreeMap"];
                 /** @description Why the strategy proposed it. */
                 why?: string | null;
+            }[];
+            /** @description Opaque; pass it as `cursor` to read on. */
+            next_cursor?: string | null;
+        };
+        /** @description One page of a list; `next_cursor` is absent on the last page. */
+        Page_DeploymentView: {
+            /** @description The items of this page, oldest first unless the route says otherwise. */
+            items: {
+                ablation_id?: components["schemas"]["AblationId"] | null;
+                /** @description The architecture in printed form; the candidate's own unless an ablation changed it. */
+                architecture: string;
+                /** @description The candidate. */
+                candidate_id: components["schemas"]["CandidateId"];
+                /** @description Which cell. */
+                cell?: string | null;
+                /**
+                 * Format: date-time
+                 * @description When it was asked for.
+                 */
+                created_at: string;
+                /**
+                 * Format: date-time
+                 * @description When it ended.
+                 */
+                ended_at?: string | null;
+                /** @description The deployment. */
+                id: components["schemas"]["DeploymentId"];
+                /** @description Its search. */
+                search_id: components["schemas"]["SearchId"];
+                /** @description What was asked for. */
+                settings: components["schemas"]["DeploymentSettings"];
+                /** @description Where it stands. */
+                state: components["schemas"]["DeploymentState"];
+                /** @description Why, for people. */
+                state_reason?: string | null;
+                /** @description Its steps, in order. */
+                steps: components["schemas"]["StepView"][];
             }[];
             /** @description Opaque; pass it as `cursor` to read on. */
             next_cursor?: string | null;
@@ -2383,8 +3219,38 @@ export interface components {
         ProfileInput: {
             /** @description What to measure. */
             blocks: components["schemas"]["Block"][];
+            /** @description Their graphs, one each in the same order, for a runtime that runs graphs; empty for one that builds blocks itself. */
+            graphs?: components["schemas"]["ExportedGraph"][];
             /** @description The space file's text: configuration of the backbone and number format. */
             space: string;
+        };
+        /** @description An exported model to measure on a device; holds the device alone. */
+        ProfileModelInput: {
+            candidate_id?: components["schemas"]["CandidateId"] | null;
+            /** @description The graphs. */
+            manifest: components["schemas"]["ExportManifest"];
+            /**
+             * Format: int32
+             * @description Runs of each graph after warm-up.
+             */
+            runs: number;
+            /**
+             * Format: double
+             * @description Seconds for which the UNet runs without a pause at the end, to show what heat does; 0 for not.
+             */
+            sustained_seconds?: number;
+        };
+        /** @description A model's figures on a device. */
+        ProfileModelOutcome: {
+            /** @description By graph, in the manifest's order. */
+            graphs: components["schemas"]["GraphProfile"][];
+            /**
+             * @description `latency_ms` of one pass of the UNet, `text_latency_ms`, `decode_latency_ms`, `pipeline_latency_ms`,
+             *     `peak_memory_bytes` where the platform tells it.
+             */
+            metrics: components["schemas"]["BTreeMap"];
+            /** @description What measured. */
+            runtime: components["schemas"]["RuntimeName"];
         };
         /** @description Measured blocks with their raw samples. */
         ProfileOutcome: {
@@ -2425,6 +3291,29 @@ export interface components {
             runtime?: components["schemas"]["RuntimeName"] | null;
             /** @description Shipped space with a UNet, which gives number format, and channels, heads and text of named sets. */
             space: string;
+        };
+        /** @description A device and its runtime. */
+        ProfileTarget: {
+            /** @description The device. */
+            device: string;
+            /** @description The runtime. */
+            runtime: components["schemas"]["RuntimeName"];
+        };
+        /** @description Where and how graphs are measured. */
+        ProfileWish: {
+            /** @description The device. */
+            device: string;
+            /**
+             * Format: int32
+             * @description Runs of each graph after warm-up.
+             */
+            runs?: number;
+            runtime?: components["schemas"]["RuntimeName"] | null;
+            /**
+             * Format: double
+             * @description Seconds for which the UNet runs without a pause at the end; 0 for not.
+             */
+            sustained_seconds?: number;
         };
         /** @description A spatial UNet to prune, and to adapt to rectified flow and the VAE's latents. */
         PruneBackboneInput: {
@@ -2582,6 +3471,51 @@ export interface components {
             entries: components["schemas"]["EntryUpload"][];
             /** @description What measured. */
             runtime: components["schemas"]["RuntimeName"];
+        };
+        /** @description The times of a sample with their embeddings, which are fixed once the steps are (Appendix F). */
+        SamplerGrid: {
+            /** @description What the UNet takes for each time: a safetensors file with `timestep_embeddings`, steps × width. */
+            embeddings: components["schemas"]["ArtifactRef"];
+            /**
+             * Format: double
+             * @description Scale of classifier-free guidance; 1 is none.
+             */
+            guidance: number;
+            /** @description t of each pass, from 1 down; a last step ends at 0. */
+            times: number[];
+        };
+        /** @description A model's scores at some number of steps. */
+        ScoredSteps: {
+            /** @description `quality` with its dimensions. */
+            metrics: components["schemas"]["BTreeMap"];
+            /**
+             * Format: int32
+             * @description Euler steps of a sample.
+             */
+            steps: number;
+        };
+        /** @description How a trained model is scored; what is absent is the space's `[evaluation]`. */
+        Scoring: {
+            /**
+             * Format: double
+             * @description Scale of classifier-free guidance; 1 is none.
+             */
+            guidance?: number | null;
+            /**
+             * Format: int32
+             * @description Prompts that are scored.
+             */
+            prompts?: number | null;
+            /**
+             * Format: int32
+             * @description Euler steps of a sample.
+             */
+            sample_steps?: number | null;
+            /**
+             * Format: int32
+             * @description Clips sampled for each prompt.
+             */
+            videos_per_prompt?: number | null;
         };
         /** @description What a submission would cost (`POST /v1/searches?dry_run=true`). */
         SearchEstimate: {
@@ -2754,6 +3688,22 @@ export interface components {
             /** @description Its text (TOML). */
             space: string;
         };
+        /** @description A step as it is shown. */
+        StepView: {
+            job_id?: components["schemas"]["JobId"] | null;
+            /** @description Figures so far, or those of the result. */
+            metrics?: components["schemas"]["BTreeMap"];
+            /**
+             * Format: double
+             * @description Share done, 0 to 1.
+             */
+            progress: number;
+            state?: components["schemas"]["JobState"] | null;
+            /** @description What it is doing. */
+            status?: string | null;
+            /** @description Which. */
+            step: components["schemas"]["DeployStep"];
+        };
         /** @description One table of a device: what it holds and how well it predicts (`GET /v1/luts/{device}/summary`). */
         TableSummary: {
             /** @description Number format. */
@@ -2777,6 +3727,15 @@ export interface components {
              * @description Entries that the runtime cannot run.
              */
             unsupported: number;
+        };
+        /** @description Name, number format and shape of a tensor. */
+        TensorSpec: {
+            /** @description `f32`, `f16` or `i64`. */
+            dtype: string;
+            /** @description The graph's name of it. */
+            name: string;
+            /** @description Sizes, outermost first. */
+            shape: number[];
         };
         /**
          * Format: uuid
@@ -2811,6 +3770,44 @@ export interface components {
             revoked_at?: string | null;
             /** @description What it admits to. */
             role: components["schemas"]["Role"];
+        };
+        /** @description A model of the front to train to its end, all its weights, on images and videos together (section 4.1). */
+        TrainFinalInput: {
+            /** @description The architecture in printed form. */
+            architecture: string;
+            /**
+             * @description Files of the trained parts and latents to train on, to lay out under their names; those the worker ships where
+             *     it is empty.
+             */
+            base?: components["schemas"]["ArtifactRef"][];
+            /**
+             * Format: int32
+             * @description Processes to train with, each on a worker of its own.
+             */
+            ranks?: number;
+            /** @description Recipe of the stage `joint`, as TOML. */
+            recipe: string;
+            /** @description How the trained model is scored. */
+            scoring?: components["schemas"]["Scoring"];
+            /**
+             * Format: int64
+             * @description Seed of training.
+             */
+            seed?: number;
+            /** @description Text of the space file: configuration of the backbone, trained parts, scoring. */
+            space: string;
+            /**
+             * @description What to start from: a candidate's temporal layers, or all layers of an earlier final training; layers that the
+             *     architecture has not are left out. Fresh temporal layers on the backbone where it is empty.
+             */
+            weights?: components["schemas"]["ArtifactRef"][];
+        };
+        /** @description A trained model; its weights, all of them, are an artifact of the result. */
+        TrainFinalOutcome: {
+            /** @description Who scored. */
+            evaluator: string;
+            /** @description `quality` with its dimensions, `parameters`, `train_loss`, `train_step_ms`, `train_peak_memory_bytes`. */
+            metrics: components["schemas"]["BTreeMap"];
         };
         /** @description A finalist to measure whole. */
         VerifyInput: {
@@ -2896,6 +3893,228 @@ export interface operations {
                 };
                 content: {
                     "application/openmetrics-text": string;
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    list: {
+        parameters: {
+            query?: {
+                /** @description `next_cursor` of the page before. */
+                cursor?: string;
+                /** @description Items at most, 1 to 1000; 100 unless given. */
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page of ablations */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_AblationView"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    create: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewAblation"];
+            };
+        };
+        responses: {
+            /** @description Its deployments wait for workers; asking again under the same id changes nothing */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AblationView"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: components["schemas"]["AblationId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The ablation */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AblationView"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    cancel: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: components["schemas"]["AblationId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description None of it runs */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AblationView"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    figure_png: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: components["schemas"]["AblationId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The plot */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "image/png": number[];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    figure_svg: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: components["schemas"]["AblationId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The plot */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "image/svg+xml": string;
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    retry: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: components["schemas"]["AblationId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description They run */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AblationView"];
                 };
             };
             /** @description A problem */
@@ -3080,6 +4299,234 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["CandidateDetail"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    list: {
+        parameters: {
+            query?: {
+                /** @description `next_cursor` of the page before. */
+                cursor?: string;
+                /** @description Items at most, 1 to 1000; 100 unless given. */
+                limit?: number;
+                /** @description Only of this candidate. */
+                candidate?: components["schemas"]["CandidateId"];
+                /** @description Only in this state. */
+                state?: components["schemas"]["DeploymentState"];
+                /** @description Also those that are cells of ablations. */
+                cells?: boolean;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page of deployments */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_DeploymentView"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    create: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewDeployment"];
+            };
+        };
+        responses: {
+            /** @description Its first step waits for a worker; asking again under the same id changes nothing */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeploymentView"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: components["schemas"]["DeploymentId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The deployment */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeploymentView"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    cancel: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: components["schemas"]["DeploymentId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is cancelled */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeploymentView"];
+                };
+            };
+            /** @description A problem; 409 where it has ended */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    follow: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: components["schemas"]["DeploymentId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description How it stands, until it ends or the reader leaves */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": components["schemas"]["DeploymentView"];
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    report: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: components["schemas"]["DeploymentId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The report, as far as the deployment is */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/html": string;
+                };
+            };
+            /** @description A problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    retry: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: components["schemas"]["DeploymentId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It runs, or is done */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeploymentView"];
                 };
             };
             /** @description A problem */
