@@ -85,7 +85,7 @@ struct RunArgs {
         long,
         env = "TEMPONAS_KINDS",
         value_delimiter = ',',
-        default_value = "evaluate,profile,verify,encode_latents,prune_backbone,benchmark"
+        default_value = "evaluate,profile,verify,encode_latents,prune_backbone,benchmark,train_final,distill"
     )]
     kinds: Vec<JobKind>,
     /// Evaluators that this worker brings: what scores a space or a benchmark must be among them.
