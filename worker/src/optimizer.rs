@@ -164,7 +164,9 @@ impl AdamW {
     }
 
     /// One step down the gradients that stand at the variables; their norm before they were scaled down. Where that is
-    /// no finite number, nothing has moved.
+    /// no finite number, nothing has moved. A variable without one, as temporal layers have none on images, is stepped
+    /// as with a gradient of zero, which is what it has in any later step: so a training that goes on from a checkpoint
+    /// takes the same steps.
     pub fn step(&mut self, learning_rate: f64) -> f64 {
         tch::no_grad(|| self.step_without_graph(learning_rate))
     }
@@ -199,7 +201,7 @@ impl AdamW {
         let (correction1, correction2) = (1.0 - beta1.powi(self.steps as i32), 1.0 - beta2.powi(self.steps as i32));
         let shrink = (max_gradient_norm / (norm + 1e-6)).min(1.0);
         for (slot, gradient) in self.slots.iter_mut().zip(gradients) {
-            let Some(gradient) = gradient else { continue };
+            let gradient = gradient.unwrap_or_else(|| slot.master.zeros_like());
             for [mut master, mut mean, mut square, gradient] in
                 pieces([&slot.master, &slot.mean, &slot.square, &gradient])
             {
@@ -277,6 +279,35 @@ mod tests {
         for (value, wanted) in values.iter().zip([0.999 - 0.1, -2.0 * 0.999 + 0.1]) {
             assert!((f64::from(*value) - wanted).abs() < 1e-5, "{value} {wanted}");
         }
+    }
+
+    /// On images temporal layers have no gradient; a training that goes on with such a step has never had one there.
+    #[test]
+    fn a_missing_gradient_is_one_of_zero() {
+        let (x, y) = (variable(&[3.0]), variable(&[3.0]));
+        let (mut a, mut b) = (adamw(&x), adamw(&y));
+        for (adamw, x) in [(&mut a, &x), (&mut b, &y)] {
+            adamw.backward_step(&x.square().sum(Kind::Float), 0.01);
+        }
+        let fresh = variable(&[f64::from(f32::try_from(&y).expect("a number"))]);
+        let other = variable(&[1.0]);
+        let mut restored = AdamW::new(
+            [
+                ("x".to_owned(), fresh.shallow_clone()),
+                ("z".to_owned(), other.shallow_clone()),
+            ],
+            b.cfg,
+        );
+        let mut state: std::collections::HashMap<String, Tensor> = b.state().into_iter().collect();
+        for moment in ["mean.z", "square.z"] {
+            state.insert(moment.to_owned(), Tensor::zeros([1], (Kind::Float, tch::Device::Cpu)));
+        }
+        restored.load_state(&state).expect("the same variables");
+        a.zero_gradients();
+        a.step(0.01);
+        restored.backward_step(&other.square().sum(Kind::Float), 0.01);
+        assert!(!fresh.grad().defined() && x.grad().defined());
+        assert_eq!(f32::try_from(&x).expect("x"), f32::try_from(&fresh).expect("a copy"));
     }
 
     #[test]

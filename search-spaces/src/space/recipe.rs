@@ -504,7 +504,7 @@ mod tests {
         for (wrong, allowed) in [
             (
                 "frame_rate_hz = 0",
-                "joint.frame_rate_hz: found 0; allowed: a number from 0.01 to 1000",
+                "joint.frame_rate_hz: found `0`; allowed: a number from 0.01 to 1000",
             ),
             (
                 "bucket_shares = { \"51x512\" = 1 }",

