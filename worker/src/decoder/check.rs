@@ -70,11 +70,12 @@ pub fn command(args: &DecoderCheckArgs) -> anyhow::Result<()> {
     let folder = args.cache.join("decoder-check");
     let name = args.parts.file_name().context("--parts names no folder")?;
     let train = |parts: &Path, of: &str| {
-        let out = folder.join(format!("{of}-{}", args.seed));
+        let plan = Plan::new(recipe(of)?, args.seed)?;
+        let out = folder.join(format!("{}-{}", plan.name(), args.seed));
         let work = Work {
             parts,
             dataset: None,
-            plan: Plan::new(recipe(of)?, args.seed)?,
+            plan,
             lpips: lpips.as_ref(),
             out: &out,
             cache: &args.cache,

@@ -72,6 +72,12 @@ impl Plan {
         refused(&self.recipe, field, found, allowed)
     }
 
+    /// The recipe's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.recipe.name
+    }
+
     /// The recipe's own settings of a decoder.
     #[must_use]
     pub const fn settings(&self) -> &Decoder {
