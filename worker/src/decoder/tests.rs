@@ -2,16 +2,17 @@
 
 use std::path::Path;
 
-use tch::{Device, nn};
+use tch::{Device, Kind, nn};
 
 use super::material::{Material, Network};
 use super::pictures::Dataset;
 use crate::assets::Assets;
 use crate::data::shapes::Shapes;
-use crate::models::seeded::{normal, seed_weights};
+use crate::models::seeded::{normal, seed_all_weights, seed_weights};
 use crate::models::vae::{
     Convolutions, SpatialConfig, SpatialDecoder, TemporalConfig, TemporalDecoder, Vae, VaeConfig,
 };
+use crate::onnx::{Dtype, Graph, INLINE_BYTES, Precision, Runtime, Tolerance};
 
 /// Its encoder is that of the shipped small VAE in all but its widths.
 pub(crate) fn config() -> VaeConfig {
@@ -93,5 +94,32 @@ pub(crate) fn material() -> Material {
         original: Network::of_parts(&parts).unwrap(),
         pictures: Box::new(Dataset::new(Box::new(few))),
         parts,
+    }
+}
+
+/// Two chunks, the second of one latent frame: shorter than a kernel.
+#[test]
+fn separable_decoders_are_in_onnx_runtime_what_they_are_in_libtorch() {
+    let folder = tempfile::tempdir().unwrap();
+    let runtime = Runtime::find(None).expect("run `make setup` once");
+    let (vs, config) = (nn::VarStore::new(Device::Cpu), compressed());
+    let vae = Vae::new(&vs.root(), &config);
+    seed_all_weights(&vs, 6);
+    for precision in [Precision::F32, Precision::F16] {
+        let latents = normal(&[1, 4, 6, 3, 2], 8, Device::Cpu);
+        let latents = latents.to_kind(Dtype::of(precision).kind()).to_kind(Kind::Float);
+        let expected = tch::no_grad(|| vae.decode(&latents, 20));
+        let mut graph = Graph::new("decoder", precision);
+        let input = graph.input("latents", &latents.size());
+        let decoded = vae.export(&mut graph, &input, 20);
+        graph.output("clip", &decoded);
+        let work = config.decoder_work(20, 3, 2);
+        assert_eq!(graph.macs(), work[0].macs + work[1].macs);
+        // Statistics of the latents are weights too.
+        assert_eq!(graph.parameters(), work[0].parameters + work[1].parameters + 8);
+        let written = graph.write(folder.path(), INLINE_BYTES).unwrap();
+        let (inputs, outputs) = ([("latents", &latents)], [("clip", &expected)]);
+        let error = runtime.verify(&written, &inputs, &outputs, Tolerance::of(precision), 1);
+        assert!(error.unwrap() > 0.0, "something was compared");
     }
 }

@@ -276,12 +276,7 @@ impl Vae {
     /// # Shapes
     /// - as [`Self::export_over_time`]
     pub fn decode_over_time(&self, latents: &Tensor, frames: i64) -> Tensor {
-        let raw = latents * &self.scale + &self.shift;
-        let per_frame = match &self.temporal {
-            Some(temporal) => temporal.decode(&raw, frames),
-            None => raw,
-        };
-        per_frame.transpose(1, 2).flatten(0, 1)
+        self.decode_chunk(latents, frames).transpose(1, 2).flatten(0, 1)
     }
 
     /// Pixels of a frame that is decoded from latents.
