@@ -73,15 +73,16 @@ mod tests {
         for (name, _) in SHIPPED {
             assert_eq!(recipe(name).unwrap().name, name);
         }
-        let all = ["pruning", "adaptation", "candidates", "joint", "adversarial"].map(|name| recipe(name).unwrap());
+        let schedule = ["pruning", "adaptation", "candidates", "joint", "adversarial"];
+        let all = schedule.map(|name| recipe(name).unwrap());
         assert_eq!(
-            all.each_ref().map(|recipe| recipe.training.steps)[..5],
+            all.each_ref().map(|recipe| recipe.training.steps),
             [100_000, 50_000, 20_000, 100_000, 6000]
         );
         for recipe in &all[..4] {
             assert_eq!(recipe.training.learning_rate, 5e-5, "{}", recipe.name);
         }
-        assert!(all[..5].iter().all(|recipe| recipe.training.betas == [0.9, 0.999]));
+        assert!(all.iter().all(|recipe| recipe.training.betas == [0.9, 0.999]));
         assert_eq!(all[2].trains, Trains::Temporal);
         assert_eq!((all[4].training.learning_rate, all[4].training.ema), (1e-7, Some(0.95)));
         let Stage::Adversarial(Adversarial {
@@ -103,8 +104,9 @@ mod tests {
         );
         assert_eq!((noise_mean, noise_std), (-1.0, 1.0));
         assert_eq!(heads, Heads::Unified);
-        let Stage::Joint(Joint { mix }) = &all[5].stage else {
-            panic!("{:?}", all[5].stage);
+        let finetuning = recipe("finetune-10fps").unwrap();
+        let Stage::Joint(Joint { mix }) = finetuning.stage else {
+            panic!("{:?}", finetuning.stage);
         };
         assert_eq!(mix.frame_rate_hz, Some(10.0));
         let of_the_demo = huber_scale * f64::from(15 * 4 * 64 * 64).sqrt();

@@ -2,13 +2,16 @@
 
 use protocol::ablations::AblationTable;
 
+/// A share of the baseline's score, and its standard error.
+pub(crate) type Share = (f64, f64);
+
 /// A radar: one axis a score, one ring a model.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Radar {
     /// Names of the axes.
     pub axes: Vec<String>,
-    /// Models: name, and per axis the share of the baseline's score with its standard error.
-    pub rings: Vec<(String, Vec<Option<(f64, f64)>>)>,
+    /// Models by name.
+    pub rings: Vec<(String, Vec<Option<Share>>)>,
     /// Who scored.
     pub evaluator: String,
 }

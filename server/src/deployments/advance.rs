@@ -132,10 +132,10 @@ async fn standings(
 fn standing(step: StepRow) -> Standing {
     match (step.state, step.result) {
         (JobState::Queued | JobState::Leased, _) => Standing::Open,
-        (JobState::Succeeded, Some(result)) => Standing::Found(Found {
+        (JobState::Succeeded, Some(result)) => Standing::Found(Box::new(Found {
             input: step.input.0,
             result: result.0,
-        }),
+        })),
         (JobState::Cancelled, _) => Standing::Ended(format!("job {} was cancelled", step.job_id)),
         (JobState::Failed | JobState::Succeeded, _) => {
             let error = step.error.unwrap_or_else(|| "it failed".to_owned());
@@ -163,7 +163,7 @@ async fn before(connection: &mut PgConnection, row: &DeploymentRow) -> Result<Be
         }
         for (step, standing) in standings(&mut *connection, &earlier).await? {
             if let Standing::Found(result) = standing {
-                found.entry(step).or_insert(result);
+                found.entry(step).or_insert(*result);
             }
         }
         match earlier.after_id {
@@ -247,7 +247,7 @@ pub(super) async fn results(
     };
     for (step, standing) in standings(connection, row).await? {
         if let Standing::Found(found) = standing {
-            results.insert(step, found);
+            results.insert(step, *found);
         }
     }
     Ok(results)

@@ -36,7 +36,7 @@ pub enum Standing {
     /// Its job waits or runs.
     Open,
     /// Its job found something.
-    Found(Found),
+    Found(Box<Found>),
     /// Its job ended without a result; why.
     Ended(String),
 }
@@ -409,7 +409,7 @@ mod tests {
                     assert_eq!(step.kind(), input.kind());
                     own.insert(step, Standing::Open);
                     assert_eq!(next(&plan, &own, before), Next::Wait);
-                    own.insert(step, Standing::Found(found(&input)));
+                    own.insert(step, Standing::Found(Box::new(found(&input))));
                     inputs.push(*input);
                 }
                 end => return (inputs, own, end),
@@ -482,7 +482,7 @@ mod tests {
     fn what_came_before_stands_for_steps_that_are_not_done_here() {
         let (_, own, _) = work_off(&settings(), &Before::Nothing);
         let done = own.into_iter().map(|(step, standing)| match standing {
-            Standing::Found(found) => (step, found),
+            Standing::Found(found) => (step, *found),
             other => panic!("{other:?}"),
         });
         let before = Before::Done(done.collect());

@@ -181,6 +181,7 @@ mod tests {
     use crate::decoder::tests::{RECIPE, material};
 
     type Weights = Vec<(String, Vec<f32>)>;
+    type Losses = Vec<(Part, f64)>;
 
     fn weights(network: &Network) -> Weights {
         let mut all: Vec<_> = network.vs.variables().into_iter().collect();
@@ -190,7 +191,7 @@ mod tests {
     }
 
     /// The terms step by step, and the network or the checkpoint at which it was broken off.
-    fn run(checkpoint: Option<&Checkpoint>, until: u64) -> (Vec<(Part, f64)>, Option<Network>, Option<Vec<u8>>) {
+    fn run(checkpoint: Option<&Checkpoint>, until: u64) -> (Losses, Option<Network>, Option<Vec<u8>>) {
         let plan = Plan::parse(RECIPE, 5).unwrap();
         let material = material();
         let config = plan.config(&material.original.config).unwrap();

@@ -18,6 +18,9 @@ const TABLE_STEPS: [u32; 3] = [1, 2, 4];
 /// Clips that are denoised together when it is timed.
 const CLIPS: i64 = 8;
 
+/// Scores a model; hears which of how many scores it is.
+pub(crate) type Scoring<'a, E> = dyn FnMut(&UNet, &Evaluation, (usize, usize)) -> Result<Score, E> + 'a;
+
 /// Why the models could not be compared.
 #[derive(Debug, thiserror::Error)]
 pub enum ComparisonError<E: std::error::Error + 'static> {
@@ -71,7 +74,7 @@ impl Comparison<'_> {
     /// What `score` says.
     pub fn run<E: std::error::Error + 'static>(
         &self,
-        score: &mut dyn FnMut(&UNet, &Evaluation, (usize, usize)) -> Result<Score, E>,
+        score: &mut Scoring<'_, E>,
     ) -> Result<Compared, ComparisonError<E>> {
         let mut all_steps = TABLE_STEPS.to_vec();
         all_steps.push(self.steps);
