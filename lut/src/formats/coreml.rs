@@ -326,7 +326,7 @@ mod tests {
     #[test]
     fn a_report_that_is_damaged_is_refused_with_its_place() {
         let read = |text: &str| import_report(text, "iphone", Dtype::F16).unwrap_err().to_string();
-        assert!(read(&REPORT[..100]).starts_with("line 3, column "));
+        assert!(read(&REPORT[..100]).starts_with("line 4, column "));
         assert_eq!(
             read(&REPORT.replace("\"computeUnit\": 3", "\"computeUnit\": 9")),
             "line 7, column 1: computeUnit is \"9\"; allowed: 0, 1, 2, 3"
