@@ -2090,7 +2090,10 @@ export interface components {
         ExportManifest: {
             /** @description Version of what wrote them: one version writes one graph for a block. */
             exporter?: string;
-            /** @description In the order in which they run; of blocks, in the order in which they were asked for. */
+            /**
+             * @description In the order in which they run; of blocks, in the order in which they were asked for. An input of a graph that an
+             *     earlier one gives out is that, by its name.
+             */
             graphs: components["schemas"]["ExportedGraph"][];
             /**
              * Format: int32
@@ -2204,6 +2207,11 @@ export interface components {
              * @description Scalars of its weights.
              */
             parameters: number;
+            /**
+             * Format: int32
+             * @description Runs of it that one batch of clips takes: passes of the UNet, chunks and slices of the decoders.
+             */
+            runs?: number;
         };
         /** @description Ends an attempt without a result (`POST /v1/jobs/{id}/failure`). */
         FailureReport: {
