@@ -364,7 +364,7 @@ mod tests {
     fn outline(plan: &Plan) -> String {
         let line = |part: &Part| {
             let recipes = &part.settings.recipes;
-            let value = |section, key| {
+            let value = |section: &str, key: &str| {
                 let recipe = [&recipes.joint, &recipes.adversarial].into_iter().flatten().next()?;
                 let table: toml::Table = recipe.parse().ok()?;
                 Some(table.get(section)?.get(key)?.to_string())
