@@ -29,6 +29,9 @@ pub enum ComparisonError<E: std::error::Error + 'static> {
     Clock(#[from] SampleError),
 }
 
+/// Scores a model; hears the number of the score and of how many it is.
+pub type ScoreModel<'s, E> = dyn FnMut(&UNet, &Evaluation, (usize, usize)) -> Result<Score, E> + 's;
+
 /// The models to compare, and how.
 #[derive(Debug, Clone, Copy)]
 pub struct Comparison<'a> {
@@ -65,13 +68,12 @@ pub struct Compared {
 
 impl Comparison<'_> {
     /// Scores the diffusion model, then the distilled one at 1, 2 and 4 steps and those it was made for, and times both.
-    /// `score` hears the number of the score and of how many it is.
     ///
     /// # Errors
     /// What `score` says.
     pub fn run<E: std::error::Error + 'static>(
         &self,
-        score: &mut dyn FnMut(&UNet, &Evaluation, (usize, usize)) -> Result<Score, E>,
+        score: &mut ScoreModel<'_, E>,
     ) -> Result<Compared, ComparisonError<E>> {
         let mut all_steps = TABLE_STEPS.to_vec();
         all_steps.push(self.steps);

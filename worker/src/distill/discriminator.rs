@@ -112,7 +112,6 @@ impl Discriminator {
     }
 
     /// The backbone's weights by name.
-    #[must_use]
     pub fn frozen(&self) -> &[(String, Tensor)] {
         &self.frozen
     }
