@@ -179,21 +179,25 @@ impl AdamW {
             weight_decay,
             max_gradient_norm,
         } = self.cfg;
-        let gradients: Vec<Option<Tensor>> = self
-            .slots
-            .iter()
-            .map(|slot| Some(slot.variable.grad()).filter(Tensor::defined))
+        let found: Vec<Tensor> = self.slots.iter().map(|slot| slot.variable.grad()).collect();
+        if !found.iter().any(Tensor::defined) {
+            self.steps += 1;
+            return 0.0;
+        }
+        let gradients: Vec<Tensor> = found
+            .into_iter()
+            .zip(&self.slots)
+            .map(|(gradient, slot)| match gradient.defined() {
+                true => gradient,
+                false => slot.master.zeros_like(),
+            })
             .collect();
         let squares: Vec<Tensor> = gradients
             .iter()
-            .flatten()
             .flat_map(|g| pieces([g]))
             .map(|[g]| g.square().sum(Kind::Float))
             .collect();
-        let norm = match squares.as_slice() {
-            [] => 0.0,
-            squares => Tensor::stack(squares, 0).sum(Kind::Float).sqrt().double_value(&[]),
-        };
+        let norm = Tensor::stack(&squares, 0).sum(Kind::Float).sqrt().double_value(&[]);
         if !norm.is_finite() {
             return norm;
         }
@@ -201,7 +205,6 @@ impl AdamW {
         let (correction1, correction2) = (1.0 - beta1.powi(self.steps as i32), 1.0 - beta2.powi(self.steps as i32));
         let shrink = (max_gradient_norm / (norm + 1e-6)).min(1.0);
         for (slot, gradient) in self.slots.iter_mut().zip(gradients) {
-            let gradient = gradient.unwrap_or_else(|| slot.master.zeros_like());
             for [mut master, mut mean, mut square, gradient] in
                 pieces([&slot.master, &slot.mean, &slot.square, &gradient])
             {

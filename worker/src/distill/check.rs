@@ -44,7 +44,7 @@ pub struct DistillCheckArgs {
     /// Recipe of the distillation.
     #[arg(long, default_value = "adversarial-small")]
     adversarial: String,
-    /// Clips scored for each prompt; the space's number where absent.
+    /// Clips scored for each prompt.
     #[arg(long, default_value_t = 16)]
     videos: u32,
     /// Seed of both trainings.

@@ -18,9 +18,6 @@ const TABLE_STEPS: [u32; 3] = [1, 2, 4];
 /// Clips that are denoised together when it is timed.
 const CLIPS: i64 = 8;
 
-/// Scores a model; hears which of how many scores it is.
-pub(crate) type Scoring<'a, E> = dyn FnMut(&UNet, &Evaluation, (usize, usize)) -> Result<Score, E> + 'a;
-
 /// Why the models could not be compared.
 #[derive(Debug, thiserror::Error)]
 pub enum ComparisonError<E: std::error::Error + 'static> {
@@ -31,6 +28,9 @@ pub enum ComparisonError<E: std::error::Error + 'static> {
     #[error("the clock: {0}")]
     Clock(#[from] SampleError),
 }
+
+/// Scores a model; hears the number of the score and of how many it is.
+pub type ScoreModel<'s, E> = dyn FnMut(&UNet, &Evaluation, (usize, usize)) -> Result<Score, E> + 's;
 
 /// The models to compare, and how.
 #[derive(Debug, Clone, Copy)]
@@ -68,13 +68,12 @@ pub struct Compared {
 
 impl Comparison<'_> {
     /// Scores the diffusion model, then the distilled one at 1, 2 and 4 steps and those it was made for, and times both.
-    /// `score` hears the number of the score and of how many it is.
     ///
     /// # Errors
     /// What `score` says.
     pub fn run<E: std::error::Error + 'static>(
         &self,
-        score: &mut Scoring<'_, E>,
+        score: &mut ScoreModel<'_, E>,
     ) -> Result<Compared, ComparisonError<E>> {
         let mut all_steps = TABLE_STEPS.to_vec();
         all_steps.push(self.steps);

@@ -10,7 +10,7 @@ pub mod loss;
 mod objective;
 
 pub use check::{DistillCheckArgs, command};
-pub use comparison::{Compared, Comparison, ComparisonError, denoise_speed_up, interval};
+pub use comparison::{Compared, Comparison, ComparisonError, ScoreModel, denoise_speed_up, interval};
 pub use discriminator::{Discriminator, Sources};
 pub use head::{Head, HeadConfig, HeadKind};
 pub use objective::{Adversary, Terms};
