@@ -92,21 +92,19 @@ fn role(name: &str) -> Role {
     }
 }
 
-/// Sums over the graphs of a role; those of which one is not known are left out.
+/// Sums over the graphs of a role, each as often as a batch of clips runs it, but for one pass of the UNet; those of
+/// which one is not known are left out.
 fn metrics(manifest: &ExportManifest, graphs: &[GraphProfile]) -> Metrics {
-    let text = sum(graphs, Role::Text, warm);
-    let unet = sum(graphs, Role::Unet, warm);
-    let decoder = sum(graphs, Role::Decoder, warm);
-    let pipeline = manifest.sampler.as_ref().and_then(|sampler| {
-        // With guidance each step passes the clip with its text and without. The empty text is encoded once for all.
-        let guided = (sampler.guidance - 1.0).abs() > 1e-9;
-        let passes = sampler.times.len() as f64 * if guided { 2.0 } else { 1.0 };
-        let unet = unet.map(|unet| Figure {
-            value: passes * unet.value,
-            standard_error: passes * unet.standard_error,
-        });
-        plus(plus(text?, unet?), decoder?).into()
-    });
+    let runs = |profile: &GraphProfile| {
+        let graph = manifest.graphs.iter().find(|graph| graph.name == profile.name);
+        graph.map_or(1, |graph| graph.runs)
+    };
+    let text = sum(graphs, Role::Text, &runs);
+    let pass = sum(graphs, Role::Unet, &|_| 1);
+    let decoder = sum(graphs, Role::Decoder, &runs);
+    let steps = sum(graphs, Role::Unet, &runs).filter(|_| manifest.sampler.is_some());
+    let pipeline = text.zip(steps).zip(decoder);
+    let pipeline = pipeline.map(|((text, steps), decoder)| plus(plus(text, steps), decoder));
     let all = |of: fn(&GraphFigures) -> Option<Figure>| -> Option<Vec<Figure>> {
         graphs.iter().map(|graph| of(figures(graph)?)).collect()
     };
@@ -129,7 +127,7 @@ fn metrics(manifest: &ExportManifest, graphs: &[GraphProfile]) -> Metrics {
     });
     let load = load.map(|all| exact(all.iter().map(|one| one.value).sum()));
     let named = [
-        ("latency_ms", unet),
+        ("latency_ms", pass),
         ("text_latency_ms", text),
         ("decode_latency_ms", decoder),
         ("pipeline_latency_ms", pipeline),
@@ -142,7 +140,7 @@ fn metrics(manifest: &ExportManifest, graphs: &[GraphProfile]) -> Metrics {
         .collect()
 }
 
-fn sum(graphs: &[GraphProfile], of: Role, figure: fn(&GraphFigures) -> Option<Figure>) -> Option<Figure> {
+fn sum(graphs: &[GraphProfile], of: Role, runs: &dyn Fn(&GraphProfile) -> u32) -> Option<Figure> {
     let mut those = graphs.iter().filter(|graph| role(&graph.name) == of).peekable();
     those.peek()?;
     those.try_fold(
@@ -150,7 +148,14 @@ fn sum(graphs: &[GraphProfile], of: Role, figure: fn(&GraphFigures) -> Option<Fi
             value: 0.0,
             standard_error: 0.0,
         },
-        |all, graph| Some(plus(all, figure(figures(graph)?)?)),
+        |all, graph| {
+            let (once, runs) = (warm(figures(graph)?)?, f64::from(runs(graph)));
+            let often = Figure {
+                value: runs * once.value,
+                standard_error: runs * once.standard_error,
+            };
+            Some(plus(all, often))
+        },
     )
 }
 
@@ -194,10 +199,25 @@ mod tests {
         }
     }
 
+    /// Two slices for the spatial decoder; with guidance each step passes the clip with its text and without.
     fn manifest(steps: usize, guidance: f64) -> ExportManifest {
         let digest = "0".repeat(64);
+        let passes = if guidance == 1.0 { steps } else { 2 * steps };
+        let graph = |name: &str, runs: usize| {
+            serde_json::json!({
+                "name": name, "runs": runs, "inputs": [], "outputs": [], "files": [], "parameters": 1,
+                "largest_relative_error": 0.0
+            })
+        };
+        let graphs = [
+            graph("text_encoder", 1),
+            graph("unet.0", passes),
+            graph("unet.1", passes),
+            graph("temporal_decoder", 1),
+            graph("spatial_decoder", 2),
+        ];
         serde_json::from_value(serde_json::json!({
-            "opset": 17, "precision": "f32", "graphs": [],
+            "opset": 17, "precision": "f32", "graphs": graphs,
             "sampler": { "times": vec![0.5; steps], "guidance": guidance, "embeddings": {
                 "role": "graph", "digest": digest, "name": "t", "media_type": "application/octet-stream", "bytes": 1 } }
         }))
@@ -216,14 +236,14 @@ mod tests {
         let told = |steps, guidance| metrics(&manifest(steps, guidance), &graphs);
         let distilled = told(4, 1.0);
         assert_eq!(distilled["latency_ms"].value, 150.0);
-        assert_eq!(distilled["decode_latency_ms"].value, 50.0);
-        assert_eq!(distilled["pipeline_latency_ms"].value, 10.0 + 4.0 * 150.0 + 50.0);
+        assert_eq!(distilled["decode_latency_ms"].value, 80.0);
+        assert_eq!(distilled["pipeline_latency_ms"].value, 10.0 + 4.0 * 150.0 + 80.0);
         assert_eq!(
             (distilled["peak_memory_bytes"].value, distilled["load_ms"].value),
             (9.0, 25.0)
         );
         let guided = told(25, 7.5);
-        assert_eq!(guided["pipeline_latency_ms"].value, 10.0 + 50.0 * 150.0 + 50.0);
+        assert_eq!(guided["pipeline_latency_ms"].value, 10.0 + 50.0 * 150.0 + 80.0);
     }
 
     #[test]

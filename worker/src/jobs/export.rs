@@ -210,7 +210,7 @@ impl<'a> Exporting<'a> {
             .export(sizes, self.precision, *unet_parts)
             .map_err(JobError::Input)?;
         let macs_of = |pieces: &[Piece]| pieces.iter().map(|piece| piece.graph.macs()).sum::<u64>();
-        let beside = self.beside_the_unet(&assets, sizes, sampler)?;
+        let beside = self.beside_the_unet(&assets, sizes)?;
         let all = (beside.text.len() + graphs.graphs.len() + beside.decoders.len()) as f64;
         let macs =
             macs_of(&beside.text) + macs_of(&beside.decoders) + graphs.graphs.iter().map(Graph::macs).sum::<u64>();
@@ -258,11 +258,11 @@ impl<'a> Exporting<'a> {
     }
 
     /// Text encoder and decoders.
-    fn beside_the_unet(&self, assets: &Assets, sizes: PassSizes, sampler: Sampler) -> Result<Beside, JobError> {
+    fn beside_the_unet(&self, assets: &Assets, sizes: PassSizes) -> Result<Beside, JobError> {
         let [batch, channels, latents, height, width] = sizes.latents;
         let (tokens, vocabulary) = assets.text.sizes();
-        let passes = if sampler.guidance == 1.0 { 1 } else { 2 };
-        let text = vec![self.text(assets.text.encoder(), [batch, tokens], vocabulary, passes)];
+        // The empty text of guidance is encoded once for all clips.
+        let text = vec![self.text(assets.text.encoder(), [batch, tokens], vocabulary, 1)];
 
         let mut decoders = Vec::new();
         let mut frames = latents;
