@@ -153,7 +153,8 @@ pub(super) async fn settings(
 
 /// What it goes on from must be the same candidate's; and each step must find what it starts from.
 async fn after(app: &App, check: &mut Check<'_>, new: &NewDeployment) -> Result<(), DeploymentError> {
-    let mut made = plan::steps(&new.settings);
+    let steps = plan::steps(&new.settings);
+    let mut made = steps.clone();
     let mut earlier = new.settings.after;
     while let Some(id) = earlier {
         let Some(row) = app.store.deployment(id).await? else {
@@ -174,11 +175,8 @@ async fn after(app: &App, check: &mut Check<'_>, new: &NewDeployment) -> Result<
         (DeployStep::ProfileModel, DeployStep::Export),
     ];
     for (step, needed) in needs {
-        let is_trained = needed == DeployStep::TrainFinal && made.contains(&DeployStep::Distill);
-        if plan::steps(&new.settings).contains(&step)
-            && !made.contains(&needed)
-            && !(is_trained && step != DeployStep::Distill)
-        {
+        let is_distilled = step == DeployStep::Export && made.contains(&DeployStep::Distill);
+        if steps.contains(&step) && !made.contains(&needed) && !is_distilled {
             let message = format!("{step} starts from {needed}, which is neither here nor before (`settings.after`)");
             check.wrong("settings.steps", message);
         }
