@@ -103,10 +103,16 @@ pub(super) fn run(context: &JobContext, input: &TrainFinalInput) -> Result<JobRe
 
 /// Takes over what the job starts from.
 fn begin(context: &JobContext, model: &Trained, artifacts: &[ArtifactRef]) -> Result<(), JobError> {
-    let Some(weights) = weights(context, artifacts)? else {
+    let Some(mut weights) = weights(context, artifacts)? else {
         context.log("fresh temporal layers on the backbone");
         return Ok(());
     };
+    let dropped = model.drop_removed_layers(&mut weights);
+    if dropped > 0 {
+        context.log(&format!(
+            "{dropped} tensors of temporal layers that this architecture leaves out"
+        ));
+    }
     let brought = model.take(&weights);
     let brought = brought.map_err(|error| JobError::Input(format!("`weights`: {error}")))?;
     context.log(match brought {

@@ -1,6 +1,6 @@
 //! A UNet with its temporal layers, from weights that an earlier job left.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use search_spaces::{TemporalLayer, UnetConfig};
 use tch::{Device, Kind, TchError, Tensor, nn};
@@ -69,6 +69,15 @@ impl Trained {
         Self { vs, unet }
     }
 
+    /// Drops the temporal layers of positions that this architecture leaves empty, as one has to of a model from which
+    /// layers were removed; how many tensors these were.
+    pub fn drop_removed_layers(&self, weights: &mut BTreeMap<String, Tensor>) -> usize {
+        let here: BTreeSet<String> = self.vs.variables().keys().map(|name| position_of(name)).collect();
+        let before = weights.len();
+        weights.retain(|name, _| !is_temporal(name) || here.contains(&position_of(name)));
+        before - weights.len()
+    }
+
     /// Takes weights over: all of the model's, or all of its temporal layers'. From others nothing is taken.
     ///
     /// # Errors
@@ -122,14 +131,19 @@ impl Trained {
     }
 }
 
+/// `temporal.down_0` of every weight of that position's layers.
+fn position_of(name: &str) -> String {
+    name.split('.').take(2).collect::<Vec<_>>().join(".")
+}
+
 #[cfg(test)]
 mod tests {
     use search_spaces::{Dtype, Operator};
 
     use super::*;
 
-    fn built(seed: u64) -> Trained {
-        let config = UnetConfig {
+    fn config() -> UnetConfig {
+        UnetConfig {
             latent_channels: 4,
             frames: 3,
             height: 4,
@@ -147,9 +161,12 @@ mod tests {
             rope: false,
             dtype: Dtype::F32,
             parts: 1,
-        };
+        }
+    }
+
+    fn built(seed: u64) -> Trained {
         let layers = [Operator::Conv1d, Operator::Conv3d].map(|operator| Some(TemporalLayer { operator, depth: 1 }));
-        Trained::seeded(&config, &layers, seed, Device::Cpu)
+        Trained::seeded(&config(), &layers, seed, Device::Cpu)
     }
 
     fn of(model: &Trained, keep: impl Fn(&str) -> bool) -> BTreeMap<String, Tensor> {
@@ -182,6 +199,25 @@ mod tests {
                 assert_eq!(&weight, expected, "{name}");
             }
         }
+    }
+
+    #[test]
+    fn layers_that_were_removed_are_dropped_and_no_others() {
+        let whole = built(2);
+        let without_first = [
+            None,
+            Some(TemporalLayer {
+                operator: Operator::Conv3d,
+                depth: 1,
+            }),
+        ];
+        let fewer = Trained::seeded(&config(), &without_first, 1, Device::Cpu);
+        let mut weights = of(&whole, |_| true);
+        let removed = of(&whole, |name| name.starts_with("temporal.down_0.")).len();
+        assert!(removed > 0);
+        assert_eq!(fewer.drop_removed_layers(&mut weights), removed);
+        assert_eq!(fewer.take(&weights).unwrap(), Brought::All);
+        assert_eq!(whole.drop_removed_layers(&mut of(&whole, |_| true)), 0);
     }
 
     #[test]
