@@ -91,8 +91,10 @@ agent-check: build ## kill the device agent 20 times while it measures: is an en
 	@$(WITH_POSTGRES) $(WITH_ONNXRUNTIME) AGENT_KILLS=$(or $(ARGS),20) \
 	    cargo test --workspace --test agent_survives_kills -- --nocapture
 
-agent-lut-accuracy: build ## predicted against measured latency of whole exported architectures in ONNX Runtime; ARGS="--graphs FOLDER"
-	@$(WITH_ONNXRUNTIME) $(PROGRAMS)/temponas-agent lut-accuracy $(ARGS)
+agent-lut-accuracy: build ## predicted against measured latency of 100 exported architectures in ONNX Runtime; ARGS="--samples 8 --threads 2"
+	@$(WITH_ONNXRUNTIME) graphs=$(TEMPONAS_CACHE)/lut-accuracy-graphs && rm -rf "$$graphs" && \
+	    $(PROGRAMS)/temponas-worker export-space --out "$$graphs" && \
+	    $(PROGRAMS)/temponas-agent lut-accuracy --graphs "$$graphs" $(ARGS)
 
 decoder-check: build ## is a separable decoder 5 times as fast at half a dB less? trains both at 128 channels once (half an hour or more)
 	@TEMPONAS_LPIPS=$$(scripts/lpips) && ORT_DYLIB_PATH=$$(scripts/onnxruntime) && export TEMPONAS_LPIPS ORT_DYLIB_PATH && \

@@ -29,8 +29,8 @@ pub struct LutAccuracyArgs {
     /// The space file.
     #[arg(long, default_value = "search-spaces/spaces/shapes-tiny.toml")]
     pub space: PathBuf,
-    /// Folder of exports, each a folder with its `manifest.json` and files: one of the space's blocks, and one for each
-    /// architecture, whose manifest begins with `"architecture"`.
+    /// Folder of exports as `temponas-worker export-space` writes it, each a folder with its `manifest.json` and files:
+    /// one of the space's blocks, and one for each architecture, whose manifest has `"architecture"`.
     #[arg(long, value_name = "FOLDER")]
     pub graphs: PathBuf,
     /// Samples of each block and each architecture.

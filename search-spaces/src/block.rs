@@ -16,7 +16,8 @@ use crate::Shape;
 /// | `unet.time_embedding` | `b c_in c_out` |
 /// | `unet.conv_in` | `b t h w c_in c_out` |
 /// | `unet.down` | `b t h w c_in c_out temb groups attention`, with attention also `heads l d ff qk_norm` |
-/// | `unet.downsample`, `unet.upsample` | `b t h w c`, sizes of the input |
+/// | `unet.downsample` | `b t h w c`, sizes of the input |
+/// | `unet.upsample` | the same, and `h_out`, `w_out` where rows or columns that come out are not twice those that go in |
 /// | `unet.mid` | `b t h w c temb groups heads l d ff qk_norm` |
 /// | `unet.up` | as `unet.down`, and `skip`: channels of the skip tensor concatenated to `c_in` |
 /// | `unet.conv_out` | `b t h w c_in c_out groups` |

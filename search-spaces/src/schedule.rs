@@ -188,8 +188,7 @@ impl<'a> Pass<'a> {
         }
         self.temporal();
         if !last_level {
-            let shape = self.video(level).with("c", unet.channels[level]);
-            self.backbone("unet.upsample", shape, unet.channels[level], level - 1);
+            self.backbone("unet.upsample", self.upsampled(level), unet.channels[level], level - 1);
         }
     }
 
@@ -266,6 +265,19 @@ impl<'a> Pass<'a> {
     fn video(&self, level: usize) -> Shape {
         let (height, width) = self.unet.size(level);
         self.unet.video_shape(height, width)
+    }
+
+    /// An upsampler of a level. It goes to the size of the next skip tensor, which was halved upwards: where that is not
+    /// the double, it is named. Blocks of even sizes keep the keys under which tables know them.
+    fn upsampled(&self, level: usize) -> Shape {
+        let ((height, width), (rows, columns)) = (self.unet.size(level), self.unet.size(level - 1));
+        let mut shape = self.video(level).with("c", self.unet.channels[level]);
+        for (name, output, input) in [("h_out", rows, height), ("w_out", columns, width)] {
+            if output != input.saturating_mul(2) {
+                shape = shape.with(name, output);
+            }
+        }
+        shape
     }
 
     fn layer_shape(&self, level: usize, c_in: u64) -> Shape {

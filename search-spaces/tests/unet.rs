@@ -153,6 +153,19 @@ fn what_is_alive_at_each_step_is_what_was_worked_out_by_hand() {
     );
 }
 
+/// Three rows of the inner level become five, not six: a level of five was halved upwards.
+#[test]
+fn an_upsampler_ends_at_the_size_of_the_level_it_goes_to() {
+    let unet = UnetConfig { height: 5, ..by_hand() };
+    let steps = unet.schedule(&[]);
+    let step = steps.iter().find(|step| step.block.operator == "unet.upsample");
+    let step = step.expect("two levels have one");
+    assert_eq!(step.block.shape.to_string(), "b=1 c=64 h=3 h_out=5 t=1 w=4");
+    assert_eq!(step.output_elements, 64 * 5 * 8);
+    let work = work(&step.block, unet.dtype).expect("every block of a UNet has a closed form");
+    assert_eq!(work.macs, 9 * 64 * 64 * 5 * 8);
+}
+
 /// The running tensor is also the newest skip tensor when the up path begins; it is there only once.
 #[test]
 fn without_a_middle_the_first_up_layer_reads_one_tensor_twice() {

@@ -8,6 +8,7 @@ pub mod decoder;
 pub mod distill;
 pub mod distributed;
 pub mod export_check;
+pub mod export_space;
 pub mod flow;
 pub mod full_size;
 pub mod jobs;

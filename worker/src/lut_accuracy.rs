@@ -107,8 +107,25 @@ pub fn command(args: &LutAccuracyArgs) -> anyhow::Result<()> {
     print(&space, &table, &rows, args)
 }
 
+/// A table whose latencies are the blocks' multiply-accumulates: enough to spread a draw over the range of costs
+/// without measuring.
+pub(crate) fn by_macs(space: &Space) -> anyhow::Result<Lut> {
+    let dtype = profile::dtype_of(space);
+    let mut table = Lut::new("no device", Runtime::new("closed-form", "1"), dtype);
+    for block in space.blocks() {
+        if let Some(work) = search_spaces::work(&block, dtype) {
+            let measurement = Measurement {
+                latency_ms: Samples::new(vec![work.macs as f64])?,
+                peak_memory_bytes: Samples::new(vec![work.activation_bytes as f64])?,
+            };
+            table.insert(block, EntryState::Measured(measurement));
+        }
+    }
+    Ok(table)
+}
+
 /// Distinct architectures at even steps of predicted latency.
-fn stratified(costs: &LutCosts<'_>, count: usize, seed: u64) -> Vec<Architecture> {
+pub(crate) fn stratified(costs: &LutCosts<'_>, count: usize, seed: u64) -> Vec<Architecture> {
     let mut rng = generator(seed, 0);
     let positions = &costs.space().positions;
     let mut latencies: BTreeMap<Architecture, f64> = BTreeMap::new();
@@ -255,30 +272,13 @@ fn teller() -> impl FnMut(f64, &str) -> ControlFlow<()> {
 
 #[cfg(test)]
 mod tests {
-    use search_spaces::Dtype;
-
     use super::*;
-
-    /// A table whose latencies are the block's MACs, so that predictions are known without measuring.
-    fn by_macs(space: &Space) -> Lut {
-        let mut table = Lut::new("paper", Runtime::new("libtorch-cpu-1t", "2.11.0"), Dtype::F32);
-        for block in space.blocks() {
-            let work = search_spaces::work(&block, Dtype::F32).expect("every block of a UNet has a closed form");
-            let samples = |value: u64| Samples::new(vec![value as f64]).expect("finite");
-            let measurement = Measurement {
-                latency_ms: samples(work.macs),
-                peak_memory_bytes: samples(work.activation_bytes),
-            };
-            table.insert(block, EntryState::Measured(measurement));
-        }
-        table
-    }
 
     #[test]
     fn the_draw_spans_the_range_of_costs_in_even_steps_without_repeats() {
         let text = include_str!("../../search-spaces/spaces/shapes-tiny.toml");
         let space = Space::parse(text).expect("the shipped space");
-        let table = by_macs(&space);
+        let table = by_macs(&space).expect("finite");
         let costs = LutCosts::new(&table, &space);
         let latency = |a: &Architecture| costs.compose(a).expect("in the table").latency_ms.expect("known").value;
         let drawn = stratified(&costs, 40, 1);

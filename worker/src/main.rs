@@ -13,8 +13,8 @@ use temponas_worker::data::{default_cache, sharded};
 use temponas_worker::jobs::Settings;
 use temponas_worker::scoring::vbench::{self, Environment};
 use temponas_worker::{
-    assets, decoder, distill, distributed, export_check, full_size, lut_accuracy, onnx, parity, profile, proxy_check,
-    prune, prune_check, shim,
+    assets, decoder, distill, distributed, export_check, export_space, full_size, lut_accuracy, onnx, parity, profile,
+    proxy_check, prune, prune_check, shim,
 };
 use tokio::sync::watch;
 
@@ -63,6 +63,8 @@ enum Command {
     FullSize(full_size::FullSizeArgs),
     /// Export operators, the small model and the full-size UNet, and compare ONNX Runtime with libtorch.
     ExportCheck(export_check::ExportCheckArgs),
+    /// Write a space's blocks and whole architectures as ONNX graphs, for `temponas-agent lut-accuracy`.
+    ExportSpace(export_space::ExportSpaceArgs),
     /// Run our side of a comparison with other implementations: what `make parity` calls.
     Parity(parity::ParityArgs),
 }
@@ -154,6 +156,7 @@ fn main() -> anyhow::Result<()> {
         Command::DataParallel(args) => distributed::command(&args),
         Command::FullSize(args) => full_size::command(&args, device_of(&args.device, cuda)?),
         Command::ExportCheck(args) => export_check::command(&args),
+        Command::ExportSpace(args) => export_space::command(&args),
         Command::Parity(args) => parity::command(&args),
     }
 }

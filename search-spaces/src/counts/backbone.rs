@@ -46,7 +46,8 @@ pub(super) fn tally(operator: &str, shape: &Shape) -> Option<Tally> {
         }
         "unet.upsample" => {
             let c = get("c")?;
-            let outputs = n(4) * plane.tokens();
+            let size = |to, from| get(to).or_else(|| Some(n(2) * get(from)?));
+            let outputs = plane.frames * size("h_out", "h")? * size("w_out", "w")?;
             Tally {
                 alive: c * n(2) * outputs,
                 ..convolution(c, c, outputs)

@@ -13,6 +13,7 @@ use protocol::{
 
 use super::{
     Remote,
+    lut_compare::{self, CompareArgs},
     lut_import::{self, ImportArgs},
     render,
 };
@@ -64,6 +65,14 @@ enum LutCommand {
     Show {
         /// The device
         device: String,
+        #[command(flatten)]
+        remote: Box<Remote>,
+    },
+    /// Set the entries of two runtimes of a device side by side, with the ratio of their latencies by block and, as the
+    /// geometric mean, by operator
+    Compare {
+        #[command(flatten)]
+        compare: Box<CompareArgs>,
         #[command(flatten)]
         remote: Box<Remote>,
     },
@@ -173,6 +182,7 @@ pub(super) async fn run(args: LutArgs, file: &ConfigFile) -> anyhow::Result<()> 
             render::deliver(&bytes, output.as_deref())
         }
         LutCommand::Import { import, remote } => lut_import::run(*import, &remote.client(file)?).await,
+        LutCommand::Compare { compare, remote } => lut_compare::run(*compare, &remote.client(file)?).await,
         LutCommand::Show { device, remote } => show(&device, *remote, file).await,
         LutCommand::Estimate {
             device,

@@ -13,6 +13,7 @@ mod front;
 mod jobs;
 mod list;
 mod lut;
+mod lut_compare;
 mod lut_import;
 mod model_args;
 mod outcome;

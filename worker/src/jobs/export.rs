@@ -22,11 +22,10 @@ use crate::models::seeded::normal;
 use crate::models::text::TextEncoder;
 use crate::models::unet::PassSizes;
 use crate::models::vae::{CHUNK_FRAMES, CHUNK_LATENTS, Vae};
-use crate::onnx::{CoreMl, CoreMlError, Dtype, Graph, INLINE_BYTES, OPSET, OnnxError, Precision, Runtime, Tolerance};
+use crate::onnx::{
+    CoreMl, CoreMlError, Dtype, EXPORTER, Graph, INLINE_BYTES, OPSET, OnnxError, Precision, Runtime, Tolerance,
+};
 use crate::profile::Subject;
-
-/// Names the program whose graphs these are: graphs of blocks that another one wrote are written anew.
-const EXPORTER: &str = concat!("temponas-worker ", env!("CARGO_PKG_VERSION"));
 
 pub(super) fn run(context: &JobContext, input: &ExportInput) -> Result<JobResult, JobError> {
     tch::set_num_threads(context.settings.threads as i32);

@@ -52,6 +52,8 @@ use std::path::PathBuf;
 
 /// Version of ONNX's operators that graphs are written for.
 pub const OPSET: u32 = 17;
+/// Names the program whose graphs these are: graphs of blocks that another one wrote are written anew.
+pub const EXPORTER: &str = concat!("temponas-worker ", env!("CARGO_PKG_VERSION"));
 
 /// Why a graph could not be written or run.
 #[derive(Debug, thiserror::Error)]

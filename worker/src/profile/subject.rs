@@ -188,7 +188,7 @@ impl Subject {
             (Kernel::Downsample(module), _) => module.forward(&xs),
             (Kernel::Upsample(module), _) => {
                 let (_, _, h, w) = xs.size4().expect("inputs of an upsampler are [n, c, h, w]");
-                module.forward(&xs, [2 * h, 2 * w])
+                module.forward(&xs, self.upsampled([h, w]))
             }
             (Kernel::Head(module), _) => xs.through(module),
             (Kernel::Temporal(module), _) => {
@@ -227,7 +227,7 @@ impl Subject {
             (Kernel::Mid(module), _) => module.export(&mut graph, &xs, &time, &text),
             (Kernel::Downsample(module), _) => xs.through(&mut graph, module),
             (Kernel::Upsample(module), _) => {
-                let size = [2 * xs.size(2), 2 * xs.size(3)];
+                let size = self.upsampled([xs.size(2), xs.size(3)]);
                 module.export(&mut graph, &xs, size)
             }
             (Kernel::Head(module), _) => xs.through(&mut graph, module),
@@ -240,6 +240,12 @@ impl Subject {
         };
         graph.output("ys", &ys);
         Ok(graph)
+    }
+
+    /// Rows and columns to which an upsampler goes: the double, where the shape does not say.
+    fn upsampled(&self, [height, width]: [i64; 2]) -> [i64; 2] {
+        let or = |name: &str, size: i64| self.shape.get(name).map_or(2 * size, |size| size as i64);
+        [or("h_out", height), or("w_out", width)]
     }
 }
 

@@ -28,7 +28,7 @@ fn tiny() -> UnetConfig {
     }
 }
 
-fn configs() -> [UnetConfig; 3] {
+fn configs() -> [UnetConfig; 4] {
     let deep = UnetConfig {
         channels: vec![8, 16, 24],
         layers_per_block: 2,
@@ -46,7 +46,13 @@ fn configs() -> [UnetConfig; 3] {
         width: 10,
         ..tiny()
     };
-    [tiny(), deep, headless]
+    // Every upsampler ends a row or a column short of the double.
+    let odd = UnetConfig {
+        height: 7,
+        width: 9,
+        ..deep.clone()
+    };
+    [tiny(), deep, headless, odd]
 }
 
 /// Every operator somewhere, at least one position empty and one two deep.
