@@ -574,13 +574,16 @@ mod tests {
             ),
             (
                 "pictures = 8\nspatial_channels = [8, 0]",
-                "decoder.spatial_channels.1: found 0; allowed: an integer from 1",
+                "decoder.spatial_channels.1: found `0`; allowed: an integer from 1",
             ),
             (
                 "pictures = 8\nsize = [256, 100]",
-                "decoder.size.1: found 100; allowed: a multiple of 8",
+                "decoder.size.1: found `100`; allowed: a multiple of 8",
             ),
-            ("pictures = 8\nfeature_weight = -1", "decoder.feature_weight: found -1"),
+            (
+                "pictures = 8\nfeature_weight = -1",
+                "decoder.feature_weight: found `-1`",
+            ),
             (
                 "pictures = 8\nreconstruction_weight = 0\ndistillation_weight = 0",
                 "decoder.reconstruction_weight: found 0; allowed: a number above 0, or a `distillation_weight`",

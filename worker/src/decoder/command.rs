@@ -221,7 +221,7 @@ pub(super) fn print(found: &Comparison, runtime: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decoder::tests::RECIPE;
+    use crate::decoder::tests::{RECIPE, footage};
     use crate::models::seeded::normal;
     use crate::prune::tests::shipped_with_latents;
 
@@ -229,11 +229,13 @@ mod tests {
     fn a_training_writes_parts_that_hold_the_new_decoder_and_goes_on_where_it_stopped() {
         let folder = tempfile::tempdir().unwrap();
         let parts = shipped_with_latents(folder.path()).join("shapes");
+        let clips = folder.path().join("clips");
+        footage(&clips, &[("a", 19), ("b", 17)]);
         let work = |out: &str, seed: u64| (folder.path().join(out), Plan::parse(RECIPE, seed).unwrap());
         let train = |(out, plan): (PathBuf, Plan)| {
             let work = Work {
                 parts: &parts,
-                dataset: None,
+                dataset: Some(&clips),
                 plan,
                 lpips: None,
                 out: &out,

@@ -233,32 +233,21 @@ mod tests {
 
     use super::*;
     use crate::data::shapes::Shapes;
+    use crate::decoder::tests::{FOOTAGE_HZ, footage};
     use crate::models::seeded::generator;
-
-    /// A folder of frames `number` pictures long, whose brightness counts up.
-    fn frames(folder: &Path, name: &str, number: u8) {
-        std::fs::create_dir_all(folder.join(name)).unwrap();
-        for i in 0..number {
-            let picture = RgbImage::from_pixel(20, 16, image::Rgb([i * 4; 3]));
-            picture.save(folder.join(name).join(format!("{i:03}.png"))).unwrap();
-        }
-    }
 
     #[test]
     fn a_folder_gives_clips_and_pictures_at_the_size_that_is_asked_for() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
-        for (name, number) in [("a", 30), ("b", 17), ("short", 9)] {
-            frames(folder, name, number);
-        }
+        footage(folder, &[("a", 30), ("b", 17), ("short", 9)]);
         RgbImage::from_pixel(40, 40, image::Rgb([255; 3]))
             .save(folder.join("white.png"))
             .unwrap();
-        let line = |file: &str| format!("{{\"file\": \"{file}\", \"caption\": \"grey\"}}\n");
-        let list: String = ["a", "b", "short", "white.png"].map(line).concat();
-        std::fs::write(folder.join("captions.jsonl"), list).unwrap();
-        // Frames of a folder are shown for 40 ms each.
-        let found = Folder::open(folder, [8, 16], 25.0).unwrap();
+        let line = "{\"file\": \"white.png\", \"caption\": \"white\"}\n";
+        let list = std::fs::read_to_string(folder.join("captions.jsonl")).unwrap();
+        std::fs::write(folder.join("captions.jsonl"), list + line).unwrap();
+        let found = Folder::open(folder, [8, 16], FOOTAGE_HZ).unwrap();
         assert_eq!((found.clips(Split::Train), found.clips(Split::HeldOut)), (1, 1));
         let clip = found.clip(Split::HeldOut, 0, None).unwrap();
         assert_eq!(clip.size(), [1, 3, 17, 8, 16]);
@@ -276,9 +265,9 @@ mod tests {
         assert_eq!(picture.size(), [1, 3, 8, 16]);
         assert_eq!(picture.double_value(&[0, 0, 0, 0]), 1.0, "the single picture is white");
 
-        std::fs::write(folder.join("captions.jsonl"), line("short")).unwrap();
-        let error = Folder::open(folder, [8, 16], 25.0).unwrap_err().to_string();
-        assert!(error.contains("gives 0 clips of 17 frames at 25 Hz"), "{error}");
+        footage(folder, &[("short", 9)]);
+        let error = Folder::open(folder, [8, 16], FOOTAGE_HZ).unwrap_err().to_string();
+        assert!(error.contains("gives 0 clips of 17 frames at 10 Hz"), "{error}");
     }
 
     #[test]

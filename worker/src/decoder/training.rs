@@ -178,7 +178,7 @@ fn part_of(checkpoint: &Checkpoint) -> Result<usize, CheckpointError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decoder::tests::{RECIPE, material};
+    use crate::decoder::tests::{RECIPE, noise};
 
     type Weights = Vec<(String, Vec<f32>)>;
     type Losses = Vec<(Part, f64)>;
@@ -193,7 +193,7 @@ mod tests {
     /// The terms step by step, and the network or the checkpoint at which it was broken off.
     fn run(checkpoint: Option<&Checkpoint>, until: u64) -> (Losses, Option<Network>, Option<Vec<u8>>) {
         let plan = Plan::parse(RECIPE, 5).unwrap();
-        let material = material();
+        let material = noise();
         let config = plan.config(&material.original.config).unwrap();
         let (start, _) = material.original.compressed(&config, 5).unwrap();
         let compression = Compression {
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_trained_is_told() {
-        let material = material();
+        let material = noise();
         let error = |recipe: &str, checkpoint: Option<&Checkpoint>| {
             let plan = Plan::parse(recipe, 5).unwrap();
             let config = plan.config(&material.original.config).unwrap();

@@ -23,7 +23,7 @@ use job_client::files::is_plain;
 /// Shares of the job at which training begins and ends.
 const SHARES: [f64; 2] = [0.02, 0.9];
 /// Clips that are decoded to compare.
-const CLIPS: usize = 256;
+const CLIPS: usize = 64;
 
 pub(super) fn run(context: &JobContext, input: &CompressDecoderInput) -> Result<JobResult, JobError> {
     let worker = &context.settings;
@@ -228,13 +228,13 @@ fn keep_artifacts(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decoder::tests::RECIPE;
+    use crate::decoder::tests::{RECIPE, footage};
 
     fn input() -> CompressDecoderInput {
         CompressDecoderInput {
             parts: "shapes".to_owned(),
             base: Vec::new(),
-            dataset: None,
+            dataset: Some("clips".to_owned()),
             recipe: RECIPE.to_owned(),
             seed: 1,
         }
@@ -244,6 +244,7 @@ mod tests {
         let mut context = JobContext::alone(tokio, folder);
         context.settings.assets = concat!(env!("CARGO_MANIFEST_DIR"), "/../assets").into();
         context.settings.memory_bytes = 1 << 30;
+        footage(&context.settings.data.join("clips"), &[("a", 19), ("b", 17)]);
         context
     }
 
@@ -330,7 +331,7 @@ mod tests {
             );
         }
         let missing = CompressDecoderInput {
-            dataset: Some("clips".to_owned()),
+            dataset: Some("others".to_owned()),
             ..input()
         };
         assert!(run(&context, &missing).unwrap_err().is_worth_another_attempt());
