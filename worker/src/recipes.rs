@@ -131,7 +131,7 @@ mod tests {
     fn what_is_no_recipe_is_refused_with_what_is() {
         let error = recipe("finetuning").unwrap_err().to_string();
         assert!(
-            error.contains("one of pruning, adaptation, candidates, joint, adversarial, decoder"),
+            error.contains("one of pruning, adaptation, candidates, joint, adversarial, finetune-10fps"),
             "{error}"
         );
         let folder = tempfile::tempdir().unwrap();

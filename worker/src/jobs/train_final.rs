@@ -297,7 +297,7 @@ pub(super) mod tests {
     fn what_no_worker_can_do_is_refused_for_good_by_field() {
         let (folder, tokio) = (tempfile::tempdir().unwrap(), tokio::runtime::Runtime::new().unwrap());
         let context = context(&tokio, folder.path());
-        let stranger = BTreeMap::from([("temporal.up_9.x".to_owned(), normal(&[2], 1, Device::Cpu))]);
+        let stranger = BTreeMap::from([("temporal.down_0.x".to_owned(), normal(&[2], 1, Device::Cpu))]);
         let stranger = encode_tensors(&stranger, HashMap::new()).unwrap();
         let kept = |role| {
             context
@@ -335,7 +335,7 @@ pub(super) mod tests {
                     weights: vec![kept(ArtifactRole::Weights)],
                     ..input()
                 },
-                "`weights`: `temporal.up_9.x` is no tensor of this architecture",
+                "`weights`: `temporal.down_0.x` is no tensor of this architecture",
             ),
             (
                 TrainFinalInput {

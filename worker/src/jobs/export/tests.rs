@@ -186,7 +186,7 @@ fn a_model_samples_the_same_clip_without_libtorch() {
             .map(|graph| (graph.name.as_str(), graph.runs))
             .collect();
         let expected = [
-            ("text_encoder", 2),
+            ("text_encoder", 1),
             ("unet.0", 6),
             ("unet.1", 6),
             ("temporal_decoder", 1),
