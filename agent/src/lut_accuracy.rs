@@ -47,7 +47,7 @@ pub struct LutAccuracyArgs {
     pub verbose: bool,
 }
 
-/// A graph that gives out its input, one number.
+/// An ONNX file of one `Identity`: `x`, one float, to `y`.
 const EMPTY: &[u8] = include_bytes!("empty.onnx");
 
 /// A manifest on disk.
