@@ -215,7 +215,7 @@ fn table(runtime: &Runtime, space: &Space, blocks: &[Block], benches: &[Bench], 
     let runtime = lut::Runtime::new(name.name, name.version);
     let dtype = space.unet().map_or(Dtype::F32, |unet| unet.dtype);
     let mut table = Lut::new("this machine", runtime, dtype);
-    for (block, bench) in blocks.into_iter().zip(benches) {
+    for (block, bench) in blocks.iter().zip(benches) {
         let measurement = Measurement {
             latency_ms: Samples::new(bench.samples.iter().map(|ms| (ms - empty_ms).max(0.0)).collect())?,
             peak_memory_bytes: Samples::default(),
