@@ -4,15 +4,18 @@
 //! Blocks and architectures run in the same rounds, each round in an order drawn anew, so that the machine's changes of
 //! pace fall on all alike. Odd and even samples of an architecture are two measurements of it, taken in turn: what they
 //! differ by is the noise floor, and no prediction can be expected to be nearer.
+//!
+//! What a run takes with nothing in its graph is measured in the same rounds: it is part of every block's figure, but a
+//! whole model's only once. Predictions are told both as tables are composed and with it counted once.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use clap::Args;
 use lut::{Accuracy, EntryState, Lut, LutCosts, Measurement, Pair, Samples};
 use ort::session::Session;
 use ort::value::DynValue;
-use protocol::jobs::{ExportManifest, ExportedGraph};
+use protocol::jobs::{ExportManifest, ExportedGraph, TensorSpec};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -43,6 +46,9 @@ pub struct LutAccuracyArgs {
     #[arg(long)]
     pub verbose: bool,
 }
+
+/// An ONNX file of one `Identity`: `x`, one float, to `y`.
+const EMPTY: &[u8] = include_bytes!("empty.onnx");
 
 /// A manifest on disk.
 #[derive(Debug, Deserialize)]
@@ -75,6 +81,23 @@ impl Bench {
         let sessions = graphs.iter().map(open).collect::<anyhow::Result<_>>()?;
         let samples = Vec::new();
         Ok(Self { sessions, samples })
+    }
+
+    fn empty(runtime: &Runtime) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let file = folder.path().join("empty.onnx");
+        std::fs::write(&file, EMPTY)?;
+        let input = TensorSpec {
+            name: "x".to_owned(),
+            dtype: "f32".to_owned(),
+            shape: vec![1],
+        };
+        let session = runtime.open(&file, None).map_err(|error| anyhow::anyhow!("{error}"))?;
+        let inputs = inputs::draw(&[input], 1).map_err(anyhow::Error::msg)?;
+        Ok(Self {
+            sessions: vec![(session, inputs)],
+            samples: Vec::new(),
+        })
     }
 
     fn run(&mut self, runtime: &Runtime) -> anyhow::Result<f64> {
@@ -122,15 +145,20 @@ pub fn command(runtime: &Runtime, args: &LutAccuracyArgs) -> anyhow::Result<()> 
     ensure!(!architectures.is_empty(), "{}: no architectures", args.graphs.display());
     let count = blocks.len();
     benches.append(&mut wholes);
+    benches.push(Bench::empty(runtime)?);
     run_rounds(runtime, &mut benches, args)?;
+    let empty = benches.pop().context("no empty graph")?;
+    let empty_ms = Samples::new(empty.samples)?.median().context("no samples")?;
     let wholes = benches.split_off(count);
-    let table = table(runtime, &space, blocks, benches)?;
-    let costs = LutCosts::new(&table, &space);
+    let as_measured = table(runtime, &space, &blocks, &benches, 0.0)?;
+    let without_empty = table(runtime, &space, &blocks, &benches, empty_ms)?;
+    let costs = [&as_measured, &without_empty].map(|table| LutCosts::new(table, &space));
     let rows = architectures
         .into_iter()
         .zip(wholes)
-        .map(|(architecture, bench)| row(&costs, architecture, &bench));
-    print(&space, &table, &rows.collect::<anyhow::Result<Vec<Row>>>()?, args)
+        .map(|(architecture, bench)| row(&costs, empty_ms, architecture, &bench));
+    let rows = rows.collect::<anyhow::Result<Vec<Row>>>()?;
+    print(&space, &as_measured, empty_ms, &rows, args)
 }
 
 /// Every export below a folder, in the order of their names.
@@ -181,17 +209,18 @@ fn run_rounds(runtime: &Runtime, benches: &mut [Bench], args: &LutAccuracyArgs) 
     Ok(())
 }
 
-fn table(runtime: &Runtime, space: &Space, blocks: Vec<Block>, benches: Vec<Bench>) -> anyhow::Result<Lut> {
+/// The blocks' samples, each less `empty_ms`.
+fn table(runtime: &Runtime, space: &Space, blocks: &[Block], benches: &[Bench], empty_ms: f64) -> anyhow::Result<Lut> {
     let name = runtime.name();
     let runtime = lut::Runtime::new(name.name, name.version);
     let dtype = space.unet().map_or(Dtype::F32, |unet| unet.dtype);
     let mut table = Lut::new("this machine", runtime, dtype);
-    for (block, bench) in blocks.into_iter().zip(benches) {
+    for (block, bench) in blocks.iter().zip(benches) {
         let measurement = Measurement {
-            latency_ms: Samples::new(bench.samples)?,
+            latency_ms: Samples::new(bench.samples.iter().map(|ms| (ms - empty_ms).max(0.0)).collect())?,
             peak_memory_bytes: Samples::default(),
         };
-        table.insert(block, EntryState::Measured(measurement));
+        table.insert(block.clone(), EntryState::Measured(measurement));
     }
     Ok(table)
 }
@@ -199,26 +228,31 @@ fn table(runtime: &Runtime, space: &Space, blocks: Vec<Block>, benches: Vec<Benc
 /// One architecture.
 struct Row {
     printed: String,
+    /// As tables are composed.
     latency_ms: Pair,
+    /// With what an empty graph takes counted once.
+    counted_once_ms: Pair,
     /// Medians of odd and even samples.
     repeated_ms: Pair,
 }
 
-fn row(costs: &LutCosts<'_>, architecture: Architecture, bench: &Bench) -> anyhow::Result<Row> {
-    let printed = costs.space().print(&architecture);
-    let cost = costs
-        .compose(&architecture)
-        .map_err(|error| anyhow::anyhow!("{printed}: {error}"))?;
+fn row(costs: &[LutCosts<'_>; 2], empty_ms: f64, architecture: Architecture, bench: &Bench) -> anyhow::Result<Row> {
+    let printed = costs[0].space().print(&architecture);
+    let predicted = |costs: &LutCosts<'_>| {
+        let cost = costs
+            .compose(&architecture)
+            .map_err(|error| anyhow::anyhow!("{printed}: {error}"))?;
+        let latency = cost.latency_ms;
+        let latency = latency.with_context(|| format!("{printed}: the table does not tell its latency"))?;
+        anyhow::Ok(latency.value)
+    };
     let median = |values: Vec<f64>| Samples::new(values)?.median().context("no samples");
     let half = |parity: usize| median(bench.samples.iter().skip(parity).step_by(2).copied().collect());
-    let Some(predicted) = cost.latency_ms else {
-        bail!("{printed}: the table does not tell its latency");
-    };
+    let measured = median(bench.samples.clone())?;
+    let pair = |predicted: f64| Pair { predicted, measured };
     Ok(Row {
-        latency_ms: Pair {
-            predicted: predicted.value,
-            measured: median(bench.samples.clone())?,
-        },
+        latency_ms: pair(predicted(&costs[0])?),
+        counted_once_ms: pair(predicted(&costs[1])? + empty_ms),
         repeated_ms: Pair {
             predicted: half(0)?,
             measured: half(1)?,
@@ -227,7 +261,7 @@ fn row(costs: &LutCosts<'_>, architecture: Architecture, bench: &Bench) -> anyho
     })
 }
 
-fn print(space: &Space, table: &Lut, rows: &[Row], args: &LutAccuracyArgs) -> anyhow::Result<()> {
+fn print(space: &Space, table: &Lut, empty_ms: f64, rows: &[Row], args: &LutAccuracyArgs) -> anyhow::Result<()> {
     println!(
         "{}: {} blocks, {} architectures of {}, {} samples each, {}",
         space.name,
@@ -245,8 +279,10 @@ fn print(space: &Space, table: &Lut, rows: &[Row], args: &LutAccuracyArgs) -> an
             println!("{:<24} {predicted:>9.3} {measured:>9.3} {percent:>+7.1}", row.printed);
         }
     }
+    println!("a run of an empty graph takes {:.1} µs", 1000.0 * empty_ms);
     let of = |pairs: Vec<Pair>| Accuracy::of(&pairs).context("nothing was measured above zero");
     let latency = of(rows.iter().map(|row| row.latency_ms).collect())?;
+    let once = of(rows.iter().map(|row| row.counted_once_ms).collect())?;
     let noise = of(rows.iter().map(|row| row.repeated_ms).collect())?;
     println!(
         "{:<34} {:>7} {:>9} {:>9} {:>9}",
@@ -254,6 +290,7 @@ fn print(space: &Space, table: &Lut, rows: &[Row], args: &LutAccuracyArgs) -> an
     );
     for (name, accuracy) in [
         ("latency, predicted to measured", &latency),
+        ("the same, empty runs counted once", &once),
         ("latency, measured to repeated", &noise),
     ] {
         let tau = accuracy.tau.map_or("-".to_owned(), |tau| format!("{tau:.3}"));
