@@ -80,7 +80,14 @@ class TestSummary(unittest.TestCase):
             mark = Path(folder) / "cleaned"
             runner = f"exec sh -c 'trap \"sleep 0.3; touch {mark}; exit\" INT; echo ready; while :; do sleep 0.05; done'"
             command = [str(SCRIPTS / "test-summary"), "--run", "a", runner]
-            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+            # A shell lets what it runs in the background ignore interrupts, and that is inherited.
+            with subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            ) as process:
                 while process.stdout.readline().strip() != "ready":
                     pass
                 os.killpg(process.pid, signal.SIGINT)
