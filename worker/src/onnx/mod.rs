@@ -3,7 +3,7 @@
 //! Every block of [`crate::models`] has an `export` beside its `forward`. It reads the same fields and adds the same
 //! steps to a [`Graph`] instead of computing them:
 //!
-//! ```ignore
+//! ```text
 //! let mut graph = Graph::new("head", Precision::F32);
 //! let xs = graph.input("xs", &[5, 320, 64, 64]);
 //! let ys = self.norm.export(&mut graph, &xs); // `Export`: one tensor in, one out
